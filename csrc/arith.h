@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The arithmetic law for one element, to the bit as src/intonly/core/arith.py, which is normative. Kernels include this
+ * file for their scalar path and their tails. It compiles alone as C11 and as C++.
+ *
+ * Sums are formed in uint64_t, where wrapping is defined, and read back as two's complement. Nothing here relies on how
+ * a compiler shifts or converts a negative number, and nothing has undefined behaviour for any operand.
+ */
+#ifndef INTONLY_ARITH_H
+#define INTONLY_ARITH_H
+
+#include <stdint.h>
+
+/* Return the two's complement value of a bit pattern. */
+static inline int64_t intonly_signed(uint64_t bits) {
+    return bits <= (uint64_t)INT64_MAX ? (int64_t)bits : -(int64_t)(~bits) - 1;
+}
+
+/* Return floor(x / 2^shift), shift in 0..63: for negative x, floor(x / d) = ~floor(~x / d), and ~x is not negative. */
+static inline int64_t intonly_shift_floor(int64_t x, unsigned shift) {
+    const int64_t sign = -(int64_t)(x < 0);
+    return (int64_t)((uint64_t)(x ^ sign) >> shift) ^ sign;
+}
+
+/* Return (x - zero) * multiplier modulo 2^64. */
+static inline uint64_t intonly_product(int64_t x, int32_t zero, int32_t multiplier) {
+    return ((uint64_t)x - (uint64_t)(int64_t)zero) * (uint64_t)(int64_t)multiplier;
+}
+
+/* Return clamp(zero_point + ((sum + 2^(shift-1)) >> shift), lo, hi), shift in 1..62.
+ *
+ * After a shift by 1 or more the quotient is below 2^62 in magnitude, so adding the zero point cannot overflow.
+ */
+static inline int32_t intonly_round_clamp(uint64_t sum, unsigned shift, int32_t zero_point, int32_t lo, int32_t hi) {
+    const int64_t rounded = intonly_shift_floor(intonly_signed(sum + (UINT64_C(1) << (shift - 1))), shift) + zero_point;
+    return rounded < lo ? lo : rounded > hi ? hi : (int32_t)rounded;
+}
+
+/* Return the number of bits up to the highest one that is set; 0 for 0. */
+static inline int intonly_bit_length(uint64_t x) {
+    int length = 0;
+    for (int step = 32; step > 0; step >>= 1) {
+        if (x >> step) {
+            x >>= step;
+            length += step;
+        }
+    }
+    return length + (x != 0);
+}
+
+/* Return floor(n / d) for d >= 1, by restoring division: one step for each bit of the quotient. */
+static inline uint64_t intonly_quotient(uint64_t n, uint64_t d) {
+    uint64_t quotient = 0;
+    for (int place = intonly_bit_length(n) - intonly_bit_length(d); place >= 0; --place) {
+        const uint64_t part = d << place;
+        const uint64_t take = -(uint64_t)(n >= part);
+        n -= part & take;
+        quotient |= (UINT64_C(1) << place) & take;
+    }
+    return quotient;
+}
+
+/* Return floor(a / b) of the true quotient, b >= 1. */
+static inline int64_t intonly_floor_div_one(int64_t a, int64_t b) {
+    const int64_t sign = -(int64_t)(a < 0);
+    return (int64_t)intonly_quotient((uint64_t)(a ^ sign), (uint64_t)b) ^ sign;
+}
+
+/* Return floor(sqrt(a)) of the true root, a >= 0, one bit of the root at a time. */
+static inline int64_t intonly_isqrt_one(int64_t a) {
+    uint64_t rest = (uint64_t)a, root = 0, place = UINT64_C(1) << 62;
+    while (place > rest) {
+        place >>= 2;
+    }
+    for (; place != 0; place >>= 2) {
+        const uint64_t trial = root + place;
+        root >>= 1;
+        if (rest >= trial) {
+            rest -= trial;
+            root += place;
+        }
+    }
+    return (int64_t)root;
+}
+
+#endif

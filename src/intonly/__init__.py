@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""intonly: a trained network in, an integer-only program out.
+
+    import intonly
+
+    q = intonly.quantize(model, "w8a8", data=loader)
+    intonly.verify(q).raise_if_failed()
+    q.save("resnet20.intonly")
+    y = q(images)
+
+Importing this package imports NumPy only; everything else is loaded where it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from intonly.core.errors import IntonlyError
+    from intonly.core.records import InputSpec, LayerRule, Plan, Recipe
+    from intonly.evaluate import evaluate
+    from intonly.model import FloatModel, QuantizedModel
+    from intonly.pipeline import load, quantize
+    from intonly.verify import verify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "FloatModel": "intonly.model",
+    "InputSpec": "intonly.core.records",
+    "IntonlyError": "intonly.core.errors",
+    "LayerRule": "intonly.core.records",
+    "Plan": "intonly.core.records",
+    "QuantizedModel": "intonly.model",
+    "Recipe": "intonly.core.records",
+    "evaluate": "intonly.evaluate",
+    "load": "intonly.pipeline",
+    "quantize": "intonly.pipeline",
+    "verify": "intonly.verify",
+}
+
+__all__ = [
+    "FloatModel",
+    "InputSpec",
+    "IntonlyError",
+    "LayerRule",
+    "Plan",
+    "QuantizedModel",
+    "Recipe",
+    "evaluate",
+    "load",
+    "quantize",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'intonly' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records that travel between steps and into files. Frozen, JSON in and out, one strict reader."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from intonly.core.errors import DataError, IntonlyError, RecipeError
+
+T = TypeVar("T")
+
+def to_json(record: Any) -> Any:
+    """Return a record as plain JSON data; fields that hold their default are left out."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        result = {}
+        for f in dataclasses.fields(record):
+            value = getattr(record, f.name)
+            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            if default is dataclasses.MISSING or value != default:
+                result[f.name] = to_json(value)
+        return result
+    if isinstance(record, Mapping):
+        return {str(k): to_json(v) for k, v in record.items()}
+    if isinstance(record, Sequence) and not isinstance(record, str):
+        return [to_json(v) for v in record]
+    return record
+
+
+def from_json(kind: type[T], data: Any, *, error: type[IntonlyError] = RecipeError, where: str = "") -> T:
+    """Return the record of type `kind` that `data` describes.
+
+    Raises:
+        error: naming the place, when a key is unknown or missing or a value has another type.
+    """
+    hints = typing.get_type_hints(kind)
+    place = where or kind.__name__
+    if not isinstance(data, Mapping):
+        raise error(f"{place}: expected an object, got {data!r:.80}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise error(f"{place}: unknown key {unknown[0]!r}; known are {', '.join(fields)}")
+    for name, f in fields.items():
+        if name not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise error(f"{place}: key {name!r} is missing")
+    values = {name: _convert(hints[name], value, error, f"{place}.{name}") for name, value in data.items()}
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, error: type[IntonlyError], where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        last: IntonlyError | None = None
+        for option in args:
+            if option is type(None):
+                continue
+            try:
+                return _convert(option, value, error, where)
+            except IntonlyError as problem:
+                last = problem
+        raise last or error(f"{where}: {value!r:.80} does not fit")
+    if origin is typing.Literal:
+        if value not in args or type(value) not in {type(a) for a in args}:
+            raise error(f"{where}: must be one of {', '.join(map(str, args))}, got {value!r:.80}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise error(f"{where}: expected a list, got {value!r:.80}")
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_convert(args[0], v, error, f"{where}[{i}]") for i, v in enumerate(value))
+        if len(args) != len(value):
+            raise error(f"{where}: expected {len(args)} entries, got {len(value)}")
+        return tuple(_convert(a, v, error, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+    if origin in (dict, Mapping) or origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise error(f"{where}: expected an object, got {value!r:.80}")
+        return {str(k): _convert(args[1], v, error, f"{where}.{k}") for k, v in value.items()}
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_json(typing.cast(type[Any], hint), value, error=error, where=where)
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is not hint:
+        raise error(f"{where}: expected {hint.__name__}, got {value!r:.80}")
+    return value
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What callers hand in for one model input, and how it becomes the integers of the graph.
+
+    The float model sees (x - mean) / std, where x is the number that the caller hands in.
+
+    Args:
+        name: the model's input; may be left out when the model has one.
+        layout: axis letters of what callers hand in, "NCHW", "NHWC", ...; "" = the model's own order.
+        dtype: "uint8" and "int8" go in as they are; "float32" is quantized at the boundary with scale and zero_point:
+            clamp(floor(double(x) / scale + 1/2) + zero_point).
+        mean, std: one number, or one for each channel, in units of x; (0,) and (1,) = none.
+        resize, crop: how image files become arrays: short side, then the centre (height, width); None = as they are.
+        scale, zero_point: of the integer input, for "float32" only.
+    """
+
+    name: str = ""
+    layout: str = ""
+    dtype: typing.Literal["uint8", "int8", "float32"] = "float32"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    resize: int | None = None
+    crop: tuple[int, int] | None = None
+    scale: float | None = None
+    zero_point: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) and 1 not in (len(self.mean), len(self.std)):
+            raise DataError(f"input {self.name!r}: mean has {len(self.mean)} entries, std has {len(self.std)}")
+        if not all(s > 0 for s in self.std):
+            raise DataError(f"input {self.name!r}: std must be positive, got {self.std}")
+        if self.layout and (sorted(self.layout) != sorted(set(self.layout)) or "N" not in self.layout):
+            raise DataError(f"input {self.name!r}: layout {self.layout!r} must name each axis once and include N")
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What one output's integers stand for: real = scale * (integer - zero_point), in the model's own axis order."""
+
+    name: str
+    scale: float
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class Note:
+    """Free metadata of an artifact: which tensors a graph was cut at, where the network came from."""
+
+    source: str = ""
+    cut: tuple[str, ...] = ()
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+def _check_bits(where: str, **widths: int | None) -> None:
+    for name, bits in widths.items():
+        if bits is not None and not 1 <= bits <= 8:
+            raise RecipeError(f"{where}: {name} must be 1 to 8, got {bits}")
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """What is asked of the layers whose name matches the glob `match`; None leaves the recipe's own setting.
+
+    `activation_bits` is the width of the layer's input activation.
+    """
+
+    match: str
+    weight_bits: int | None = None
+    weight_format: str | None = None
+    weight_granularity: typing.Literal["channel", "tensor"] | None = None
+    weight_observer: typing.Literal["minmax", "mse"] | None = None
+    activation_bits: int | None = None
+    activation_observer: typing.Literal["minmax", "moving_average", "percentile", "mse", "entropy"] | None = None
+
+    def __post_init__(self) -> None:
+        _check_bits(f"rule {self.match!r}", weight_bits=self.weight_bits, activation_bits=self.activation_bits)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is asked of a quantization. A `Plan` is a recipe with one exact rule for each layer.
+
+    Args:
+        weight_bits, activation_bits: 1 to 8. Weights are signed and symmetric; activations take their sign from data.
+        weight_format: a named format of `intonly.formats` instead of the uniform one of `weight_bits`.
+        weight_granularity: one scale for each output channel, or one for the tensor.
+        first_last_bits: width of weights and input of the first and last weighted layer when it is more than theirs;
+            None = no exception.
+        residual_bits: width of values that an addition reads, 8 or 16; consumers that ask for less get their own copy.
+        percentile: share of values, in percent, that the "percentile" observer keeps on each side.
+        bias_correction: shift each bias by the mean error of its layer on the calibration data.
+        equalization: balance the channel ranges of successive layers; None = only where weights are per tensor.
+        rounding: "nearest", or "compensated": the error of each weight column is passed on to the columns still to be
+            rounded, weighed by the inputs seen in calibration.
+        output: "int32" or "int8" codes for outputs that a weighted layer or an addition makes.
+        samples: most calibration samples to use. seed: for everything random.
+        rules: later rules win. Each must match at least one layer.
+    """
+
+    name: str = "custom"
+    weight_bits: int = 8
+    activation_bits: int = 8
+    weight_format: str | None = None
+    weight_granularity: typing.Literal["channel", "tensor"] = "channel"
+    weight_observer: typing.Literal["minmax", "mse"] = "mse"
+    activation_observer: typing.Literal["minmax", "moving_average", "percentile", "mse", "entropy"] = "mse"
+    activation_symmetric: bool = False
+    percentile: float = 99.99
+    first_last_bits: int | None = 8
+    residual_bits: typing.Literal[8, 16] = 8
+    bias_correction: bool = True
+    equalization: bool | None = None
+    rounding: typing.Literal["nearest", "compensated"] = "nearest"
+    output: typing.Literal["int32", "int8"] = "int32"
+    samples: int = 512
+    seed: int = 0
+    rules: tuple[LayerRule, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_bits(
+            f"recipe {self.name!r}",
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            first_last_bits=self.first_last_bits,
+        )
+        if not 50 < self.percentile <= 100:
+            raise RecipeError(f"recipe {self.name!r}: percentile must be above 50 and at most 100, got {self.percentile}")
+        if self.samples < 1:
+            raise RecipeError(f"recipe {self.name!r}: samples must be 1 or more, got {self.samples}")
+
+
+Plan = Recipe
+
+PRESETS: Mapping[str, Recipe] = {
+    "w8a8": Recipe("w8a8"),
+    "w4a8": Recipe("w4a8", weight_bits=4, rounding="compensated"),
+    "w4a4": Recipe("w4a4", weight_bits=4, activation_bits=4, rounding="compensated"),
+}
+
+
+def recipe_of(asked: Any) -> Recipe:
+    """Return a Recipe from a preset name, a JSON file's path, a mapping, or a Recipe itself.
+
+    Raises:
+        RecipeError: when it is none of these or holds something unknown.
+    """
+    import json
+    from pathlib import Path
+
+    if isinstance(asked, Recipe):
+        return asked
+    if isinstance(asked, Mapping):
+        return from_json(Recipe, asked)
+    if isinstance(asked, str) and asked in PRESETS:
+        return PRESETS[asked]
+    if isinstance(asked, (str, Path)) and str(asked).endswith(".json"):
+        try:
+            data = json.loads(Path(asked).read_text(encoding="utf-8"))
+        except OSError as problem:
+            raise RecipeError(f"recipe file {str(asked)!r} cannot be read: {problem.strerror}") from None
+        except ValueError as problem:
+            raise RecipeError(f"recipe file {str(asked)!r} is no JSON: {problem}") from None
+        return from_json(Recipe, data, where=str(asked))
+    raise RecipeError(f"unknown recipe {asked!r}; use {', '.join(PRESETS)}, a .json file, or a Recipe")

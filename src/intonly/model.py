@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two things a user holds: a captured float network and its integer-only counterpart. Both are callable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from intonly.artifact import Artifact, load_artifact, save_artifact
+from intonly.backends.interpreter import Interpreter
+from intonly.core.errors import DataError
+from intonly.core.graph import Dim, Graph, element_count
+from intonly.core.number_format import QParams
+from intonly.core.records import InputSpec, Note, Plan, from_json
+from intonly.data import as_array, integer_input, model_units
+from intonly.steps.lower import layout_perm
+
+Array = npt.NDArray[Any]
+CHUNK_ELEMENTS = 1 << 24
+"""Most elements of the largest value that one interpreter run holds."""
+
+
+def chunks(count: int, graph: Graph) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, stop, size) pieces of `count` samples: `size` is what the graph runs, more than stop - start when its
+    batch is fixed and the samples run out."""
+    batch = graph.values[graph.inputs[0]].shape[0]
+    if isinstance(batch, Dim):
+        largest = max((element_count(v.shape) for k, v in graph.values.items() if k not in graph.params), default=1)
+        step = max(1, min(batch.max, CHUNK_ELEMENTS // max(largest, 1)))
+        for at in range(0, count, step):
+            stop = min(at + step, count)
+            yield at, stop, stop - at
+    else:
+        for at in range(0, count, batch):
+            yield at, min(at + batch, count), batch
+
+
+def run_in_chunks(
+    graph: Graph, arrays: Mapping[str, Array], run: Callable[[dict[str, Array]], Mapping[str, Array]], done: Callable[[int], None] | None = None
+) -> dict[str, Array]:
+    """Return the outputs of `run` over all samples, piece by piece; a last piece that is too short is filled up.
+
+    Raises:
+        DataError: when inputs have different numbers of samples, or none.
+    """
+    sizes = {len(a) for a in arrays.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        raise DataError(f"inputs have {sorted(sizes)} samples; all need the same number, one or more")
+    parts: dict[str, list[Array]] = {name: [] for name in graph.outputs}
+    for start, stop, size in chunks(sizes.pop(), graph):
+        piece = {k: a[start:stop] for k, a in arrays.items()}
+        if stop - start < size:
+            piece = {k: np.concatenate([a, np.repeat(a[-1:], size - (stop - start), axis=0)]) for k, a in piece.items()}
+        outputs = run(piece)
+        for name, array in outputs.items():
+            parts[name].append(array[: stop - start])
+        if done is not None:
+            done(stop - start)
+    return {name: pieces[0] if len(pieces) == 1 else np.concatenate(pieces) for name, pieces in parts.items()}
+
+
+def _named_inputs(given: Sequence[Any], specs: Sequence[InputSpec]) -> dict[str, Array]:
+    if len(given) == 1 and isinstance(given[0], Mapping):
+        missing = [s.name for s in specs if s.name not in given[0]]
+        if missing:
+            raise DataError(f"input {missing[0]!r} is missing; inputs are {', '.join(s.name for s in specs)}")
+        return {s.name: as_array(given[0][s.name], s.name) for s in specs}
+    if len(given) != len(specs):
+        raise DataError(f"the network has {len(specs)} inputs ({', '.join(s.name for s in specs)}), got {len(given)}")
+    return {s.name: as_array(x, s.name) for s, x in zip(specs, given, strict=True)}
+
+
+def _as_given(outputs: Sequence[Array], given: Sequence[Any]) -> Any:
+    """Return outputs as torch tensors when the inputs were, as arrays otherwise; one output alone."""
+    first = next(iter(given[0].values())) if isinstance(given[0], Mapping) else given[0]
+    if hasattr(first, "detach"):
+        import torch
+
+        outputs = [torch.from_numpy(np.array(o)).to(first.device) for o in outputs]  # type: ignore[misc]
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+@dataclass(frozen=True, eq=False)
+class FloatModel:
+    """A captured float network.
+
+    Args:
+        graph: FLOAT, as captured. specs: what callers hand in. pinned: QParams that the source file fixes.
+    """
+
+    graph: Graph
+    specs: tuple[InputSpec, ...]
+    pinned: Mapping[str, QParams] = field(default_factory=dict)
+    note: Note = field(default_factory=Note)
+
+    def __call__(self, *inputs: Any, done: Callable[[int], None] | None = None) -> Any:
+        """Return the float outputs for raw inputs as the specs describe them, float32, the model's own axis order."""
+        import torch
+
+        from intonly.torch_exec import TorchRunner
+
+        runner = TorchRunner(self.graph)
+
+        def run(arrays: dict[str, Array]) -> dict[str, Array]:
+            with torch.inference_mode():
+                return {k: v.numpy() for k, v in runner.run(self.model_units(arrays)).items()}
+
+        outputs = run_in_chunks(self.graph, _named_inputs(inputs, self.specs), run, done)
+        return _as_given([outputs[name] for name in self.graph.outputs], inputs)
+
+    def model_units(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what the float graph sees for callers' arrays."""
+        return {s.name: to_model_units(arrays[s.name], s, self.graph) for s in self.specs}
+
+
+def to_model_units(x: Array, spec: InputSpec, graph: Graph) -> Array:
+    """Return callers' array `x` in the units and axis order of the float graph's input."""
+    shape = graph.values[spec.name].shape
+    return model_units(x, spec, shape, layout_perm(spec, len(shape)))
+
+
+class QuantizedModel:
+    """An integer-only network: call it on raw inputs, save it, look inside.
+
+    `q(x)` returns integers, `q.dequantize(y)` the reals they stand for. Inputs are NumPy arrays, torch tensors or
+    anything with DLPack; tensors in, tensors out.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self._interpreter = Interpreter(artifact.graph)
+
+    @property
+    def graph(self) -> Graph:
+        """The integer graph."""
+        return self.artifact.graph
+
+    @property
+    def plan(self) -> Plan:
+        """What was chosen for each layer."""
+        return from_json(Plan, self.artifact.plan)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the artifact file."""
+        return len(self.artifact.to_bytes())
+
+    def __call__(self, *inputs: Any, done: Callable[[int], None] | None = None) -> Any:
+        """Return the output integers, in the model's own axis order; several outputs as a tuple.
+
+        Args:
+            inputs: one array for each input, or one mapping by name; any number of samples.
+            done: called with the number of samples finished, for progress.
+        """
+        outputs = self.run(_named_inputs(inputs, self.artifact.inputs), done)
+        return _as_given([outputs[name] for name in self.graph.outputs], inputs)
+
+    def run(self, arrays: Mapping[str, Array], done: Callable[[int], None] | None = None) -> dict[str, Array]:
+        """Return the output integers by name for raw input arrays by name."""
+        graph = self.graph
+
+        def step(piece: dict[str, Array]) -> dict[str, Array]:
+            codes = {}
+            for spec in self.artifact.inputs:
+                value = graph.values[spec.name]
+                assert value.format is not None
+                codes[spec.name] = integer_input(piece[spec.name], spec, value.shape, value.format.dtype)
+            return self._interpreter.run(codes)
+
+        return run_in_chunks(graph, arrays, step, done)
+
+    def dequantize(self, outputs: Any) -> Any:
+        """Return the reals, float64, that output integers (as `q(x)` gave them) stand for."""
+        several = isinstance(outputs, tuple)
+        result = []
+        for y, spec in zip(outputs if several else (outputs,), self.artifact.outputs, strict=True):
+            real = (as_array(y).astype(np.float64) - spec.zero_point) * spec.scale
+            result.append(real)
+        return tuple(result) if several else _as_given(result, [outputs])
+
+    def save(self, path: str | Path) -> int:
+        """Write the artifact atomically; return its size in bytes."""
+        return save_artifact(path, self.artifact)
+
+    @staticmethod
+    def load(path: str | Path) -> QuantizedModel:
+        """Return the network saved at `path`.
+
+        Raises:
+            ArtifactError: when the file is damaged or not ours.
+        """
+        return QuantizedModel(load_artifact(path))

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Matrix product of two computed values, (..., M, K) times (..., K, N); with constant weights it arrives as linear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from intonly.core.graph import Node, Shape, Value, broadcast_shapes, element_count
+from intonly.core.lowering import Lowered, Lowering
+from intonly.core.number_format import INT32
+from intonly.core.opspec import Call, Example, OpSpec
+from intonly.ops.fixed_point import per_tensor
+
+
+def infer(node: Node, inputs: Sequence[Value]) -> Shape:
+    """Shape rule."""
+    a, b = inputs[0].shape, inputs[1].shape
+    if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
+        raise ValueError(f"{node.origin} (matmul): shapes {a} and {b} do not multiply")
+    return (*broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
+
+
+def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
+    """Float meaning."""
+    del node
+    return inputs[0] @ inputs[1]
+
+
+def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
+    """One matmul primitive, whose second operand is stored with the inner axis last."""
+    a, b = (per_tensor(x, node) for x in inputs)
+    rank = len(b.shape)
+    a, b = low.plain(a), low.arranged(b, (*range(rank - 2), rank - 1, rank - 2))
+    nothing = low.param(np.zeros((), np.int64), INT32, f"{node.origin}.bias")
+    name = low.emit("matmul", [a.name, b.name, nothing], {"a_zero_point": a.zero, "b_zero_point": b.zero, "rescale": None})
+    shape = low.graph.values[node.output].shape
+    acc = Lowered(name, shape, tuple(range(len(shape))), np.asarray(a.scale * b.scale), np.zeros((), np.int64))
+    return low.finished(acc, node.output)
+
+
+def macs(node: Node, values: Mapping[str, Value]) -> int:
+    """Multiply-accumulates of one sample; a symbolic extent counts as 1."""
+    return element_count(values[node.output].shape) * element_count(values[node.inputs[0]].shape[-1:])
+
+
+def _emit(call: Call, a: str, b: str) -> str:
+    """Emit matmul, or linear where the second operand is a constant matrix."""
+    if min(len(call.shape(a)), len(call.shape(b))) < 2:
+        call.refuse("a product with a vector; reshape it to a matrix first")
+    weight = call.constant(b)
+    if weight is not None and weight.ndim == 2:
+        return call.emit("linear", [a, call.param(np.ascontiguousarray(weight.T), "weight")])
+    if weight is not None or call.constant(a) is not None:
+        call.refuse("a product whose first operand is constant, or whose second is a stack of constant matrices")
+    inner = call.shape(a)[-1]
+    if not isinstance(inner, int):
+        call.refuse(f"a product over the symbolic extent {inner.name}; give an input shape with that axis fixed")
+    return call.emit("matmul", [a, b])
+
+
+def from_source(call: Call) -> str:
+    """aten matmul, bmm and mm; ONNX MatMul."""
+    return _emit(call, call.inputs[0], call.inputs[1])
+
+
+def addmm(call: Call) -> str:
+    """aten addmm: beta * bias + alpha * a @ b."""
+    bias, a, b = call.inputs[:3]
+    alpha, beta = float(call.args.get("alpha", 1)), float(call.args.get("beta", 1))
+    weight, constant = call.constant(b), call.constant(bias)
+    if weight is not None and constant is not None and constant.size in (1, weight.shape[1]):
+        names = [call.param(np.ascontiguousarray(weight.T) * np.float32(alpha), "weight")]
+        full = np.broadcast_to(constant.reshape(-1) * np.float32(beta), (weight.shape[1],))
+        return call.emit("linear", [a, *names, call.param(np.ascontiguousarray(full), "bias")])
+    if alpha != 1 or beta != 1:
+        call.refuse(f"addmm of computed operands with alpha={alpha}, beta={beta}; multiply them yourself first")
+    return call.emit("add", [_emit(call, a, b), bias], {"sign": 1})
+
+
+SPEC = OpSpec(
+    "matmul",
+    infer,
+    run_torch,
+    lower,
+    from_torch={**dict.fromkeys(("matmul", "bmm", "mm"), from_source), "addmm": addmm, "addmm_": addmm},
+    from_onnx={"MatMul": from_source},
+    macs=macs,
+    leaves_acc=True,
+    examples=(
+        Example([(2, 4, 6), (2, 6, 3)]),
+        Example([(2, 2, 4, 6), (2, 1, 6, 3)]),
+        Example([(4, 6), (6, 5)]),
+    ),
+)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How integers move without changing: what the operators that only rearrange data share when they are lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from intonly.core.errors import InvalidGraphError, LoweringError
+from intonly.core.graph import Node
+from intonly.core.lowering import Lowered, Lowering
+from intonly.core.number_format import INT32
+
+
+def computed(node: Node, inputs: Sequence[Lowered | None]) -> Lowered:
+    """Return the first input.
+
+    Raises:
+        InvalidGraphError: when it is constant, so that the whole node should have been folded.
+    """
+    x = inputs[0]
+    if x is None:
+        raise InvalidGraphError(
+            f"{node.origin} ({node.op}): its input is constant; capture folds such nodes, fold it before quantizing", origin=node.origin
+        )
+    return x
+
+
+def per_channel(x: Lowered) -> bool:
+    """Whether the scale or the zero point differs between channels."""
+    return bool(x.scale.ndim or x.zero_point.ndim)
+
+
+def one_unit(x: Lowered, node: Node, low: Lowering) -> Lowered:
+    """Return `x` with a single scale and zero point: as it is, or already in the units of the node's output.
+
+    Raises:
+        LoweringError: when channels have their own zero points and the output offers no single one.
+    """
+    if not per_channel(x):
+        return x
+    target = low.target(node.output)
+    if target is None or target.scale.ndim or target.zero_point.ndim:
+        raise LoweringError(
+            f"{node.origin} ({node.op}): its input has one scale or zero point per channel, and this operator needs a single one; "
+            "give the input one mean and one std for all channels",
+            origin=node.origin,
+        )
+    return low.requantized(x, target)
+
+
+def settled(x: Lowered, node: Node, low: Lowering) -> Lowered:
+    """Return moved data in the units asked for at the node's output; equal units, per channel ones too, cost nothing."""
+    target = low.target(node.output)
+    if target is not None and per_channel(x) and x.axis == target.axis:
+        if np.array_equal(x.scale, target.scale) and np.array_equal(x.zero_point, target.zero_point) and low.format_of(x) == target.format:
+            return x
+    return low.finished(x, node.output)
+
+
+def taken(name: str, axis: int, indices: Sequence[int], low: Lowering, hint: str) -> str:
+    """Return the name of stored value `name` with the entries `indices` (0 or more) of stored axis `axis`.
+
+    Nothing is emitted when all entries are taken in order, a slice when they are evenly spaced, a gather otherwise.
+    """
+    shape = low.values[name].shape
+    if tuple(indices) == tuple(range(int(shape[axis]) if isinstance(shape[axis], int) else -1)):
+        return name
+    steps = {b - a for a, b in zip(indices, indices[1:], strict=False)} or {1}
+    if len(steps) == 1 and min(steps) >= 1:
+        starts, stops, strides = [0] * len(shape), [d if isinstance(d, int) else -1 for d in shape], [1] * len(shape)
+        starts[axis], stops[axis], strides[axis] = indices[0], indices[-1] + 1, min(steps)
+        return low.emit("slice", [name], {"starts": tuple(starts), "stops": tuple(stops), "steps": tuple(strides)})
+    constant = low.param(np.asarray(indices), INT32, hint)
+    return low.emit("gather", [name, constant], {"axis": axis})

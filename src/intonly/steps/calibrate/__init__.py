@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration: run the float graph over data and keep, for each value, what ranges are chosen from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from intonly.core.errors import CalibrationError
+from intonly.core.graph import Graph
+from intonly.ops import OPS
+from intonly.steps.calibrate.statistics import Statistics
+
+Batch = Mapping[str, Any]
+
+
+@dataclass
+class Ranges:
+    """What calibration saw: statistics by value, mean output of each weighted layer by channel, and of which data."""
+
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+    channel_means: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    samples: int = 0
+    data_digest: str = ""
+
+    def of(self, name: str, origin: str) -> Statistics:
+        """Return the statistics of a value.
+
+        Raises:
+            CalibrationError: when it was never seen.
+        """
+        if name not in self.statistics or not self.statistics[name].batches:
+            raise CalibrationError(f"{origin}: no calibration range was recorded for value {name!r}; give calibration data", origin=origin)
+        return self.statistics[name]
+
+
+def calibrate(graph: Graph, batches: Iterable[Batch], *, progress: Callable[[int], None] | None = None) -> Ranges:
+    """Return the ranges of every real value of a FLOAT graph over `batches` (arrays by input name, model units).
+
+    Memory does not grow with the number of samples. Raises CalibrationError when there is no data or a value is not
+    finite.
+    """
+    import torch
+
+    from intonly.torch_exec import TorchRunner
+
+    runner = TorchRunner(graph)
+    producers = graph.producers()
+    ranges = Ranges()
+    sums: dict[str, Any] = {}
+    counts: dict[str, int] = {}
+    digest = hashlib.sha256()
+
+    def observe(name: str, x: Any) -> None:
+        if not x.dtype.is_floating_point:
+            return
+        node = producers.get(name)
+        ranges.statistics.setdefault(name, Statistics()).update(x, node.origin if node is not None else name)
+        if node is not None and OPS[node.op].weight is not None:
+            axis = x.ndim - 1 if node.op == "linear" else 1
+            rows = x.movedim(axis, 0).reshape(x.shape[axis], -1).double()
+            sums[name] = sums.get(name, 0) + rows.sum(1)
+            counts[name] = counts.get(name, 0) + rows.shape[1]
+
+    with torch.no_grad():
+        for batch in batches:
+            for name in graph.inputs:
+                digest.update(np.ascontiguousarray(batch[name]).tobytes())
+            runner.run(batch, observe)
+            size = len(batch[graph.inputs[0]])
+            ranges.samples += size
+            if progress is not None:
+                progress(size)
+    if not ranges.samples:
+        raise CalibrationError("calibration got no data; give at least one sample")
+    ranges.channel_means = {name: (total / counts[name]).numpy() for name, total in sums.items()}
+    ranges.data_digest = digest.hexdigest()[:16]
+    return ranges

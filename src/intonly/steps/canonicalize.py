@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewrites of the float graph that keep its meaning: folding of batch norm, constants, padding and input scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from intonly.core.errors import InvalidGraphError
+from intonly.core.graph import Graph, Node, Value
+from intonly.core.records import InputSpec
+from intonly.core.spec import check
+from intonly.ops import OPS
+
+Array = npt.NDArray[Any]
+Rule = Callable[[Graph, Node, "dict[str, list[Node]]", "dict[str, Node]"], "Graph | None"]
+
+
+def canonicalize(graph: Graph) -> Graph:
+    """Return an equal float graph in which batch norms, scales, shifts and pads are folded where they can be.
+
+    Exactness: the float meaning is kept up to float32 rounding. The rules are applied until none applies.
+    """
+    rules: Sequence[Rule] = (_drop_identity, _fold_batch_norm, _fold_channel_constant, _fold_pad)
+    changed = True
+    while changed:
+        changed = False
+        consumers, producers = graph.consumers(), graph.producers()
+        for node in graph.nodes:
+            for rule in rules:
+                result = rule(graph, node, consumers, producers)
+                if result is not None:
+                    graph, changed = result, True
+                    break
+            if changed:
+                break
+    graph = graph.pruned()
+    check(graph)
+    return graph
+
+
+def _rewired(graph: Graph, removed: Node, replacement: str, params: dict[str, Array] | None = None, swap: dict[Node, Node] | None = None) -> Graph:
+    """Return `graph` without `removed`, its output replaced by `replacement` everywhere."""
+    old = removed.output
+    swap = swap or {}
+    nodes = []
+    for node in graph.nodes:
+        if node is removed:
+            continue
+        node = next((new for before, new in swap.items() if before is node), node)
+        nodes.append(replace(node, inputs=tuple(replacement if i == old else i for i in node.inputs)))
+    params = params or {}
+    return graph.replace(
+        nodes=tuple(nodes),
+        outputs=tuple(replacement if o == old else o for o in graph.outputs),
+        values={**graph.values, **{k: Value(v.shape) for k, v in params.items()}},
+        params={**graph.params, **params},
+    )
+
+
+def _renamed_output(graph: Graph, producer: Node, removed: Node, params: dict[str, Array], inputs: tuple[str, ...]) -> Graph:
+    """Return `graph` with `producer` reading `inputs` and making what `removed` made, so outputs keep their names."""
+    merged = replace(producer, inputs=inputs, outputs=removed.outputs)
+    nodes = tuple(merged if node is producer else node for node in graph.nodes if node is not removed)
+    values = {**graph.values, **{k: Value(v.shape) for k, v in params.items()}}
+    return graph.replace(nodes=nodes, values=values, params={**graph.params, **params})
+
+
+def _drop_identity(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node]) -> Graph | None:
+    del consumers, producers
+    trivial = node.op == "identity"
+    if node.op == "reshape" and graph.values[node.inputs[0]].shape == graph.values[node.output].shape:
+        trivial = True
+    if not trivial or (node.output in graph.outputs and node.inputs[0] in (*graph.inputs, *graph.outputs)):
+        return None
+    return _rewired(graph, node, node.inputs[0])
+
+
+def _weighted_producer(graph: Graph, name: str, consumers: dict[str, list[Node]], producers: dict[str, Node]) -> Node | None:
+    """Return the weighted node with constant weight (and bias) that makes `name` for one reader only."""
+    producer = producers.get(name)
+    if producer is None or OPS[producer.op].weight is None or graph.sole_consumer(name, consumers) is None:
+        return None
+    constants = [i for i in producer.inputs[1:] if i]
+    return producer if all(i in graph.params for i in constants) else None
+
+
+def _scaled(graph: Graph, producer: Node, removed: Node, factor: Array, shift: Array) -> Graph:
+    """Return `graph` with output channels of `producer` multiplied by `factor` and moved by `shift`."""
+    spec = OPS[producer.op]
+    assert spec.weight is not None
+    w = graph.params[producer.inputs[spec.weight]].astype(np.float64)
+    along = [1] * w.ndim
+    along[spec.weight_axis] = -1
+    bias = graph.params[producer.inputs[2]].astype(np.float64) if len(producer.inputs) > 2 and producer.inputs[2] else np.zeros(factor.size)
+    names = _fresh(graph, f"{producer.origin}.weight", f"{producer.origin}.bias")
+    params = {
+        names[0]: (w * factor.reshape(along)).astype(np.float32),
+        names[1]: (bias * factor + shift).astype(np.float32),
+    }
+    return _renamed_output(graph, producer, removed, params, (producer.inputs[0], *names))
+
+
+def _fresh(graph: Graph, *hints: str) -> list[str]:
+    names = []
+    for hint in hints:
+        name, count = f"{hint}.folded", 1
+        while name in graph.values:
+            count += 1
+            name = f"{hint}.folded{count}"
+        names.append(name)
+    return names
+
+
+def _fold_batch_norm(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node]) -> Graph | None:
+    """Fold y = (x - mean) / sqrt(var + eps) * gamma + beta into the layer before it.
+
+    Source: Jacob et al. 2018, section 3.2.
+    """
+    if node.op != "batch_norm":
+        return None
+    producer = _weighted_producer(graph, node.inputs[0], consumers, producers)
+    if producer is None or not all(i in graph.params for i in node.inputs[1:]):
+        return None
+    gamma, beta, mean, var = (graph.params[i].astype(np.float64) for i in node.inputs[1:5])
+    if (var < 0).any() or not np.isfinite(var).all():
+        raise InvalidGraphError(f"{node.origin} (batch_norm): a running variance is negative or not finite", origin=node.origin)
+    factor = gamma / np.sqrt(var + node.attrs["eps"])
+    return _scaled(graph, producer, node, factor, beta - mean * factor)
+
+
+def _channel_constant(graph: Graph, producer: Node, constant: Array) -> Array | None:
+    """Return `constant` as one number for each output channel of `producer`, or None when it varies otherwise."""
+    rank = len(graph.values[producer.output].shape)
+    channel_axis = rank - 1 if producer.op == "linear" else 1
+    count = graph.values[producer.output].shape[channel_axis]
+    if constant.ndim > rank or not isinstance(count, int):
+        return None
+    shape = (1,) * (rank - constant.ndim) + constant.shape
+    if any(d != 1 for i, d in enumerate(shape) if i != channel_axis):
+        return None
+    return np.broadcast_to(constant.reshape(-1), (count,)).astype(np.float64)
+
+
+def _fold_channel_constant(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node]) -> Graph | None:
+    """Fold an addition or multiplication by per-channel constants into the layer before it."""
+    if node.op not in ("add", "mul") or len(node.inputs) != 2:
+        return None
+    for index in (0, 1):
+        name, other = node.inputs[index], node.inputs[1 - index]
+        if other not in graph.params:
+            continue
+        producer = _weighted_producer(graph, name, consumers, producers)
+        constant = _channel_constant(graph, producer, graph.params[other]) if producer is not None else None
+        if producer is None or constant is None:
+            continue
+        if graph.values[producer.output].shape != graph.values[node.output].shape:
+            continue
+        if node.op == "mul":
+            return _scaled(graph, producer, node, constant, np.zeros_like(constant))
+        sign = float(node.attrs["sign"])
+        if index == 0:
+            return _scaled(graph, producer, node, np.ones_like(constant), sign * constant)
+        return _scaled(graph, producer, node, np.full_like(constant, sign), constant)
+    return None
+
+
+def _fold_pad(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node]) -> Graph | None:
+    """Fold spatial zero padding into the convolution that reads it."""
+    del producers
+    if node.op != "pad" or node.attrs.get("value", 0) != 0:
+        return None
+    reader = graph.sole_consumer(node.output, consumers)
+    before, after = node.attrs["before"], node.attrs["after"]
+    if reader is None or reader.op != "conv2d" or reader.inputs[0] != node.output or len(before) != 4:
+        return None
+    if any((*before[:2], *after[:2])) or min(*before, *after) < 0:
+        return None
+    top, left, bottom, right = reader.attrs["pads"]
+    pads = (top + before[2], left + before[3], bottom + after[2], right + after[3])
+    return _rewired(graph, node, node.inputs[0], swap={reader: reader.with_attrs(pads=pads)})
+
+
+# -- the input ----------------------------------------------------------------------------------------------------
+
+
+def absorb_normalization(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
+    """Return the graph without the additions and multiplications by constants at its input, and the spec that does them.
+
+    They become part of `mean` and `std`; a negative or zero factor stays in the graph.
+    """
+    while True:
+        reader = graph.sole_consumer(spec.name)
+        if reader is None or reader.op not in ("add", "mul") or len(reader.inputs) != 2:
+            return graph, spec
+        other = reader.inputs[1] if reader.inputs[0] == spec.name else reader.inputs[0]
+        if other not in graph.params or graph.values[reader.output].shape != graph.values[spec.name].shape:
+            return graph, spec
+        constant = graph.params[other].astype(np.float64)
+        rank = len(graph.values[spec.name].shape)
+        shape = (1,) * (rank - constant.ndim) + constant.shape
+        if any(d != 1 for i, d in enumerate(shape) if i != 1):
+            return graph, spec
+        c = constant.reshape(-1)
+        mean, std = np.broadcast_arrays(np.asarray(spec.mean), np.asarray(spec.std))
+        if reader.op == "mul":
+            if (c <= 0).any():
+                return graph, spec
+            mean, std = np.broadcast_arrays(mean, std / c)
+        else:
+            sign = reader.attrs["sign"]
+            if sign < 0 and reader.inputs[0] == other:
+                return graph, spec
+            mean, std = np.broadcast_arrays(mean - sign * c * std, std)
+        spec = replace(spec, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+        graph = _rewired(graph, reader, spec.name).pruned()
+
+
+def fold_input(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
+    """Return a float graph that sees (code - zero_point), and the spec of that graph, for an integer input.
+
+    zero_point[c] = floor(mean[c] + 1/2) within the codes; 1/std goes into the weights that read the input and the rest
+    of the mean into their bias. A padded border then stands for normalized 0 up to half a code. The spec returned has
+    integer `mean` and, where folding was possible, `std` 1. Where some reader has no weights, `std` stays, the fraction
+    of the mean is dropped (an error of at most half a code), and an identity brings the channels to one scale.
+    """
+    if spec.dtype == "float32":
+        return graph, spec
+    low, high = (0, 255) if spec.dtype == "uint8" else (-128, 127)
+    mean, std = (np.asarray(a, np.float64) for a in np.broadcast_arrays(np.asarray(spec.mean), np.asarray(spec.std)))
+    zero = np.clip(np.floor(mean + 0.5), low, high)
+    if mean.size == 1 and zero[0] == mean[0]:
+        return graph, replace(spec, mean=(float(zero[0]),), std=(float(std[0]),))
+    readers = graph.consumers()[spec.name]
+    foldable = spec.name not in graph.outputs and all(
+        r.op in ("conv2d", "linear") and r.inputs[0] == spec.name and all(i in graph.params for i in r.inputs[1:] if i) for r in readers
+    )
+    if not foldable:
+        common = replace(spec, mean=tuple(zero.tolist()), std=tuple(std.tolist()))
+        name = f"{spec.name}.common"
+        nodes = tuple(replace(n, inputs=tuple(name if i == spec.name else i for i in n.inputs)) for n in graph.nodes)
+        entry = Node("identity", (spec.name,), (name,), {}, name)
+        outputs = tuple(name if o == spec.name else o for o in graph.outputs)
+        return graph.replace(nodes=(entry, *nodes), outputs=outputs, values={**graph.values, name: graph.values[spec.name]}), common
+    for reader in readers:
+        w = graph.params[reader.inputs[1]].astype(np.float64)
+        bias = graph.params[reader.inputs[2]].astype(np.float64) if len(reader.inputs) > 2 and reader.inputs[2] else np.zeros(w.shape[0])
+        per_input = _per_weight_input(reader, w, std), _per_weight_input(reader, w, (zero - mean) / std)
+        names = _fresh(graph, f"{reader.origin}.weight", f"{reader.origin}.bias")
+        moved = bias + (w * per_input[1]).reshape(w.shape[0], -1).sum(axis=1)
+        params = {names[0]: (w / per_input[0]).astype(np.float32), names[1]: moved.astype(np.float32)}
+        nodes = tuple(replace(n, inputs=(n.inputs[0], *names)) if n.output == reader.output else n for n in graph.nodes)
+        graph = graph.replace(
+            nodes=nodes,
+            values={**graph.values, **{k: Value(v.shape) for k, v in params.items()}},
+            params={**graph.params, **params},
+        )
+    return graph.pruned(), replace(spec, mean=tuple(zero.tolist()), std=(1.0,))
+
+
+def _per_weight_input(reader: Node, w: Array, per_channel: Array) -> Array:
+    """Return per-input-channel constants in the shape that broadcasts over weight `w`."""
+    if per_channel.size == 1:
+        return per_channel.reshape((1,) * w.ndim)
+    if reader.op == "linear":
+        return per_channel.reshape(1, -1)
+    groups = reader.attrs["groups"]
+    each = per_channel.reshape(groups, -1)  # (groups, I/g)
+    rows = np.repeat(each, w.shape[0] // groups, axis=0)
+    return rows.reshape(*rows.shape, *([1] * (w.ndim - 2)))

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capture from PyTorch: a module, an exported program, or a .pt2 file becomes a FLOAT graph.
+
+The program keeps layer-level aten operators; nothing is decomposed. The batch (axis 0) is symbolic where the model
+allows it, and stays what the example has where it does not.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves, tree_map
+
+from intonly.core.errors import DataError, UnsupportedOpError
+from intonly.core.graph import Graph
+from intonly.core.number_format import QParams
+from intonly.steps.capture.pt2_file import load_pt2
+from intonly.steps.capture.torch_graph import ProgramReader
+
+__all__ = ["capture_torch", "load_pt2"]
+
+log = logging.getLogger("intonly")
+
+Examples = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def capture_torch(
+    model: torch.nn.Module | ExportedProgram, example_inputs: Any = None, *, name: str = "", batch_max: int = 1024
+) -> tuple[Graph, dict[str, QParams]]:
+    """Return the FLOAT graph of a PyTorch model, and no pinned parameters.
+
+    Args:
+        model: a module (copied, set to eval mode and float32; never modified) or a program made by `torch.export`.
+        example_inputs: for a module, what `forward` takes: a tensor or array, a sequence of them, a mapping from
+            argument name to them, or one input shape as a sequence of ints. Values do not matter, shapes do.
+        name: name of the graph; the class of the model when empty.
+        batch_max: largest batch; certificates hold up to it.
+
+    Raises:
+        DataError: when there is no example or the model does not run on it.
+        UnsupportedOpError: listing every operator that intonly does not know, by the user's layer names.
+    """
+    if isinstance(model, ExportedProgram):
+        reader = ProgramReader(model, name or "model", batch_max)
+        reader.read()
+        return reader.graph(), {}
+    if not isinstance(model, torch.nn.Module):
+        raise DataError(f"capture takes a torch.nn.Module or a torch.export.ExportedProgram, got {type(model).__name__}")
+    name = name or type(model).__name__
+    examples = _examples(example_inputs, name)
+    module = copy.deepcopy(model).cpu().float().eval()
+    _check_runs(module, examples, name)
+    return _capture_module(module, examples, name, batch_max), {}
+
+
+def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batch_max: int) -> Graph:
+    """Return the graph with a symbolic batch, or with the example's batch where the model or a graph cannot have one."""
+    try:
+        reader = ProgramReader(_exported(module, examples, batch_max), name, batch_max)
+        reader.read()
+        if not reader.blocked_by_batch:
+            return reader.graph()
+        reason = f"{reader.builder.refusals[0][0]}: {reader.builder.refusals[0][2]}"
+    except UnsupportedOpError:
+        raise
+    except Exception as error:  # noqa: BLE001 - torch.export raises errors of many kinds for a batch it cannot free
+        reason = f"torch.export: {_first_line(error)}"
+    try:
+        fixed = _exported(module, examples, None)
+    except Exception as error:
+        hint = f"torch.export cannot trace it ({_first_line(error)}); remove control flow that depends on data"
+        raise UnsupportedOpError([(name, "torch.export", hint)]) from error
+    log.info("%s: the batch stays as in the example (%s)", name, reason)
+    reader = ProgramReader(fixed, name, batch_max)
+    reader.read()
+    return reader.graph()
+
+
+def _examples(given: Any, name: str) -> Examples:
+    """Return (args, kwargs) of float32 CPU tensors."""
+    if given is None:
+        raise DataError(
+            f"{name}: capturing a PyTorch module needs an example input or an input shape; "
+            "pass example_inputs=torch.zeros(1, 3, 224, 224) or --input-shape 1,3,224,224"
+        )
+    if isinstance(given, Mapping):
+        return (), {str(key): tree_map(_example, value) for key, value in given.items()}
+    if isinstance(given, torch.Tensor | np.ndarray):
+        return (_example(given),), {}
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise DataError(f"{name}: example inputs are a tensor, a sequence or a mapping of tensors, or a shape; got {type(given).__name__}")
+    if all(isinstance(d, int) for d in given):
+        return (torch.zeros(tuple(given)),), {}
+    return tuple(tree_map(_example, value) for value in given), {}
+
+
+def _example(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.array(value))
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach().cpu()
+    return value.to(torch.float32) if value.is_floating_point() else value
+
+
+def _check_runs(module: torch.nn.Module, examples: Examples, name: str) -> None:
+    args, kwargs = tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, examples)
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(v.shape)) for v in tree_leaves(examples) if isinstance(v, torch.Tensor)) or "no tensor"
+        raise DataError(f"{name}: the model does not run on the example inputs ({shapes}): {_first_line(error)}") from error
+
+
+def _exported(module: torch.nn.Module, examples: Examples, batch_max: int | None) -> ExportedProgram:
+    """Return the exported program, with a symbolic batch up to `batch_max` unless that is None."""
+    dynamic = None
+    if batch_max is not None:
+        examples, batch = _at_least_two(examples), torch.export.Dim("N", min=1, max=batch_max)
+        shapes = torch.export.ShapesCollection()
+        for value in _batched(examples):
+            shapes[value] = {0: batch}
+        dynamic = shapes.dynamic_shapes(module, *examples)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(module, examples[0], examples[1], strict=False, dynamic_shapes=dynamic)
+
+
+def _batched(examples: Examples) -> list[torch.Tensor]:
+    """Return the example tensors whose first axis is as long as that of the first one."""
+    tensors = [v for v in tree_leaves(examples) if isinstance(v, torch.Tensor) and v.ndim > 0]
+    return [t for t in tensors if t.shape[0] == tensors[0].shape[0]]
+
+
+def _at_least_two(examples: Examples) -> Examples:
+    """Return the examples with a batch of two where it is one, which torch.export would take for a constant."""
+    batched = _batched(examples)
+    if not batched or batched[0].shape[0] != 1:
+        return tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, examples)  # type: ignore[no-any-return]
+    ids = {id(t) for t in batched}
+    return tree_map(lambda v: torch.cat([v, v]) if id(v) in ids else v, examples)  # type: ignore[no-any-return]
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__

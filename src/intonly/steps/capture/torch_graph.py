@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads an exported PyTorch program call by call into a FLOAT graph."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind
+from torch.fx import Node as FxNode
+
+from intonly.core.errors import InvalidGraphError
+from intonly.core.graph import Dim, Graph, Shape, Value, shape_text
+from intonly.core.opspec import Importer, Refusal
+from intonly.ops import OPS
+from intonly.steps.capture.builder import GraphBuilder
+from intonly.steps.capture.torch_program import Program, argument, base_name, is_random, module_path
+from intonly.steps.capture.torch_symbols import SCALARS, expand_convention, reshape_convention
+
+SHAPE_ARGUMENTS = {"view": "size", "_unsafe_view": "size", "reshape": "shape", "expand": "size"}
+"""Arguments that are given to importers in the words of our operators instead of torch's."""
+
+BROADCASTING = {"add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "maximum", "minimum", "where", "masked_fill", "scaled_dot_product_attention"}
+"""Operators for which a constant need not be repeated over the batch: they repeat it themselves."""
+
+UNKNOWN_HINT = "intonly has no such operator; rewrite the layer with operators it has, or leave it out of the captured model"
+RANDOM_HINT = "random numbers at run time; export the model in eval mode (model.eval())"
+TRAINING_HINT = "the program was exported in training mode; call model.eval() before torch.export"
+STATE_HINT = "the model writes to a parameter or buffer at every call; a network with state is not supported"
+HAZARD_HINT = "writes in place to a tensor that is read later through another view; write y = f(x) instead"
+BATCH_HINT = "the shape is computed from the batch size in a way a graph cannot hold; export the model with a fixed batch"
+
+
+@dataclass(eq=False)
+class Constant:
+    """A tensor known at capture; `name` is set once the graph holds it. `stored` marks parameters and buffers."""
+
+    tensor: torch.Tensor
+    hint: str
+    stored: bool = False
+    name: str = ""
+
+
+class BatchRefusal(Exception):
+    """A call needs arithmetic on a symbolic extent that the graph cannot hold."""
+
+
+@dataclass(frozen=True)
+class TorchCall:
+    """One aten call as importers see it (`core.opspec.Call`)."""
+
+    builder: GraphBuilder
+    origin: str
+    operator: str
+    inputs: Sequence[str]
+    args: Mapping[str, Any]
+
+    def shape(self, name: str) -> Shape:
+        """Return the shape of a value."""
+        return self.builder.values[name].shape
+
+    def constant(self, name: str) -> npt.NDArray[Any] | None:
+        """Return the value when it is constant, else None."""
+        return self.builder.params.get(name)
+
+    def param(self, array: npt.NDArray[Any], hint: str) -> str:
+        """Add a constant; return its name."""
+        return self.builder.param(array, f"{self.origin}.{hint}")
+
+    def emit(self, op: str, inputs: Sequence[str], attrs: Mapping[str, Any] | None = None) -> str:
+        """Add a float node; return its output's name."""
+        return self.builder.emit(op, inputs, attrs, origin=self.origin)
+
+    def refuse(self, hint: str) -> NoReturn:
+        """Say that this use of the operator is not supported."""
+        raise Refusal(hint)
+
+
+class ProgramReader:
+    """Turns one exported program into a graph: `read`, then `graph`.
+
+    Fields:
+        blocked_by_batch: something was refused that a fixed batch may allow.
+    """
+
+    def __init__(self, exported: ExportedProgram, name: str, batch_max: int) -> None:
+        self.program = Program(exported, batch_max)
+        self.symbols = self.program.symbols
+        self.builder = GraphBuilder(name)
+        self.importers: dict[str, Importer] = {k: f for spec in OPS.values() for k, f in spec.from_torch.items()}
+        self.values: dict[FxNode, Any] = {}
+        self.guessed: set[str] = set()
+        self.blocked_by_batch = False
+
+    def read(self) -> None:
+        """Walk the program; refusals are collected in the builder."""
+        for node in self.program.nodes:
+            if node.op == "placeholder":
+                self._read_input(node)
+            elif node.op == "call_function" and node in self.program.needed:
+                self._read_call(node)
+
+    def graph(self) -> Graph:
+        """Return the finished graph, its outputs in the order of the program's.
+
+        Raises:
+            UnsupportedOpError: listing every call that was refused.
+        """
+        output = self.program.nodes[-1]
+        outputs = []
+        for spec, value in zip(self.program.exported.graph_signature.output_specs, output.args[0], strict=True):  # type: ignore[arg-type]
+            if spec.kind is OutputKind.BUFFER_MUTATION:
+                self._refuse(str(spec.target), "buffer", STATE_HINT)
+            elif spec.kind is OutputKind.USER_OUTPUT and isinstance(value, FxNode) and isinstance(value.meta.get("val"), torch.Tensor):
+                outputs.append(self._name(value))
+        return self.builder.graph(outputs)
+
+    def _refuse(self, origin: str, operator_name: str, hint: str) -> None:
+        entry = (origin, operator_name, hint)
+        if entry not in self.builder.refusals:
+            self.builder.refusals.append(entry)
+
+    # -- inputs and constants ---------------------------------------------------------------------------------------
+
+    def _read_input(self, node: FxNode) -> None:
+        value, target = node.meta.get("val"), self.program.inputs[node.name].target or ""
+        exported = self.program.exported
+        if not isinstance(value, torch.Tensor):
+            return
+        if self.program.is_constant_input(node):
+            tensor = exported.state_dict[target] if target in exported.state_dict else exported.constants[target]
+            self.values[node] = Constant(tensor, target, stored=True)
+            return
+        if None in self.symbols.shape(value.shape):
+            self._refuse(node.name, "input", f"its shape {tuple(value.shape)} couples extents; give every axis a size or a Dim of its own")
+        if not value.dtype.is_floating_point:
+            hint = f"the input is {_kind(value)}, and only real-valued inputs are supported; capture the part of the model behind its embedding or cast"
+            self._refuse(node.name, "input", hint)
+        self.values[node] = self.builder.input(node.name, self.symbols.hinted(value.shape))
+
+    def _value(self, node: FxNode) -> Any:
+        """Return what a node holds now: a value name, a Constant, a number, or a list of these."""
+        return self.values[self.program.identity[node]]
+
+    def _is_stored(self, node: FxNode) -> bool:
+        """Whether writing to this node's tensor changes a parameter or buffer."""
+        return any(isinstance(c := self.values.get(n), Constant) and c.stored for n in self.program.sharing(node))
+
+    def _fold(self, node: FxNode) -> None:
+        """Run a call on constants."""
+        written = self.program.written(node)
+        if written is not None and self._is_stored(written):
+            self._refuse(module_path(node) or base_name(node), base_name(node), STATE_HINT)
+            return
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self._operand)
+        with torch.no_grad():
+            made = node.target(*args, **kwargs)  # type: ignore[operator]
+        for known in self.program.sharing(written) if written is not None else ():
+            if isinstance(constant := self.values.get(known), Constant):
+                constant.name = ""
+        hint = ".".join(p for p in (module_path(node), base_name(node).strip("_")) if p)
+        self.values[self.program.identity[node]] = _constants(made, hint)
+
+    def _operand(self, node: FxNode) -> Any:
+        """Return a tensor or number for folding and for plain arguments; None when it is not known."""
+        if node not in self.program.constants:
+            return self.symbols.scalar(node.meta["val"])
+        value = self._value(node)
+        return value.tensor if isinstance(value, Constant) else value
+
+    def _name(self, node: FxNode) -> str:
+        """Return the value name of a tensor, adding a constant to the graph when it is first read."""
+        value = self._value(node)
+        if isinstance(value, Constant):
+            if not value.name:
+                value.name = self.builder.param(_array(value.tensor), value.hint)
+            return value.name
+        return str(value)
+
+    # -- calls ------------------------------------------------------------------------------------------------------
+
+    def _read_call(self, node: FxNode) -> None:
+        source, made = self.program.source(node), node.meta.get("val")
+        if node.target is operator.getitem:
+            self._select(node)
+        elif node in self.program.constants:
+            self._fold(node)
+        elif source is not None:
+            self.values[self.program.identity[node]] = self._value(source)
+        elif self._repeats_constant(node) and all(base_name(reader) in BROADCASTING for reader in node.users):
+            self.values[node] = self._value(node.args[0])  # type: ignore[arg-type]
+        elif not isinstance(made, SCALARS) and made is not None:
+            self.values[self.program.identity[node]] = self._imported(node, base_name(node))
+
+    def _repeats_constant(self, node: FxNode) -> bool:
+        """Whether the call expands a constant to the symbolic batch."""
+        return base_name(node) == "expand" and isinstance(node.args[0], FxNode) and isinstance(self._value(node.args[0]), Constant)
+
+    def _select(self, node: FxNode) -> None:
+        """Read one of several outputs."""
+        maker, index = node.args
+        assert isinstance(maker, FxNode) and isinstance(index, int)
+        made = self._value(maker)
+        made = [made] if isinstance(made, str) else made
+        if index < len(made):
+            self.values[node] = made[index]
+            return
+        origin = self.program.origins.get(maker, "")
+        self._refuse(origin, base_name(maker), f"output {index} of this operator is read, but intonly makes only {len(made)}")
+        self.values[node] = self._guess(origin, node.meta["val"])
+
+    def _imported(self, node: FxNode, name: str) -> Any:
+        """Return the value names that an operator's importer makes; guesses when it refuses, so that reading goes on."""
+        origin = self.program.origins[node]
+        try:
+            self._check_use(node, name)
+            made = self.importers[name](self._call(node, name, origin))
+            made = made if isinstance(made, str) else list(made)
+            self._check_shapes(node, made)
+            return made
+        except Refusal as refusal:
+            self.blocked_by_batch |= self._repeats_constant(node)
+            hint = str(refusal)
+        except BatchRefusal:
+            self.blocked_by_batch, hint = True, BATCH_HINT
+        except (InvalidGraphError, ValueError) as error:
+            self.blocked_by_batch |= bool(self.symbols.dims)
+            hint = re.sub(rf"^{re.escape(origin)} \(\w+\): ", "", str(error))
+        self._refuse(origin, name, hint)
+        return self._guess(origin, node.meta["val"])
+
+    def _check_use(self, node: FxNode, name: str) -> None:
+        """Raise Refusal unless the operator is known and used as at inference, on reals."""
+        if is_random(node):
+            raise Refusal(RANDOM_HINT)
+        if name not in self.importers or not isinstance(node.target, torch._ops.OpOverload):
+            raise Refusal(UNKNOWN_HINT)
+        if argument(node, "training"):
+            raise Refusal(TRAINING_HINT)
+        written = self.program.written(node)
+        if written is not None and self._is_stored(written):
+            raise Refusal(STATE_HINT)
+        if node in self.program.hazards:
+            raise Refusal(HAZARD_HINT)
+        for operand in node.all_input_nodes:
+            value = operand.meta.get("val")
+            if not isinstance(value, torch.Tensor) or value.dtype.is_floating_point:
+                continue
+            if isinstance(name_ := self._value(operand), str) and name_ not in self.guessed:
+                raise Refusal(f"reads {_kind(value)} values that are computed at run time; only reals are supported")
+
+    def _call(self, node: FxNode, name: str, origin: str) -> TorchCall:
+        """Return the call with tensors by name and every other argument by its schema name."""
+        inputs: list[str] = []
+        args: dict[str, Any] = {}
+        for declared in node.target._schema.arguments:  # type: ignore[union-attr]
+            given = argument(node, declared.name)
+            if declared.name == SHAPE_ARGUMENTS.get(name):
+                args[declared.name] = self._new_shape(node, name)
+            elif "Tensor" not in str(declared.type):
+                args[declared.name] = self._plain(given)
+            elif isinstance(given, int | float):
+                args[declared.name] = given
+            else:
+                listed = given if isinstance(given, list | tuple) else [given]
+                inputs += [self._name(item) if isinstance(item, FxNode) else "" for item in listed]
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        return TorchCall(self.builder, origin, name, inputs, args)
+
+    def _new_shape(self, node: FxNode, name: str) -> tuple[int | Dim, ...]:
+        old, new = self.symbols.shape(node.args[0].meta["val"].shape), self.symbols.shape(node.meta["val"].shape)  # type: ignore[union-attr]
+        shape = None if None in old else (expand_convention if name == "expand" else reshape_convention)(old, new)  # type: ignore[arg-type]
+        if shape is None:
+            raise BatchRefusal
+        return shape
+
+    def _plain(self, given: Any) -> Any:
+        """Return a non-tensor argument with traced sizes as numbers or Dims."""
+        if isinstance(given, list | tuple):
+            return [self._plain(item) for item in given]
+        if not isinstance(given, FxNode):
+            return given
+        value = self._operand(given)
+        if value is None:
+            raise BatchRefusal
+        return value
+
+    def _check_shapes(self, node: FxNode, made: str | list[str]) -> None:
+        """Raise InvalidGraphError when our shape rule and torch disagree."""
+        value = node.meta["val"]
+        tensors = value if isinstance(value, list | tuple) else [value]
+        for name, tensor in zip([made] if isinstance(made, str) else made, tensors, strict=False):
+            ours, theirs = self.builder.values[name].shape, self.symbols.shape(tensor.shape)
+            if len(ours) != len(theirs) or any(t is not None and o != t for o, t in zip(ours, theirs, strict=True)):
+                raise InvalidGraphError(f"intonly makes {shape_text(ours)} of it where torch makes {tuple(tensor.shape)}")
+
+    def _guess(self, origin: str, value: Any) -> Any:
+        """Return value names that stand for the result of a refused call."""
+        if isinstance(value, list | tuple):
+            return [self._guess(origin, v) for v in value]
+        name = self.builder.unique(origin)
+        self.builder.values[name] = Value(self.symbols.hinted(value.shape) if isinstance(value, torch.Tensor) else ())
+        self.guessed.add(name)
+        return name
+
+
+def _constants(made: Any, hint: str) -> Any:
+    if isinstance(made, list | tuple):
+        return [_constants(m, hint) for m in made]
+    return Constant(made, hint) if isinstance(made, torch.Tensor) else made
+
+
+def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """Return a tensor as NumPy holds it; reals become float32."""
+    tensor = tensor.detach().cpu()
+    return np.asarray(tensor.to(torch.float32).numpy() if tensor.dtype.is_floating_point else tensor.numpy())
+
+
+def _kind(value: torch.Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Corrections of a quantized graph from calibration data, layer by layer and without training.
+
+Each layer sees the errors of those before it, so what it corrects is what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from intonly.core.graph import Graph, Node, Value, element_count
+from intonly.core.number_format import QParams
+from intonly.core.spec import check
+from intonly.ops import OPS
+from intonly.steps.calibrate import Ranges
+
+MEMORY_BYTES = 1 << 30
+"""Most activation memory that the corrections hold; it limits how many samples they use."""
+DAMPING = 0.01
+"""Share of the mean diagonal that is added to the diagonal of the input covariance."""
+MAX_COLUMNS = 4096
+"""Layers with more weight columns than this are rounded to nearest."""
+
+
+def correct(
+    graph: Graph,
+    batches: Sequence[Mapping[str, Any]],
+    ranges: Ranges,
+    *,
+    bias_correction: bool,
+    rounding: str,
+    weights: Mapping[str, npt.NDArray[Any]],
+    pinned: Mapping[str, QParams],
+    progress: Callable[[str], None] | None = None,
+) -> Graph:
+    """Return the QUANTIZED graph with corrected weight codes and biases.
+
+    Args:
+        batches: calibration inputs by name, in model units. As many samples as fit in MEMORY_BYTES are used.
+        rounding: "compensated" re-rounds weights of less than 8 bits, passing each column's error on to the columns
+            still to come, weighed by the inputs. Source: Frantar et al. 2022 (GPTQ), equation 2, with Cholesky.
+        weights: real weights of each weighted layer, by origin. pinned: weights that keep their codes.
+    """
+    import torch
+
+    from intonly.torch_exec import TorchRunner, fake_quantize
+
+    if not bias_correction and rounding == "nearest":
+        return graph
+    batches = _affordable(graph, batches)
+    runner = TorchRunner(graph)
+    live: list[dict[str, Any]] = []
+    for batch in batches:
+        values = {}
+        for name in graph.inputs:
+            x = torch.as_tensor(batch[name]).float()
+            qparams = graph.values[name].qparams
+            values[name] = x if qparams is None else fake_quantize(x, qparams)
+        live.append(values)
+    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    params, values_of, nodes = dict(graph.params), dict(graph.values), list(graph.nodes)
+    with torch.no_grad():
+        for i, node in enumerate(graph.nodes):
+            spec = OPS[node.op]
+            weighted = spec.weight is not None and node.inputs[spec.weight] in params
+            if weighted and rounding == "compensated":
+                assert spec.weight is not None
+                name = node.inputs[spec.weight]
+                qparams = values_of[name].qparams
+                if qparams is not None and name not in pinned and qparams.format.bits < 8 and qparams.format.levels is None:
+                    codes = _compensated(node, weights[node.origin], qparams, [b[node.inputs[0]] for b in live])
+                    if codes is not None:
+                        params[name] = codes
+                        runner.params[name] = runner.tensor_of(name, codes)
+            made = [spec.run_torch(node, [b.get(n, runner.params.get(n)) if n else None for n in node.inputs]) for b in live]
+            if weighted and bias_correction and node.output in ranges.channel_means and not _pinned_bias(node, pinned):
+                node, shift = _shifted_bias(node, made, ranges.channel_means[node.output], params, values_of)
+                nodes[i] = node
+                made = [m + shift for m in made]
+            qparams = values_of[node.output].qparams
+            for b, m in zip(live, made, strict=True):
+                b[node.output] = m if qparams is None else fake_quantize(m, qparams)
+                for name in node.inputs:
+                    if last_use.get(name) == i:
+                        b.pop(name, None)
+            if progress is not None:
+                progress(node.origin)
+    graph = graph.replace(nodes=tuple(nodes), params=params, values=values_of).pruned()
+    check(graph)
+    return graph
+
+
+def _affordable(graph: Graph, batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return as many of the batches as keep the live activations within MEMORY_BYTES, at least one sample."""
+    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    alive, now, peak = dict.fromkeys(graph.inputs, 0), 0, 1
+    sizes = {name: element_count(graph.values[name].shape) for name in graph.values}
+    now = sum(sizes[name] for name in alive)
+    for i, node in enumerate(graph.nodes):
+        now += sizes[node.output]
+        peak = max(peak, now)
+        now -= sum(sizes[n] for n in set(node.inputs) if last_use.get(n) == i and n not in graph.params)
+    most = max(1, MEMORY_BYTES // (8 * peak))
+    kept: list[dict[str, Any]] = []
+    for batch in batches:
+        size = len(batch[graph.inputs[0]])
+        kept.append({name: batch[name][: min(size, most)] for name in graph.inputs})
+        most -= size
+        if most <= 0:
+            break
+    return kept
+
+
+def _pinned_bias(node: Node, pinned: Mapping[str, QParams]) -> bool:
+    return len(node.inputs) > 2 and node.inputs[2] in pinned
+
+
+def _shifted_bias(
+    node: Node, made: Sequence[Any], wanted: npt.NDArray[np.float64], params: dict[str, npt.NDArray[Any]], values: dict[str, Value]
+) -> tuple[Node, Any]:
+    """Return the node with a bias that brings its mean output to `wanted`, and the shift shaped like the output.
+
+    Source: Nagel et al. 2019 (data-free quantization), section 4.2, with measured instead of derived means.
+    """
+    import torch
+
+    axis = made[0].ndim - 1 if node.op == "linear" else 1
+    count = sum(m.numel() // m.shape[axis] for m in made)
+    mean = sum(m.movedim(axis, 0).reshape(m.shape[axis], -1).double().sum(1) for m in made).numpy() / count
+    shift = wanted - mean
+    old = params[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(shift.size)
+    name = f"{node.origin}.bias.corrected"
+    while name in values:
+        name += "'"
+    params[name] = (old + shift).astype(np.float32)
+    values[name] = Value(shift.shape)
+    shape = [1] * made[0].ndim
+    shape[axis] = -1
+    return replace(node, inputs=(*node.inputs[:2], name)), torch.from_numpy(shift).to(made[0]).reshape(shape)
+
+
+def _compensated(node: Node, w: npt.NDArray[Any], qparams: QParams, inputs: Sequence[Any]) -> npt.NDArray[Any] | None:
+    """Return weight codes of one layer, rounded column by column with compensation, or None where that does not apply.
+
+    Args:
+        w: real weights, output channels first.
+        inputs: the layer's (quantized) inputs.
+    """
+    columns = int(np.prod(w.shape[1:]))
+    if columns > MAX_COLUMNS or node.op not in ("conv2d", "linear") or qparams.axis not in (0, None):
+        return None
+    groups = int(node.attrs.get("groups", 1))
+    rows = w.reshape(groups, w.shape[0] // groups, columns)
+    scale = np.broadcast_to(qparams.scale, (w.shape[0],)).reshape(groups, -1)
+    covariance = _covariance(node, inputs, groups, w.shape)
+    codes = np.stack([_round_columns(rows[g], scale[g], covariance[g], qparams) for g in range(groups)])
+    return codes.reshape(w.shape).astype(qparams.format.dtype)
+
+
+def _covariance(node: Node, inputs: Sequence[Any], groups: int, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Return the second moments of the layer's patches, shape (groups, K, K)."""
+    import torch
+    import torch.nn.functional as F
+
+    columns = int(np.prod(shape[1:]))
+    total = torch.zeros(groups, columns, columns, dtype=torch.float64)
+    count = 0
+    for x in inputs:
+        if node.op == "linear":
+            patches = x.reshape(1, -1, columns)
+        else:
+            top, left, bottom, right = node.attrs["pads"]
+            x = F.pad(x, (left, right, top, bottom))
+            unfolded = F.unfold(x, shape[2:], dilation=node.attrs["dilations"], stride=node.attrs["strides"])  # N, C*kh*kw, L
+            patches = unfolded.reshape(x.shape[0], groups, columns, -1).permute(1, 0, 3, 2).reshape(groups, -1, columns)
+        total += (patches.transpose(1, 2) @ patches).double()
+        count += patches.shape[1]
+    return (total / count).numpy()
+
+
+def _round_columns(
+    w: npt.NDArray[Any], scale: npt.NDArray[np.float64], covariance: npt.NDArray[np.float64], qparams: QParams
+) -> npt.NDArray[np.int64]:
+    """Return codes (O, K) of `w`, most active columns first, each error spread over the columns left."""
+    diagonal = np.diag(covariance).copy()
+    dead = diagonal <= 0
+    h = covariance.copy()
+    h[np.diag_indices_from(h)] += DAMPING * diagonal.mean() + 1e-12
+    h[dead, dead] = 1.0
+    order = np.argsort(-diagonal, kind="stable")
+    upper = np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)])).T
+    rest = w.astype(np.float64)[:, order].copy()
+    fmt = qparams.format
+    codes = np.zeros(rest.shape, np.int64)
+    for k in range(rest.shape[1]):
+        codes[:, k] = fmt.encode(rest[:, k] / scale)
+        error = (rest[:, k] - codes[:, k] * scale) / upper[k, k]
+        rest[:, k + 1 :] -= np.outer(error, upper[k, k + 1 :])
+    result = np.empty_like(codes)
+    result[:, order] = codes
+    return result

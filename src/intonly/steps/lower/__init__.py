@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantized graph in; integer graph out, NHWC, every operator written in primitives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from intonly.core.errors import InvalidGraphError, LoweringError
+from intonly.core.graph import Graph, Stage, Value
+from intonly.core.lowering import Lowered, Lowering
+from intonly.core.records import InputSpec, OutputSpec
+from intonly.core.spec import check
+from intonly.ops import OPS
+from intonly.steps.lower.fuse import fuse
+
+MODEL_LAYOUTS = {2: "NC", 3: "NCL", 4: "NCHW"}
+"""Axis letters of a model input of each rank."""
+
+
+def layout_perm(spec: InputSpec, rank: int) -> tuple[int, ...]:
+    """Return the permutation from the model's axes to the layout that callers hand in.
+
+    Raises:
+        InvalidGraphError: when the letters do not fit the model's axes.
+    """
+    if not spec.layout:
+        return tuple(range(rank))
+    letters = MODEL_LAYOUTS.get(rank, "")
+    if sorted(letters) != sorted(spec.layout):
+        raise InvalidGraphError(f"input {spec.name!r}: layout {spec.layout!r} does not fit its {rank} axes, a permutation of {letters!r} does")
+    return tuple(letters.index(c) for c in spec.layout)
+
+
+def lower(graph: Graph, specs: Sequence[InputSpec]) -> tuple[Graph, tuple[InputSpec, ...], tuple[OutputSpec, ...]]:
+    """Return the INTEGER graph, and the specs of its inputs and outputs.
+
+    Args:
+        graph: QUANTIZED.
+        specs: one for each input; those of dtype "float32" come back with the scale and zero point of the boundary.
+    """
+    low = Lowering(graph)
+    by_name: Mapping[str, InputSpec] = {spec.name: spec for spec in specs}
+    inputs = tuple(_input(low, by_name[name]) for name in graph.inputs)
+    for node in graph.nodes:
+        low.origin = node.origin
+        operands = [low.lowered.get(name) if name else None for name in node.inputs]
+        try:
+            low.lowered[node.output] = OPS[node.op].lower(node, operands, low)
+        except LoweringError as error:
+            if error.origin:
+                raise
+            raise LoweringError(f"{node.origin} ({node.op}): {error}", origin=node.origin) from None
+    low.origin = "output"
+    outputs = [low.plain(low.lowered[name]) for name in graph.outputs]
+    names = [_unaliased(low, x, set(graph.inputs)) for x in outputs]
+    specs_out = tuple(OutputSpec(name, float(x.scale), x.zero) for name, x in zip(graph.outputs, outputs, strict=True))
+    integer = _renamed(fuse(low.integer_graph(names, graph.inputs)), dict(zip(names, graph.outputs, strict=True)))
+    check(integer)
+    return integer, inputs, specs_out
+
+
+def _input(low: Lowering, spec: InputSpec) -> InputSpec:
+    value = low.graph.values[spec.name]
+    qparams = value.qparams
+    if qparams is None:
+        raise InvalidGraphError(f"input {spec.name!r} is not quantized")
+    perm = layout_perm(spec, len(value.shape))
+    low.values[spec.name] = Value(tuple(value.shape[p] for p in perm), qparams.format)
+    low.lowered[spec.name] = Lowered(spec.name, value.shape, perm, qparams.scale, qparams.zero_point, qparams.axis)
+    if spec.dtype != "float32":
+        return spec
+    return replace(spec, scale=float(qparams.scale), zero_point=int(qparams.zero_point))
+
+
+def _unaliased(low: Lowering, x: Lowered, taken: set[str]) -> str:
+    """Return a value name of its own for an output: an input, or the same value twice, is copied by a reshape."""
+    name = x.name
+    if name in taken:
+        name = low.emit("reshape", [name], {"shape": tuple(0 for _ in x.shape)})
+    taken.add(name)
+    return name
+
+
+def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """Return `graph` with outputs called as in the model."""
+    taken = {old: new for old, new in names.items() if old != new}
+    clash = {new: f"{new}.inner" for new in taken.values() if new in graph.values and new not in names}
+    table = {**clash, **taken}
+
+    def rename(name: str) -> str:
+        return table.get(name, name)
+
+    return Graph(
+        graph.name,
+        Stage.INTEGER,
+        tuple(rename(n) for n in graph.inputs),
+        tuple(rename(n) for n in graph.outputs),
+        tuple(replace(n, inputs=tuple(map(rename, n.inputs)), outputs=tuple(map(rename, n.outputs))) for n in graph.nodes),
+        {rename(k): v for k, v in graph.values.items()},
+        {rename(k): np.asarray(v) for k, v in graph.params.items()},
+    )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one bridge to PyTorch: run a FLOAT or QUANTIZED graph on tensors.
+
+A QUANTIZED graph runs in simulated quantization: parameters with QParams are dequantized, and values with QParams are
+rounded to their grid as the law rounds (ties up). Reported accuracy comes from the integers, never from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from intonly.core.graph import Graph
+from intonly.core.number_format import QParams
+from intonly.ops import OPS
+
+Observer = Callable[[str, torch.Tensor], "torch.Tensor | None"]
+
+
+def fake_quantize(x: torch.Tensor, qparams: QParams) -> torch.Tensor:
+    """Return `x` on the grid of `qparams`, same shape and type: real in, real out."""
+    if qparams.format.levels is not None:
+        array = qparams.dequantize(qparams.quantize(x.detach().cpu().numpy()))
+        return torch.from_numpy(array).to(x)
+    scale, zero = (torch.as_tensor(a, dtype=torch.float64, device=x.device) for a in (qparams.scale, qparams.zero_point))
+    if qparams.axis is not None and scale.ndim + zero.ndim:
+        shape = [1] * x.ndim
+        shape[qparams.axis] = -1
+        scale, zero = (t.reshape(shape) if t.ndim else t for t in (scale, zero))
+    if x.dtype != torch.float64:
+        scale, zero = scale.to(x.dtype), zero.to(x.dtype)
+    codes = torch.floor(x / scale + 0.5) + zero
+    return (codes.clamp(qparams.format.qmin, qparams.format.qmax) - zero) * scale
+
+
+class TorchRunner:
+    """Runs one graph; parameters are converted once. `device` and `dtype` follow the caller's wish."""
+
+    def __init__(self, graph: Graph, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.graph = graph
+        self.device, self.dtype = torch.device(device), dtype
+        self.params = {name: self.tensor_of(name, array) for name, array in graph.params.items()}
+        self._last_use: dict[str, int] = {}
+        for i, node in enumerate(graph.nodes):
+            self._last_use.update(dict.fromkeys(node.inputs, i))
+
+    def tensor_of(self, name: str, array: np.ndarray[Any, Any]) -> torch.Tensor:
+        """Return a parameter as the reals it stands for; index constants stay integers."""
+        qparams = self.graph.values[name].qparams
+        if qparams is not None:
+            array = qparams.dequantize(array)
+        elif array.dtype.kind in "iub":
+            return torch.from_numpy(np.array(array)).to(self.device)
+        return torch.from_numpy(np.array(array)).to(self.device, self.dtype)
+
+    def run(self, inputs: Mapping[str, Any], observe: Observer | None = None, until: str | None = None) -> dict[str, torch.Tensor]:
+        """Return the output tensors by name.
+
+        Args:
+            inputs: arrays or tensors by input name.
+            observe: called with (name, tensor) for inputs and for each value a node makes, after its rounding; a
+                returned tensor replaces the value.
+            until: stop after this value is made and return it alone.
+        """
+        live: dict[str, torch.Tensor] = dict(self.params)
+        for name in self.graph.inputs:
+            x = torch.as_tensor(inputs[name]).to(self.device)
+            live[name] = self._settle(name, x.to(self.dtype) if x.dtype.is_floating_point or x.dtype == torch.uint8 else x, observe)
+        if until in live:
+            return {until: live[until]}
+        for i, node in enumerate(self.graph.nodes):
+            operands = [live[name] if name else None for name in node.inputs]
+            made = OPS[node.op].run_torch(node, operands)
+            live[node.output] = self._settle(node.output, made, observe)
+            if until == node.output:
+                return {until: live[until]}
+            for name in node.inputs:
+                if name and self._last_use[name] == i and name not in self.graph.outputs and name not in self.params:
+                    live.pop(name, None)
+        return {name: live[name] for name in self.graph.outputs}
+
+    def _settle(self, name: str, x: torch.Tensor, observe: Observer | None) -> torch.Tensor:
+        qparams = self.graph.values[name].qparams
+        if qparams is not None:
+            x = fake_quantize(x, qparams)
+        if observe is not None:
+            replaced = observe(name, x)
+            x = x if replaced is None else replaced
+        return x
