@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+\s+(.+?)\s*$", re.MULTILINE)
-CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`[^`\n]*`")
 
 
 def pages() -> list[Path]:
@@ -21,14 +22,14 @@ def pages() -> list[Path]:
 
 def anchors(text: str) -> set[str]:
     """Return the anchors of a page's headings, as GitHub spells them."""
-    found = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)))
-    return {heading.replace(" ", "-") for heading in found}
+    found = HEADING.findall(BLOCK.sub("", text))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def broken_links(page: Path) -> list[str]:
     """Return one line for each relative link of `page` that leads nowhere."""
     problems = []
-    for link in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+    for link in LINK.findall(SPAN.sub("", BLOCK.sub("", page.read_text(encoding="utf-8")))):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
@@ -45,7 +46,7 @@ def main() -> int:
     found = pages()
     for page in found:
         title = HEADING.search(page.read_text(encoding="utf-8"))
-        print(f"{page.relative_to(ROOT)}: {title.group(1) if title else 'no title'}")
+        print(f"{page.relative_to(ROOT)}{': ' + title.group(1) if title else ''}")
     problems = [problem for page in found for problem in broken_links(page)]
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -27,7 +27,7 @@ using Shape = std::vector<size_t>;
 
 [[noreturn]] void fail(const std::string &message) {
     nb::object kind = nb::module_::import_("intonly.core.errors").attr("BackendError");
-    nb::object error = kind(message, "backend"_a = "native");
+    nb::object error = kind(message.c_str(), "backend"_a = "native");
     PyErr_SetObject(kind.ptr(), error.ptr());
     throw nb::python_error();
 }
@@ -102,9 +102,11 @@ template <typename T> struct Result {
     }
 };
 
-void check(intonly_status status, const std::string &what) {
-    if (status != INTONLY_OK) fail(what + ": " + intonly_status_text(status));
+void check(intonly_status status, const std::string &rule) {
+    if (status != INTONLY_OK) fail(rule + " (" + intonly_status_text(status) + ")");
 }
+
+std::string limits(int qmin, int qmax) { return std::to_string(qmin) + ".." + std::to_string(qmax); }
 
 // How per-channel constants lie against the rows and channels of an operand.
 struct Layout {
@@ -152,7 +154,7 @@ nb::object requantized(const intonly_rescale &rescale, Operand x, Operand residu
         status = intonly_requantize(&rescale, x.data, x.type, residual.data, residual.type, rows, channels,
                                     result.owned.get(), type);
     }
-    check(status, "requantize needs |multiplier| 0 or in [2^30, 2^31), shift 1..62 and zero_point above -2^31");
+    check(status, "requantize: |multiplier| must be 0 or in [2^30, 2^31), shift in 1..62, zero_point above -2^31");
     return result.array(shape);
 }
 
@@ -210,7 +212,7 @@ nb::object floor_div(const Array &a, const Array &b) {
         nb::gil_scoped_release release;
         status = intonly_floor_div(dividends, a.size(), divisors, b.size(), result.owned.get());
     }
-    check(status, "floor_div");
+    check(status, "floor_div: every entry of b must be 1 or more");
     return result.array(shape_of(a));
 }
 
@@ -222,7 +224,7 @@ nb::object isqrt(const Array &a) {
         nb::gil_scoped_release release;
         status = intonly_isqrt(radicands, a.size(), result.owned.get());
     }
-    check(status, "isqrt");
+    check(status, "isqrt: every entry of a must be 0 or more");
     return result.array(shape_of(a));
 }
 
@@ -230,8 +232,8 @@ void check_format(const char *what, int bits, int qmin, int qmax) {
     const bool fits = bits >= 1 && bits <= 8 && qmin <= qmax &&
                       (qmin >= 0 ? qmax < 1 << bits : qmin >= -(1 << (bits - 1)) && qmax < 1 << (bits - 1));
     if (!fits)
-        fail(std::string(what) + ": limits " + std::to_string(qmin) + ".." + std::to_string(qmax) + " do not fit in " +
-             std::to_string(bits) + " bits; the native packing knows 1 to 8");
+        fail(std::string(what) + ": limits " + limits(qmin, qmax) + " do not fit in " + std::to_string(bits) +
+             " bits; the native packing knows 1 to 8");
 }
 
 nb::object pack(const Array &codes, int bits, int qmin, int qmax) {
@@ -249,7 +251,7 @@ nb::object pack(const Array &codes, int bits, int qmin, int qmax) {
         status = intonly_pack(static_cast<const uint8_t *>(data), codes.size(), static_cast<unsigned>(bits), qmin, qmax,
                               result.owned.get(), size);
     }
-    check(status, "pack");
+    check(status, "pack: every code must lie in " + limits(qmin, qmax));
     return result.array({size});
 }
 
@@ -262,7 +264,7 @@ nb::object unpacked(const uint8_t *data, size_t size, size_t count, int bits, in
         status = intonly_unpack(data, size, count, static_cast<unsigned>(bits), qmin, qmax,
                                 reinterpret_cast<uint8_t *>(result.owned.get()));
     }
-    check(status, "unpack");
+    check(status, "unpack: every stored code must lie in " + limits(qmin, qmax));
     return result.array({count});
 }
 

@@ -57,31 +57,28 @@ def load(
         if text.endswith(".pt2"):
             from intonly.steps.capture.torch_export import load_pt2
 
-            graph, pinned = load_pt2(text)
-            return _float_model(graph, pinned, inputs, note)
-        if not text.endswith(".onnx"):
-            model, example_inputs = _from_factory(text, example_inputs)
+            model = load_pt2(text)
+        elif not text.endswith(".onnx"):
+            model, example_inputs = from_factory(text, example_inputs)
             note = Note(source=text)
     if isinstance(model, (str, Path)) or type(model).__name__ == "ModelProto":
-        from intonly.steps.capture.onnx_import import capture_onnx, find_cut
+        from intonly.steps.capture.onnx_import import capture_onnx
 
-        cut: tuple[str, ...] = ()
-        if outputs == "auto":
-            cut = tuple(find_cut(model))
-            outputs = cut or None
-        elif outputs:
-            cut = tuple([outputs] if isinstance(outputs, str) else outputs)
-            outputs = cut
-        shapes = None if input_shapes is None else {k: tuple(v) for k, v in input_shapes.items()}
-        graph, pinned = capture_onnx(model, input_shapes=shapes, outputs=outputs)
-        return _float_model(graph, pinned, inputs, replace(note, cut=cut))
+        captured = capture_onnx(model, input_shapes=input_shapes, outputs=outputs)
+        cut = captured.graph.outputs if captured.cut or outputs not in (None, "auto") else ()
+        return _float_model(captured.graph, captured.pinned, inputs, replace(note, cut=cut))
     from intonly.steps.capture.torch_export import capture_torch
 
     graph, pinned = capture_torch(model, example_inputs)
     return _float_model(graph, pinned, inputs, note)
 
 
-def _from_factory(text: str, example_inputs: Any) -> tuple[Any, Any]:
+def from_factory(text: str, example_inputs: Any = None) -> tuple[Any, Any]:
+    """Return (model, example inputs) of `package.module:factory`; given example inputs go before the factory's own.
+
+    Raises:
+        DataError: when there is no such module or factory.
+    """
     module_name, _, factory = text.partition(":")
     if not factory:
         raise DataError(f"model {text!r}: expected a .onnx, .pt2 or .intonly file, or package.module:factory")
@@ -134,8 +131,10 @@ def quantize(
     if data is None:
         raise DataError("quantize needs calibration data: an .npz file, a folder of images, an array or a loader")
     report("capture", 0, 1)
+    if isinstance(model, str) and not model.endswith((".onnx", ".pt2", ".intonly")):
+        model, example_inputs = from_factory(model, example_inputs)
     if example_inputs is None and hasattr(model, "named_parameters"):
-        example_inputs = _example_from(data, inputs)
+        example_inputs = example_from(data, inputs)
     source = load(model, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
     if isinstance(source, QuantizedModel):
         raise DataError("this network is quantized already")
@@ -228,7 +227,7 @@ def _batches(dataset: Dataset, graph: Graph, specs: Sequence[InputSpec]) -> list
     return result
 
 
-def _example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> Any:
+def example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> Any:
     """Return example inputs for tracing a module, taken from the calibration data."""
     import torch
 
@@ -241,7 +240,7 @@ def _example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> 
     from intonly.data import model_units
     from intonly.steps.lower import layout_perm
 
-    result = []
+    result: list[torch.Tensor] = []
     for spec in named:
         x = sample.arrays[spec.name][:2]
         perm = layout_perm(spec, x.ndim)

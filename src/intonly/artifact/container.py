@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from intonly.artifact import strict_json as js
+from intonly.artifact.schema import MAX_RANK
 from intonly.core.errors import ArtifactError
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 8 << 20
-MAX_RANK = 8
 CHECKSUM = "checksum"
 CHECKSUM_BYTES = 32
 DTYPE_BYTES = {"I8": 1, "U8": 1, "I16": 2, "U16": 2}
@@ -54,13 +54,13 @@ def seal(metadata: Mapping[str, str], tensors: Sequence[Tensor]) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-def unseal(data: bytes | memoryview) -> tuple[dict[str, str], list[Tensor]]:
+def unseal(data: bytes | bytearray | memoryview) -> tuple[dict[str, str], list[Tensor]]:
     """Return (metadata without the format version, tensors without the checksum) of a file made by `seal`.
 
     Raises:
         ArtifactError: when the bytes are no `.intonly` file, of an unknown version, damaged, or inconsistent.
     """
-    view = memoryview(data)
+    view = memoryview(data).cast("B")
     length = int.from_bytes(view[:8], "little")
     if len(view) < 8 + len(_PREFIX) or not bytes(view[8 : 8 + len(_PREFIX)]) == _PREFIX.encode():
         raise ArtifactError("is no .intonly file")
@@ -69,7 +69,9 @@ def unseal(data: bytes | memoryview) -> tuple[dict[str, str], list[Tensor]]:
     version = _VERSION.match(bytes(view[8 : 8 + len(_PREFIX) + 16]))
     if version is None or int(version[1]) != FORMAT_VERSION:
         found = int(version[1]) if version else "unknown"
-        raise ArtifactError(f"has format version {found}; this version of intonly reads {FORMAT_VERSION}. Update intonly, or make the file again")
+        raise ArtifactError(
+            f"has format version {found}; this version of intonly reads {FORMAT_VERSION}. Update intonly, or make the file again"
+        )
     if hashlib.sha256(view[:-CHECKSUM_BYTES]).digest() != view[-CHECKSUM_BYTES:]:
         raise ArtifactError("is damaged: its checksum does not fit its content; copy it again, or make it again")
     try:

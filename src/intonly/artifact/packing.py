@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from intonly.artifact import strict_json as js
 from intonly.artifact.container import CHECKSUM, FLOAT_DTYPES, Tensor
-from intonly.core.errors import ArtifactError, UnsupportedFormatError, VerificationError
+from intonly.core.errors import ArtifactError, UnsupportedFormatError
 from intonly.core.number_format import INT64, NumberFormat, uniform
 
 Array = npt.NDArray[Any]
@@ -138,6 +138,11 @@ class FileReader:
         self._small = memoryview(last.data if last is not None else b"")
         self._next, self._at, self._count = 0, 0, 0
 
+    @property
+    def next_is_float(self) -> bool:
+        """Whether the next large parameter is stored as real numbers."""
+        return self._next < len(self._large) and self._large[self._next].dtype in FLOAT_DTYPES
+
     def param(self, what: str, fmt: NumberFormat, shape: tuple[int, ...], record: list[Any]) -> Array:
         """Return the codes of a parameter, in `fmt.dtype`; `record` is what `FileStore.param` returned."""
         if record:
@@ -149,8 +154,6 @@ class FileReader:
             raise ArtifactError(f"{what}: its tensor is missing")
         tensor = self._large[self._next]
         self._next += 1
-        if tensor.dtype in FLOAT_DTYPES:
-            raise VerificationError([(what, f"is stored as {tensor.dtype}; the integer stage knows integers only")])
         if (tensor.dtype, tensor.shape) != tensor_type(fmt, shape):
             raise ArtifactError(f"{what}: tensor {tensor.name!r:.80} is {tensor.dtype} {tensor.shape}, expected {tensor_type(fmt, shape)}")
         return unpack(fmt, tensor.data, math.prod(shape), what).reshape(shape)

@@ -69,15 +69,16 @@ class Rescale:
         shape = self.multiplier.shape
         if self.shift.shape != shape or not (len(shape) <= 1 or (len(shape) == 3 and shape[-1] == 1)):
             raise LoweringError(f"rescale: multiplier {shape} and shift {self.shift.shape} need one shape: (), (C,) or (H, W, 1)")
-        if self.x_zero.ndim > 1 or np.max(np.abs(self.x_zero), initial=0) >= INT32_LIMIT or abs(self.residual_zero) >= INT32_LIMIT:
-            raise LoweringError("rescale: x_zero is () or (C,), and both operand zero points fit in int32")
+        zeros = [self.zero_point, self.residual_zero, *self.x_zero.reshape(-1).tolist()]
+        if self.x_zero.ndim > 1 or not -INT32_LIMIT <= min(zeros) <= max(zeros) < INT32_LIMIT:
+            raise LoweringError("rescale: every zero point must fit in int32, and x_zero be () or (C,)")
         in_range = (largest == 0) | ((largest >= 1 << 30) & (largest < 1 << 31))
         if not in_range.all():
             raise LoweringError(f"rescale: |multiplier| must be 0 or in [2^30, 2^31), got {largest[~in_range].flat[0]}")
         if self.shift.size and (self.shift.min() < MIN_SHIFT or self.shift.max() > MAX_SHIFT):
             raise LoweringError(f"rescale: shift must be 1..62, got {self.shift.min()}..{self.shift.max()}")
-        if not -INT32_LIMIT <= self.lo <= self.hi < INT32_LIMIT or abs(self.zero_point) >= INT32_LIMIT:
-            raise LoweringError(f"rescale: limits {self.lo}..{self.hi} and zero point {self.zero_point} must fit in int32")
+        if not -INT32_LIMIT <= self.lo <= self.hi < INT32_LIMIT:
+            raise LoweringError(f"rescale: limits {self.lo}..{self.hi} must be in order and fit in int32")
 
     @staticmethod
     def from_real(
@@ -92,8 +93,8 @@ class Rescale:
     ) -> Rescale:
         """Return the rescale nearest to the real `factor` (output steps per input step), () or (C,) or (H, W, 1).
 
-        A factor below 2^-32 becomes 0, which is what it rounds an int32 accumulator to. Exactness: the relative error
-        of the larger multiplier is at most 2^-31.
+        A factor that is below 2^-32 even in 31 bits becomes 0, which is what it rounds an int32 accumulator to.
+        Exactness: the relative error of the larger multiplier is at most 2^-31.
 
         Raises:
             LoweringError: when a factor is not finite or is 2^30 or more.

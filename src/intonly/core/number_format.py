@@ -158,7 +158,8 @@ class NumberFormat:
             bits = np.unpackbits(packed, count=count * self.bits, bitorder="little").reshape(count, self.bits)
             codes = bits.astype(np.int64) @ (np.int64(1) << np.arange(self.bits, dtype=np.int64))
             if self.signed:
-                codes = np.where(codes >= 1 << (self.bits - 1), codes - (1 << self.bits), codes)
+                sign = 1 << (self.bits - 1)
+                codes = (codes ^ sign) - sign
         if codes.size and (codes.min() < self.qmin or codes.max() > self.qmax):
             raise UnsupportedFormatError(f"format {self.name!r}: a stored code lies outside {self.qmin}..{self.qmax}", format=self.name)
         return codes.astype(self.dtype)
@@ -179,11 +180,11 @@ class NumberFormat:
         keys = set(data) if isinstance(data, Mapping) else set()
         listed = data["levels"] if "levels" in keys else []
         ints = [data[k] for k in ("bits", "qmin", "qmax") if k in keys]
-        ints += listed if isinstance(listed, (list, tuple)) else [listed]
         if (
             keys not in ({"name", "bits", "qmin", "qmax"}, {"name", "bits", "levels"})
             or not isinstance(data["name"], str)
-            or not all(type(i) is int for i in ints)
+            or not isinstance(listed, (list, tuple))
+            or not all(type(i) is int for i in (*ints, *listed))
         ):
             raise UnsupportedFormatError(f"not a number format: {data!r:.200}")
         if "levels" in keys:

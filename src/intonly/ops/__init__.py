@@ -5,19 +5,31 @@ from __future__ import annotations
 
 from intonly.core.opspec import OpSpec
 from intonly.ops import (
+    adaptive_avg_pool2d,
     add,
+    avg_pool2d,
     batch_norm,
     clip,
+    concat,
     conv2d,
     conv_transpose2d,
+    gather,
     identity,
     layer_norm,
     linear,
     log_softmax,
     matmul,
+    max_pool2d,
+    mean,
     mul,
+    pad,
     prelu,
+    reshape,
+    resize_linear,
+    slice,
     softmax,
+    sum,
+    transpose,
     unary,
 )
 
@@ -36,6 +48,18 @@ MODULES = (
     prelu,
     softmax,
     unary,
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    concat,
+    gather,
+    max_pool2d,
+    mean,
+    pad,
+    reshape,
+    resize_linear,
+    slice,
+    sum,
+    transpose,
 )
 
 OPS: dict[str, OpSpec] = {module.SPEC.name: module.SPEC for module in MODULES}

@@ -49,7 +49,7 @@ def from_onnx(call: Call) -> str:
             if limit is None:
                 call.refuse("Clip with limits that are computed at run time")
                 raise AssertionError
-            limits[k - 1] = float(limit)
+            limits[k - 1] = float(limit.item())
     return call.emit("clip", call.inputs[:1], {"lo": limits[0], "hi": limits[1]})
 
 

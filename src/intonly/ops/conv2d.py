@@ -87,14 +87,14 @@ def _emit(call: Call, attrs: dict[str, Any], transposed: bool = False) -> str:
     """Emit a convolution of one or two spatial axes; one axis goes through height 1."""
     x, w = call.inputs[0], call.inputs[1]
     rank = len(call.shape(x)) - 2
-    if rank == 2:
-        return call.emit("conv2d", list(call.inputs), attrs)
-    if rank != 1 or transposed:
-        call.refuse(f"convolution over {rank} axes; intonly knows one and two")
     weight = call.constant(w)
     if weight is None:
         call.refuse("the weight is computed at run time; intonly needs constant convolution weights")
         raise AssertionError
+    if rank == 2:
+        return call.emit("conv2d", list(call.inputs), attrs)
+    if rank != 1 or transposed:
+        call.refuse(f"convolution over {rank} axes; intonly knows one and two")
     image = call.emit("reshape", [x], {"shape": (0, 0, 1, -1)})
     wide = call.param(weight[:, :, None, :], "weight")
     y = call.emit("conv2d", [image, wide, *call.inputs[2:]], attrs)

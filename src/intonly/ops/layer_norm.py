@@ -19,8 +19,8 @@ from intonly.ops.fixed_point import affine, binary, per_tensor, scalar
 INPUT_BITS = 16
 SQUARE_LIMIT_BITS = 61
 """Everything under the root stays below 2^62, the operand of the division too."""
-RESULT_BITS = 30
-"""The normalized value with its fraction stays below 2^30."""
+RESULT_BITS = 23
+"""The normalized value with its fraction stays below 2^23: as fine as the 16-bit constants of the rescale that follows."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     With n elements in a row, u = n * x - sum(x) and D = sqrt(n * sum(x^2) - sum(x)^2 + n^2 * eps), both exact multiples
     of n, the normalized value is u / D; no mean is ever rounded.
 
-    Exactness: |result - layer_norm| <= scale / 2 + |weight| * (|t| / (2^root_bits * D) + 2^-result_bits), t the normalized
-    value, against the exact layer norm of the dequantized input, where the output's range holds it.
+    Exactness: |result - layer_norm| <= scale / 2 + |weight| * (|t| / (2^root_bits * D) + 1.01 * 2^-result_bits) +
+    |bias| * 2^-22, t the normalized value, against the exact layer norm of the dequantized input, where the output's
+    range holds it.
     """
     x = per_tensor(inputs[0], node)
     fmt = low.format_of(x)
@@ -155,6 +156,7 @@ SPEC = OpSpec(
     lower,
     from_torch={"layer_norm": from_torch},
     from_onnx={"LayerNormalization": from_onnx},
+    input_bits=INPUT_BITS,
     examples=(
         Example([(2, 5, 16), (16,), (16,)], {"axis": 2, "eps": 1e-5}, _params(16)),
         Example([(2, 6, 4, 4), (6,), (6,)], {"axis": 1, "eps": 1e-6}, _params(6)),

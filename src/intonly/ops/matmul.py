@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from intonly.core.graph import Node, Shape, Value, broadcast_shapes, element_count
+from intonly.core.errors import InvalidGraphError
+from intonly.core.graph import Node, Shape, Value, broadcast_shapes, element_count, shape_text
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import INT32
 from intonly.core.opspec import Call, Example, OpSpec
@@ -19,7 +20,7 @@ def infer(node: Node, inputs: Sequence[Value]) -> Shape:
     """Shape rule."""
     a, b = inputs[0].shape, inputs[1].shape
     if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
-        raise ValueError(f"{node.origin} (matmul): shapes {a} and {b} do not multiply")
+        raise InvalidGraphError(f"{node.origin} (matmul): shapes {shape_text(a)} and {shape_text(b)} do not multiply", origin=node.origin)
     return (*broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
 
 

@@ -48,7 +48,7 @@ def from_torch(call: Call) -> str:
 
 def with_indices(call: Call) -> Sequence[str]:
     """aten max_pool2d_with_indices; the indices are not available."""
-    return [emit(call, w.torch_windows(call)), ""]
+    return [emit(call, w.torch_windows(call))]
 
 
 def adaptive(call: Call) -> Sequence[str]:
@@ -56,7 +56,7 @@ def adaptive(call: Call) -> Sequence[str]:
     rows, columns = w.adaptive_ranges(call)
     windows = w.regular(rows, columns)
     if windows is not None:
-        return [emit(call, windows), ""]
+        return [emit(call, windows)]
     flat = len(call.shape(call.inputs[0])) == 3
     x = call.emit("reshape", call.inputs[:1], {"shape": (0, 0, 1, -1)}) if flat else call.inputs[0]
     kernel = []
@@ -67,7 +67,7 @@ def adaptive(call: Call) -> Sequence[str]:
         kernel.append(longest)
     attrs = {"kernel": tuple(kernel), "strides": tuple(kernel), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
     y = call.emit("max_pool2d", [x], attrs)
-    return [call.emit("reshape", [y], {"shape": (0, 0, -1)}) if flat else y, ""]
+    return [call.emit("reshape", [y], {"shape": (0, 0, -1)}) if flat else y]
 
 
 def from_onnx(call: Call) -> str:

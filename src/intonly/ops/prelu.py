@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from intonly.core.graph import Node, Shape, Value, broadcast_shapes
+from intonly.core.errors import InvalidGraphError
+from intonly.core.graph import Node, Shape, Value, broadcast_shapes, shape_text
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.opspec import Call, Example, OpSpec, constant_input
 from intonly.ops.fixed_point import per_tensor
@@ -19,8 +20,12 @@ from intonly.ops.mul import constant_codes, product
 def infer(node: Node, inputs: Sequence[Value]) -> Shape:
     """Shape rule: that of the input, to which the slope must broadcast."""
     x, slope = inputs[0].shape, inputs[1].shape
-    if broadcast_shapes(x, slope) != x:
-        raise ValueError(f"{node.origin} (prelu): slope {slope} does not broadcast to input {x}")
+    try:
+        fits = broadcast_shapes(x, slope) == x
+    except ValueError:
+        fits = False
+    if not fits:
+        raise InvalidGraphError(f"{node.origin} (prelu): slope {shape_text(slope)} does not broadcast to input {shape_text(x)}", origin=node.origin)
     return x
 
 

@@ -116,13 +116,13 @@ def emit(call: Call, name: str, new: Sequence[Any]) -> str:
 
 
 def from_torch(call: Call) -> str:
-    """aten view, reshape, and the forms that take the shape from another tensor."""
+    """aten view and reshape, and the forms that take the shape from another tensor; 0 keeps an axis."""
     if len(call.inputs) > 1:
         return emit(call, call.inputs[0], call.shape(call.inputs[1]))
     new = call.args.get("size", call.args.get("shape"))
     if new is None:
         call.refuse("a view as another data type")
-    return emit(call, call.inputs[0], new)
+    return emit(call, call.inputs[0], _kept(call.shape(call.inputs[0]), new))
 
 
 def flatten(call: Call) -> str:
@@ -173,14 +173,18 @@ def onnx_reshape(call: Call) -> str:
     old = call.shape(call.inputs[0])
     new = list(np.asarray(shape, object))
     if not call.args.get("allowzero", 0):
-        if any(_equals(d, 0) and i >= len(old) for i, d in enumerate(new)):
+        if any(_is_zero(d) and i >= len(old) for i, d in enumerate(new)):
             call.refuse(f"shape {new} keeps an axis that {shape_text(old)} does not have")
-        new = [old[i] if _equals(d, 0) else d for i, d in enumerate(new)]
+        new = _kept(old, new)
     return emit(call, call.inputs[0], new)
 
 
-def _equals(d: Any, number: int) -> bool:
-    return isinstance(d, (int, np.integer)) and int(d) == number
+def _kept(old: Shape, new: Sequence[Any]) -> list[Any]:
+    return [old[i] if _is_zero(d) else d for i, d in enumerate(new)]
+
+
+def _is_zero(d: Any) -> bool:
+    return isinstance(d, (int, np.integer)) and int(d) == 0
 
 
 def onnx_flatten(call: Call) -> str:

@@ -17,17 +17,16 @@ from intonly.ops import reshape
 from intonly.ops.moving import computed, one_unit, settled
 
 WHOLE = (0, -1, 1)
-"""(start, stop, step) that keeps a symbolic axis."""
+"""(start, stop, step) that keeps an axis, symbolic ones too."""
 
 
 def infer(node: Node, inputs: Sequence[Value]) -> Shape:
-    """Shape rule: starts, stops, steps have one entry an axis, 0 <= start < stop <= extent; a symbolic axis stays whole."""
+    """Shape rule: starts, stops, steps have one entry an axis, 0 <= start < stop <= extent, or (0, -1, 1) for all of it."""
     shape: list[int | Dim] = []
-    for d, *cut in zip(inputs[0].shape, node.attrs["starts"], node.attrs["stops"], node.attrs["steps"], strict=True):
-        if isinstance(d, Dim) and tuple(cut) == WHOLE:
+    for d, start, stop, step in zip(inputs[0].shape, node.attrs["starts"], node.attrs["stops"], node.attrs["steps"], strict=True):
+        if (start, stop, step) == WHOLE:
             shape.append(d)
             continue
-        start, stop, step = cut
         if not (0 <= start < stop <= (d.min if isinstance(d, Dim) else d) and step >= 1):
             raise InvalidGraphError(f"{node.origin} (slice): {start}:{stop}:{step} does not fit {shape_text(inputs[0].shape)}", origin=node.origin)
         shape.append((stop - start + step - 1) // step)
@@ -47,6 +46,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     if x.axis is not None and shape[x.axis] != x.shape[x.axis]:
         x = one_unit(x, node, low)
     attrs = {key: tuple(node.attrs[key][p] for p in x.perm) for key in ("starts", "stops", "steps")}
+    attrs["stops"] = tuple(x.shape[p] if stop == -1 and not isinstance(x.shape[p], Dim) else stop for p, stop in zip(x.perm, attrs["stops"], strict=True))
     return settled(replace(x, name=low.emit("slice", [x.name], attrs), shape=shape), node, low)
 
 
@@ -56,10 +56,9 @@ def emit(call: Call, name: str, cuts: dict[int, tuple[int, int, int]]) -> str:
     Args:
         cuts: axis -> (start, stop, step), 0 <= start < stop, step >= 1; axes left out stay whole.
     """
-    shape = call.shape(name)
-    full = [WHOLE if isinstance(d, Dim) else (0, d, 1) for d in shape]
-    wanted = [cuts.get(axis, whole) for axis, whole in enumerate(full)]
-    if wanted == full:
+    extents = call.shape(name)
+    wanted = [WHOLE if cuts.get(axis, WHOLE) == (0, d, 1) else cuts.get(axis, WHOLE) for axis, d in enumerate(extents)]
+    if all(w == WHOLE for w in wanted):
         return name
     starts, stops, steps = zip(*wanted, strict=True)
     return call.emit("slice", [name], {"starts": starts, "stops": stops, "steps": steps})
@@ -142,6 +141,16 @@ def chunk(call: Call) -> Sequence[str]:
     return pieces(call, call.inputs[0], axis, _steps(extent, -(-extent // call.args["chunks"])))
 
 
+def tensor_split(call: Call) -> Sequence[str]:
+    """aten tensor_split: a number of pieces, the first ones longer by one, or the places to cut at."""
+    axis, extent = _axis(call)
+    if isinstance(call.args.get("sections"), int):
+        count = call.args["sections"]
+        return pieces(call, call.inputs[0], axis, [extent // count + (i < extent % count) for i in range(count)])
+    places = [0, *(slice(None, i).indices(extent)[1] for i in call.args["indices"]), extent]
+    return pieces(call, call.inputs[0], axis, np.diff(places).tolist())
+
+
 def unbind(call: Call) -> Sequence[str]:
     """aten unbind: every entry of an axis, without the axis."""
     axis, extent = _axis(call)
@@ -199,6 +208,8 @@ def onnx_split(call: Call) -> Sequence[str]:
         if count is None:
             call.refuse("neither sizes nor a number of pieces are given")
         sizes = _steps(extent, -(-extent // int(count)))
+        if len(sizes) != count:
+            call.refuse(f"an axis of {extent} does not give {count} pieces")
     return pieces(call, call.inputs[0], axis, [int(s) for s in sizes])
 
 
@@ -214,12 +225,13 @@ SPEC = OpSpec(
         "split": split,
         "split_with_sizes": split,
         "chunk": chunk,
+        "tensor_split": tensor_split,
         "unbind": unbind,
     },
     from_onnx={"Slice": onnx_slice, "Split": onnx_split},
     shares_input=True,
     examples=(
-        Example([(2, 5, 6, 7)], {"starts": (0, 1, 0, 2), "stops": (2, 4, 6, 7), "steps": (1, 1, 1, 2)}),
-        Example([(2, 9)], {"starts": (0, 1), "stops": (2, 9), "steps": (1, 3)}),
+        Example([(2, 5, 6, 7)], {"starts": (0, 1, 0, 2), "stops": (-1, 4, 6, 7), "steps": (1, 1, 1, 2)}),
+        Example([(2, 9)], {"starts": (0, 1), "stops": (-1, 9), "steps": (1, 3)}),
     ),
 )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from intonly.core.graph import Dim, Shape
+from intonly.core.graph import Dim
 from intonly.core.opspec import Refusal
 
 Array = npt.NDArray[Any]
@@ -261,42 +261,3 @@ SYMBOLIC: dict[str, Callable[[list[Array | None], Mapping[str, Any]], Any]] = {
     "ReduceProd": _product,
 }
 """What may be computed with the free batch; everything else is refused by name."""
-
-
-def reshape_target(old: Shape, target: Array, allow_zero: bool) -> Array:
-    """Return the target of an ONNX Reshape by our convention: ints, 0 keeps the axis at that place, one -1 for the rest.
-
-    Args:
-        target: ints and Dims as the model computes them. Without Dims it is returned as it is.
-
-    Raises:
-        Refusal: when the batch is merged with another axis.
-    """
-    if target.dtype != object:
-        return target
-    entries: list[int | Dim] = [d if isinstance(d, Dim) else int(d) for d in np.ravel(target)]
-    if not allow_zero:
-        entries = [old[i] if isinstance(d, int) and d == 0 and i < len(old) else d for i, d in enumerate(entries)]
-    if -1 in entries:
-        left: list[int | Dim] = list(old)
-        rest = [d for d in entries if d != -1]
-        for symbol in [d for d in rest if isinstance(d, Dim)]:
-            if symbol not in left:
-                raise Refusal(OPEN_SIZE)
-            left.remove(symbol)
-        symbols = [d for d in left if isinstance(d, Dim)]
-        size = math.prod(d for d in left if isinstance(d, int))
-        part = math.prod(d for d in rest if isinstance(d, int))
-        if len(symbols) > 1 or part == 0 or size % part or (symbols and size != part):
-            raise Refusal(OPEN_SIZE)
-        entries[entries.index(-1)] = symbols[0] if symbols else size // part
-    result: list[int] = []
-    for i, d in enumerate(entries):
-        if isinstance(d, Dim):
-            kept = i < len(old) and old[i] == d
-            if not kept and -1 in result:
-                raise Refusal(OPEN_SIZE)
-            result.append(0 if kept else -1)
-        else:
-            result.append(int(d))
-    return np.asarray(result, np.int64)

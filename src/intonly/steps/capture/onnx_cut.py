@@ -35,9 +35,7 @@ class DataFlow:
     def __init__(self, nodes: Sequence[Any], data: AbstractSet[str]) -> None:
         self.nodes, self.data = nodes, data
         self.reads = [[name for name in dict.fromkeys(node.input) if name in data] for node in nodes]
-        self.weighted = [
-            node.op_type in WEIGHTED and any(name and name not in data for name in list(node.input)[1:]) for node in nodes
-        ]
+        self.weighted = [node.op_type in WEIGHTED and any(name and name not in data for name in list(node.input)[1:]) for node in nodes]
         self.maker = {name: i for i, node in enumerate(nodes) for name in node.output if name in data}
         self.parent: dict[str, str | None] = {}
         self.depth: dict[str, int] = {}

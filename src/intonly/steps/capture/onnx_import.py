@@ -61,7 +61,9 @@ def capture_onnx(
     """
     model = load_onnx(path_or_modelproto)
     is_auto = outputs is None or outputs == AUTO
-    wanted = model.outputs if outputs is None or outputs == AUTO else (outputs,) if isinstance(outputs, str) else tuple(dict.fromkeys(outputs))
+    wanted = (
+        model.outputs if outputs is None or outputs == AUTO else (outputs,) if isinstance(outputs, str) else tuple(dict.fromkeys(outputs))
+    )
     shapes = input_shapes or {}
     walk = Walk(model, wanted, shapes, batch_max)
     chosen = walk.cut() if is_auto else None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -126,8 +126,8 @@ def _tensors(graph: Any) -> Iterator[Any]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _tensors(inner)
+        for inner in inner_graphs(node):
+            yield from _tensors(inner)
 
 
 def _settle_external(proto: Any, path: Path | None, label: str) -> None:
@@ -144,7 +144,9 @@ def _settle_external(proto: Any, path: Path | None, label: str) -> None:
         folder = path.resolve().parent
         target = (folder / location).resolve()
         if not location or Path(location).is_absolute() or not target.is_relative_to(folder):
-            raise DataError(f"{label}: tensor {tensor.name!r} is stored in {location!r}, outside the model's folder; put it beside the model")
+            raise DataError(
+                f"{label}: tensor {tensor.name!r} is stored in {location!r}, outside the model's folder; put it beside the model"
+            )
         if not target.is_file():
             raise DataError(f"{label}: tensor {tensor.name!r} is stored in {location!r}, which is missing")
         try:
@@ -168,9 +170,7 @@ def _input(info: Any, label: str) -> tuple[str, tuple[int | str | None, ...] | N
     return info.name, tuple(int(d.dim_value) if d.dim_value > 0 else d.dim_param or None for d in tensor.shape.dim), dtype
 
 
-def input_shape(
-    name: str, extents: Sequence[int | str | None] | None, asked: Sequence[int | Dim | None] | None, batch_max: int
-) -> Shape:
+def input_shape(name: str, extents: Sequence[int | str | None] | None, asked: Sequence[int | Dim | None] | None, batch_max: int) -> Shape:
     """Return the shape of one graph input: what the file fixes, what the user asks, and a free batch.
 
     Args:
@@ -206,16 +206,24 @@ def input_shape(
     return tuple(shape)
 
 
+def inner_graphs(node: Any) -> list[Any]:
+    """Return the sub-graphs of a node."""
+    return [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else []), *a.graphs)]
+
+
+def all_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Yield nodes and those of their sub-graphs."""
+    for node in nodes:
+        yield node
+        for graph in inner_graphs(node):
+            yield from all_nodes(graph.node)
+
+
 def outer_reads(node: Any) -> set[str]:
     """Return every tensor name that the sub-graphs of a node read; empty when it has none."""
-    reads: set[str] = set()
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            reads.update(o.name for o in graph.output)
-            for inner in graph.node:
-                reads.update(inner.input)
-                reads |= outer_reads(inner)
-    return reads
+    graphs = inner_graphs(node)
+    reads = {o.name for graph in graphs for o in graph.output}
+    return reads.union(*(inner.input for graph in graphs for inner in all_nodes(graph.node)))
 
 
 def inferred_shapes(model: OnnxModel, inputs: Mapping[str, Shape]) -> dict[str, Shape]:

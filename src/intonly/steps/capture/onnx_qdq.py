@@ -62,7 +62,9 @@ def qparams_of(
         axis = int(args.get("axis", 1))
         axis = axis + rank if axis < 0 else axis
         if steps.ndim != 1 or not 0 <= axis < rank or (shape is not None and shape[axis] != steps.size):
-            raise Refusal(f"its {steps.size} scales do not run along axis {axis} of a value with {rank} axes; quantize per tensor or per channel")
+            raise Refusal(
+                f"its {steps.size} scales do not run along axis {axis} of a value with {rank} axes; quantize per tensor or per channel"
+            )
     try:
         return QParams(fmt, steps, zeros, axis)
     except UnsupportedFormatError as error:
@@ -134,7 +136,7 @@ def quantizer(values: FloatValues, operator: str, origin: str, operands: Sequenc
 def _integer_input(values: FloatValues, x: Computed, q: QParams, origin: str) -> Computed:
     """Spell out DequantizeLinear on integers that callers hand in: (x - zero_point) * scale."""
     builder = values.builder
-    if q.axis is not None or x.name not in builder.inputs or q.format.bits != 8:
+    if q.axis is not None or x.name not in builder.inputs or q.format.bits != 8 or x.dtype != q.format.dtype:
         raise Refusal("dequantizes a computed value; only 8-bit model inputs with one scale are supported")
     if "mul" not in OPS:
         raise Refusal("dequantizes a model input; cut the model behind it, so that it starts with reals")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from intonly.core.graph import Shape, Value
 from intonly.core.opspec import Importer, Refusal
 from intonly.ops import OPS
 from intonly.steps.capture.onnx_call import OnnxCall
-from intonly.steps.capture.onnx_constants import RANDOM, attributes, fold, reshape_target, size_array
+from intonly.steps.capture.onnx_constants import RANDOM, attributes, fold, size_array
 from intonly.steps.capture.onnx_cut import DataFlow, find_cut
-from intonly.steps.capture.onnx_model import DEFAULT_DOMAINS, OnnxModel, inferred_shapes, input_shape, outer_reads, tensor_array
+from intonly.steps.capture.onnx_model import DEFAULT_DOMAINS, OnnxModel, all_nodes, inferred_shapes, input_shape, outer_reads, tensor_array
 from intonly.steps.capture.onnx_qdq import MOVES, clipped_codes, clipped_format, format_of, moved_codes, quantizer, repinned
 from intonly.steps.capture.onnx_values import Binding, Codes, Computed, FloatValues, Known, Missing, reals_of
 
@@ -44,7 +43,8 @@ class Walk:
         self.importers: dict[str, Importer] = {name: importer for spec in OPS.values() for name, importer in spec.from_onnx.items()}
         self.bound: dict[str, Binding] = {name: Known(array, name) for name, array in model.constants.items()}
         self.unsupported: set[int] = set()
-        self._name_counts = Counter(node.name for node in model.nodes)
+        counts = Counter(node.name for node in all_nodes(model.nodes))
+        self._origins = {name for name, count in counts.items() if name and count == 1}
         self._inferred: dict[str, Shape] | None = None
         needed = self._needed()
         self._bind_inputs(shapes, batch_max, needed)
@@ -88,7 +88,10 @@ class Walk:
 
     def origin(self, node: Any) -> str:
         """Return the node's name in the user's model, or its first output where that is empty or not unique."""
-        return str(node.name) if node.name and self._name_counts[node.name] <= 1 else next((o for o in node.output if o), node.op_type)
+        if node.name in self._origins:
+            return str(node.name)
+        output = next((name for name in node.output if name), node.op_type)
+        return f"{output} ({node.op_type})" if output in self._origins else str(output)
 
     def cut(self) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         """Return (outputs, new ones) after post-processing is cut away, or None when no cut helps."""
@@ -104,7 +107,9 @@ class Walk:
         operator = node.op_type if standard else f"{node.domain}.{node.op_type}"
         for name in node.input:
             if name and name not in self.bound:
-                raise InvalidGraphError(f"{origin} ({operator}): reads {name!r}, which no earlier node makes; the model is damaged", origin=origin)
+                raise InvalidGraphError(
+                    f"{origin} ({operator}): reads {name!r}, which no earlier node makes; the model is damaged", origin=origin
+                )
         operands = [self.bound[name] if name else None for name in node.input]
         try:
             made = self._made(node, operator, origin, operands)
@@ -130,16 +135,9 @@ class Walk:
         known = [o for o in operands if o is None or isinstance(o, Known)]
         if len(known) == len(operands) and operator not in RANDOM and not outer_reads(node):
             return self._folded(node, operator, known)
-        if operator in WITHOUT_EFFECT and source is not None:
-            return [self._passed(operator, operands, source)]
-        if operator in SIZES and source is not None:
-            return [self._size(node, operator, reals_of(source))]
-        if operator == "Cast" and isinstance(source, Computed):
-            cast = self._cast(node, source)
-            if cast is not None:
-                return [cast]
-            if operator not in self.importers:
-                raise Refusal(f"a computed value changes from {source.dtype}, which is arithmetic; feed the model reals, or cut it here")
+        trivial = None if source is None else self._trivial(node, operator, operands, source)
+        if trivial is not None:
+            return [trivial]
         if any(isinstance(o, Codes) for o in operands):
             return self._on_codes(node, operator, origin, operands)
         return self._imported(node, operator, origin, operands)
@@ -182,11 +180,22 @@ class Walk:
             self._node(inner)
         return [self.bound[o.name] for o in branch.output]
 
-    def _passed(self, operator: str, operands: Sequence[Binding | None], source: Binding) -> Binding:
-        training = operands[2] if operator == "Dropout" and len(operands) > 2 else None
-        if training is not None and not (isinstance(training, Known) and not training.array.any()):
-            raise Refusal("it is in training mode; export the model in evaluation mode")
-        return source
+    def _trivial(self, node: Any, operator: str, operands: Sequence[Binding | None], source: Binding) -> Binding | None:
+        """Return the result of a node that computes nothing: it passes its input on, or tells its size."""
+        if operator in SIZES:
+            return self._size(node, operator, reals_of(source))
+        if operator == "Dropout" and len(operands) > 2 and operands[2] is not None:
+            training = operands[2]
+            if not isinstance(training, Known) or training.array.any():
+                raise Refusal("it is in training mode; export the model in evaluation mode")
+        if operator in WITHOUT_EFFECT:
+            return source
+        if operator != "Cast" or not isinstance(source, Computed):
+            return None
+        cast = self._cast(node, source)
+        if cast is None and operator not in self.importers:
+            raise Refusal(f"a computed value changes from {source.dtype}, which is arithmetic; feed the model reals, or cut it here")
+        return cast
 
     def _size(self, node: Any, operator: str, source: Computed) -> Known:
         shape = self.values.builder.values[source.name].shape
@@ -226,12 +235,9 @@ class Walk:
         importer = self.importers.get(operator)
         if importer is None:
             raise Refusal(HINTS.get(operator, NOT_KNOWN))
-        args, operands = attributes(node), list(operands)
+        args = attributes(node)
         if operator == "Split":
             args.setdefault("num_outputs", len(node.output))
-        if operator == "Reshape" and isinstance(operands[1], Known):
-            old = self.values.builder.values[reals_of(operands[0]).name].shape
-            operands[1] = replace(operands[1], array=reshape_target(old, operands[1].array, bool(args.get("allowzero", 0))))
         names = ["" if o is None else self.values.param(o) if isinstance(o, Known) else reals_of(o).name for o in operands]
         constants = {name: o for name, o in zip(names, operands, strict=True) if isinstance(o, Known)}
         opset = self.model.opsets.get("" if node.domain in DEFAULT_DOMAINS else node.domain, 0)

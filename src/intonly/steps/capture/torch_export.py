@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from intonly.core.errors import DataError, UnsupportedOpError
 from intonly.core.graph import Graph
 from intonly.core.number_format import QParams
-from intonly.steps.capture.pt2_file import load_pt2
+from intonly.steps.capture.torch_file import load_pt2
 from intonly.steps.capture.torch_graph import ProgramReader
 
 __all__ = ["capture_torch", "load_pt2"]
@@ -63,15 +63,15 @@ def capture_torch(
 def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batch_max: int) -> Graph:
     """Return the graph with a symbolic batch, or with the example's batch where the model or a graph cannot have one."""
     try:
-        reader = ProgramReader(_exported(module, examples, batch_max), name, batch_max)
-        reader.read()
-        if not reader.blocked_by_batch:
-            return reader.graph()
-        reason = f"{reader.builder.refusals[0][0]}: {reader.builder.refusals[0][2]}"
-    except UnsupportedOpError:
-        raise
-    except Exception as error:  # noqa: BLE001 - torch.export raises errors of many kinds for a batch it cannot free
+        program = _exported(module, examples, batch_max)
+    except Exception as error:  # noqa: BLE001 - torch.export has no common error for a batch that it cannot free
         reason = f"torch.export: {_first_line(error)}"
+    else:
+        reader = ProgramReader(program, name, batch_max)
+        reader.read()
+        if not reader.batch_problem:
+            return reader.graph()
+        reason = reader.batch_problem
     try:
         fixed = _exported(module, examples, None)
     except Exception as error:
@@ -125,10 +125,10 @@ def _exported(module: torch.nn.Module, examples: Examples, batch_max: int | None
     dynamic = None
     if batch_max is not None:
         examples, batch = _at_least_two(examples), torch.export.Dim("N", min=1, max=batch_max)
-        shapes = torch.export.ShapesCollection()
+        shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
         for value in _batched(examples):
             shapes[value] = {0: batch}
-        dynamic = shapes.dynamic_shapes(module, *examples)
+        dynamic = shapes.dynamic_shapes(module, *examples)  # type: ignore[no-untyped-call]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(module, examples[0], examples[1], strict=False, dynamic_shapes=dynamic)

@@ -27,14 +27,21 @@ from intonly.steps.capture.torch_symbols import SCALARS, expand_convention, resh
 SHAPE_ARGUMENTS = {"view": "size", "_unsafe_view": "size", "reshape": "shape", "expand": "size"}
 """Arguments that are given to importers in the words of our operators instead of torch's."""
 
-BROADCASTING = {"add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "maximum", "minimum", "where", "masked_fill", "scaled_dot_product_attention"}
+BROADCASTING = {"add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "maximum", "minimum", "where", "masked_fill"}
+BROADCASTING |= {"scaled_dot_product_attention", "cat", "concat", "concatenate"}
 """Operators for which a constant need not be repeated over the batch: they repeat it themselves."""
 
 UNKNOWN_HINT = "intonly has no such operator; rewrite the layer with operators it has, or leave it out of the captured model"
+HINTS = {
+    "wrap_with_autocast": "mixed precision inside the model; remove torch.autocast, capture works in float32",
+    "cond": "control flow that depends on data; compute both branches or fix the choice",
+    "while_loop": "a loop whose length depends on data; fix the number of rounds",
+}
 RANDOM_HINT = "random numbers at run time; export the model in eval mode (model.eval())"
 TRAINING_HINT = "the program was exported in training mode; call model.eval() before torch.export"
 STATE_HINT = "the model writes to a parameter or buffer at every call; a network with state is not supported"
 HAZARD_HINT = "writes in place to a tensor that is read later through another view; write y = f(x) instead"
+INTEGER_HINT = "the input is {}, and only real-valued inputs are supported; capture the part of the model behind its embedding or cast"
 BATCH_HINT = "the shape is computed from the batch size in a way a graph cannot hold; export the model with a fixed batch"
 
 
@@ -87,7 +94,7 @@ class ProgramReader:
     """Turns one exported program into a graph: `read`, then `graph`.
 
     Fields:
-        blocked_by_batch: something was refused that a fixed batch may allow.
+        batch_problem: what was refused first that a fixed batch may allow, "" when nothing was.
     """
 
     def __init__(self, exported: ExportedProgram, name: str, batch_max: int) -> None:
@@ -97,7 +104,7 @@ class ProgramReader:
         self.importers: dict[str, Importer] = {k: f for spec in OPS.values() for k, f in spec.from_torch.items()}
         self.values: dict[FxNode, Any] = {}
         self.guessed: set[str] = set()
-        self.blocked_by_batch = False
+        self.batch_problem = ""
 
     def read(self) -> None:
         """Walk the program; refusals are collected in the builder."""
@@ -130,20 +137,19 @@ class ProgramReader:
     # -- inputs and constants ---------------------------------------------------------------------------------------
 
     def _read_input(self, node: FxNode) -> None:
-        value, target = node.meta.get("val"), self.program.inputs[node.name].target or ""
-        exported = self.program.exported
+        value, spec, exported = node.meta.get("val"), self.program.inputs[node], self.program.exported
         if not isinstance(value, torch.Tensor):
             return
+        name, target = spec.arg.name, spec.target or ""
         if self.program.is_constant_input(node):
             tensor = exported.state_dict[target] if target in exported.state_dict else exported.constants[target]
             self.values[node] = Constant(tensor, target, stored=True)
             return
         if None in self.symbols.shape(value.shape):
-            self._refuse(node.name, "input", f"its shape {tuple(value.shape)} couples extents; give every axis a size or a Dim of its own")
+            self._refuse(name, "input", f"its shape {tuple(value.shape)} couples extents; give every axis a size or a Dim of its own")
         if not value.dtype.is_floating_point:
-            hint = f"the input is {_kind(value)}, and only real-valued inputs are supported; capture the part of the model behind its embedding or cast"
-            self._refuse(node.name, "input", hint)
-        self.values[node] = self.builder.input(node.name, self.symbols.hinted(value.shape))
+            self._refuse(name, "input", INTEGER_HINT.format(_kind(value)))
+        self.values[node] = self.builder.input(name, self.symbols.hinted(value.shape))
 
     def _value(self, node: FxNode) -> Any:
         """Return what a node holds now: a value name, a Constant, a number, or a list of these."""
@@ -157,7 +163,7 @@ class ProgramReader:
         """Run a call on constants."""
         written = self.program.written(node)
         if written is not None and self._is_stored(written):
-            self._refuse(module_path(node) or base_name(node), base_name(node), STATE_HINT)
+            self._refuse(module_path(node) or base_name(node).strip("_"), base_name(node), STATE_HINT)
             return
         args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self._operand)
         with torch.no_grad():
@@ -206,7 +212,8 @@ class ProgramReader:
     def _select(self, node: FxNode) -> None:
         """Read one of several outputs."""
         maker, index = node.args
-        assert isinstance(maker, FxNode) and isinstance(index, int)
+        assert isinstance(maker, FxNode)
+        assert isinstance(index, int)
         made = self._value(maker)
         made = [made] if isinstance(made, str) else made
         if index < len(made):
@@ -219,42 +226,44 @@ class ProgramReader:
     def _imported(self, node: FxNode, name: str) -> Any:
         """Return the value names that an operator's importer makes; guesses when it refuses, so that reading goes on."""
         origin = self.program.origins[node]
-        try:
-            self._check_use(node, name)
-            made = self.importers[name](self._call(node, name, origin))
-            made = made if isinstance(made, str) else list(made)
-            self._check_shapes(node, made)
-            return made
-        except Refusal as refusal:
-            self.blocked_by_batch |= self._repeats_constant(node)
-            hint = str(refusal)
-        except BatchRefusal:
-            self.blocked_by_batch, hint = True, BATCH_HINT
-        except (InvalidGraphError, ValueError) as error:
-            self.blocked_by_batch |= bool(self.symbols.dims)
-            hint = re.sub(rf"^{re.escape(origin)} \(\w+\): ", "", str(error))
+        hint, may_be_batch = self._misuse(node, name), self._repeats_constant(node)
+        if not hint:
+            may_be_batch = bool(self.symbols.dims)
+            try:
+                made = self.importers[name](self._call(node, name, origin))
+                made = made if isinstance(made, str) else list(made)
+                self._check_shapes(node, made)
+            except BatchRefusal:
+                hint = BATCH_HINT
+            except (Refusal, InvalidGraphError, ValueError) as error:
+                hint = re.sub(rf"^{re.escape(origin)} \(\w+\): ", "", str(error))
+            else:
+                return made
+        if may_be_batch and not self.batch_problem:
+            self.batch_problem = f"{origin} ({name}): {hint}"
         self._refuse(origin, name, hint)
         return self._guess(origin, node.meta["val"])
 
-    def _check_use(self, node: FxNode, name: str) -> None:
-        """Raise Refusal unless the operator is known and used as at inference, on reals."""
+    def _misuse(self, node: FxNode, name: str) -> str:
+        """Return what to do about a call that no importer may see, "" for a known operator used as at inference, on reals."""
         if is_random(node):
-            raise Refusal(RANDOM_HINT)
+            return RANDOM_HINT
         if name not in self.importers or not isinstance(node.target, torch._ops.OpOverload):
-            raise Refusal(UNKNOWN_HINT)
+            return HINTS.get(name, UNKNOWN_HINT)
         if argument(node, "training"):
-            raise Refusal(TRAINING_HINT)
+            return TRAINING_HINT
         written = self.program.written(node)
         if written is not None and self._is_stored(written):
-            raise Refusal(STATE_HINT)
+            return STATE_HINT
         if node in self.program.hazards:
-            raise Refusal(HAZARD_HINT)
+            return HAZARD_HINT
         for operand in node.all_input_nodes:
             value = operand.meta.get("val")
             if not isinstance(value, torch.Tensor) or value.dtype.is_floating_point:
                 continue
-            if isinstance(name_ := self._value(operand), str) and name_ not in self.guessed:
-                raise Refusal(f"reads {_kind(value)} values that are computed at run time; only reals are supported")
+            if isinstance(made := self._value(operand), str) and made not in self.guessed:
+                return f"reads {_kind(value)} values that are computed at run time; only reals are supported"
+        return ""
 
     def _call(self, node: FxNode, name: str, origin: str) -> TorchCall:
         """Return the call with tensors by name and every other argument by its schema name."""

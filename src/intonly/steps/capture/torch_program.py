@@ -46,9 +46,7 @@ def is_random(node: FxNode) -> bool:
     """Whether a call draws random numbers."""
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
         return False
-    if base_name(node) in DROPOUTS:
-        return bool(argument(node, "train"))
-    return not argument(node, "dropout_p") == 0
+    return argument(node, "train") is not False and argument(node, "dropout_p") != 0
 
 
 def module_path(node: FxNode) -> str:
@@ -85,9 +83,7 @@ def inlined(module: torch.fx.GraphModule) -> FxGraph:
     """Return a copy of the module's graph in which the bodies of `torch.no_grad()` blocks stand in line."""
     graph, known = FxGraph(), {}
     for node in module.graph.nodes:
-        if node.op == "get_attr" and isinstance(getattr(module, str(node.target), None), torch.fx.GraphModule):
-            known[node] = node
-        elif node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
+        if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
             body = inlined(getattr(module, str(node.args[1].target)))
             inputs = {p: known[a] for p, a in zip(body.find_nodes(op="placeholder"), node.args[2:], strict=True)}
             known[node] = graph.graph_copy(body, inputs)
@@ -103,6 +99,7 @@ class Program:
     """One exported program with its nodes in order and what is known about each of them.
 
     Fields:
+        inputs: what each placeholder stands for.
         constants: nodes whose value is known at capture.
         needed: nodes that an output or a write in place depends on.
         origins: name of every node that computes something at run time.
@@ -114,7 +111,8 @@ class Program:
         self.exported = exported
         self.symbols = Symbols(exported, batch_max)
         self.nodes = list(inlined(exported.graph_module).nodes)
-        self.inputs: dict[str, InputSpec] = {s.arg.name: s for s in exported.graph_signature.input_specs}
+        placeholders = [n for n in self.nodes if n.op == "placeholder"]
+        self.inputs: dict[FxNode, InputSpec] = dict(zip(placeholders, exported.graph_signature.input_specs, strict=True))
         self.constants = self._constant_nodes()
         self.needed = self._needed_nodes()
         self.origins = _origins([n for n in self.nodes if self._computes(n)])
@@ -124,7 +122,7 @@ class Program:
 
     def is_constant_input(self, node: FxNode) -> bool:
         """Whether a placeholder is a parameter, buffer or tensor constant."""
-        return node.op == "placeholder" and self.inputs[node.name].kind is not InputKind.USER_INPUT
+        return node in self.inputs and self.inputs[node].kind is not InputKind.USER_INPUT
 
     def source(self, node: FxNode) -> FxNode | None:
         """Return the node whose value this one passes on unchanged, or None when it computes something."""

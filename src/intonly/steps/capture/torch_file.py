@@ -23,7 +23,8 @@ from torch.export import ExportedProgram
 from intonly.core.errors import DataError
 
 MODEL, WEIGHTS, CONSTANTS, SAMPLES = "models/", "data/weights/", "data/constants/", "data/sample_inputs/"
-HARMLESS = {"archive_format", "archive_version", "byteorder", "version", ".data/version", ".data/serialization_id", ".format_version", ".storage_alignment"}
+HARMLESS = {"archive_format", "archive_version", "byteorder", "version", ".format_version", ".storage_alignment"}
+HARMLESS |= {".data/version", ".data/serialization_id"}
 TARGET = re.compile(r"torch\.ops\.\w+\.\w+(\.\w+)?|torch\.sym_\w+|_operator\.\w+|math\.\w+|#[\w:.]+")
 TORCH_FUNCTIONS = (
     "FloorDiv ModularIndexing Where PythonMod Mod CleanDiv CeilToInt FloorToInt CeilDiv LShift RShift PowByNatural FloatPow "
@@ -52,7 +53,8 @@ def load_pt2(path: str | Path) -> ExportedProgram:
     try:
         program = torch.export.load(io.BytesIO(body))
     except Exception as error:
-        raise DataError(f"{path}: torch.export cannot load it ({type(error).__name__}: {str(error)[:200]}); export it again with this version of torch") from error
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise DataError(f"{path}: torch.export cannot load it ({reason}); export it again with this version of torch") from error
     program._guards_code = []
     return program
 
@@ -98,9 +100,9 @@ def _check_json(document: Any) -> None:
             raise ValueError(f"it holds the object {value!r}; only plain tensors are accepted")
         if key == "expr_str":
             _check_expression(str(value))
-        if key in ("target", "as_operator") and isinstance(value, str) and value.startswith(("torch", "_operator", "math", "#")):
-            if not TARGET.fullmatch(value):
-                raise ValueError(f"the graph calls {value!r}, which is no operator")
+        callable_name = key in ("target", "as_operator") and str(value).startswith(("torch", "_operator", "math", "#"))
+        if callable_name and not TARGET.fullmatch(str(value)):
+            raise ValueError(f"the graph calls {value!r}, which is no operator")
 
 
 def _entries(document: Any) -> Iterator[tuple[str, Any]]:
@@ -122,14 +124,17 @@ def _entries(document: Any) -> Iterator[tuple[str, Any]]:
 
 def _check_expression(text: str) -> None:
     """Raise ValueError unless `text` is arithmetic on numbers, symbols and known functions."""
-    strings = set()
+    texts: set[ast.AST] = set()
     for node in ast.walk(ast.parse(text, mode="eval")):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
+            known = True
             if node.func.id in ("Symbol", "Float"):
-                strings.update(id(a) for a in node.args if isinstance(a, ast.Constant) and re.fullmatch(r"[\w.+-]+", str(a.value)))
-        elif isinstance(node, ast.Name) and (node.id in FUNCTIONS or SYMBOL.fullmatch(node.id)):
-            continue
-        elif isinstance(node, ast.Constant) and (isinstance(node.value, int | float) or id(node) in strings):
-            continue
-        elif not isinstance(node, SYNTAX):
+                texts.update(a for a in node.args if isinstance(a, ast.Constant) and re.fullmatch(r"[\w.+-]+", str(a.value)))
+        elif isinstance(node, ast.Name):
+            known = node.id in FUNCTIONS or bool(SYMBOL.fullmatch(node.id))
+        elif isinstance(node, ast.Constant):
+            known = isinstance(node.value, int | float) or node in texts
+        else:
+            known = isinstance(node, SYNTAX)
+        if not known:
             raise ValueError(f"the size expression {text[:80]!r} is no arithmetic")

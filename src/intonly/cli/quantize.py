@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`intonly quantize`: a trained network in, an artifact out."""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from intonly.cli import console, options
+from intonly.core.errors import RecipeError, UnsupportedFormatError
+from intonly.core.records import Recipe, recipe_of
+from intonly.formats import weight_format
+
+
+class OutputType(enum.StrEnum):
+    """Integers that come out."""
+
+    int32 = "int32"
+    int8 = "int8"
+
+
+def command(  # noqa: PLR0913, PLR0917 - every argument is an option
+    model: options.Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .intonly file to write.")],
+    data: options.Data,
+    recipe: Annotated[str, typer.Option("--recipe", help="w8a8, w4a8, w4a4, or a JSON file: a recipe or a plan.")] = "w8a8",
+    samples: options.Samples = None,
+    input_type: options.InputTypeOption = None,
+    layout: options.Layout = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    resize: options.Resize = None,
+    crop: options.Crop = None,
+    input_shape: options.InputShape = None,
+    outputs: options.Outputs = None,
+    output: Annotated[OutputType | None, typer.Option("--output", help="Integers that come out.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Make the integer-only counterpart of a trained network."""
+    from intonly.pipeline import quantize
+
+    if out.suffix != ".intonly":
+        raise typer.BadParameter(f"the file to write must end in .intonly, got {str(out)!r}", param_hint="-o")
+    if not out.absolute().parent.is_dir():
+        raise typer.BadParameter(f"folder {str(out.absolute().parent)!r} does not exist", param_hint="-o")
+    options.checked_data(data)
+    asked = _recipe(recipe, samples, seed, output)
+    model = options.checked_model(model)
+    spec = options.input_spec(input_type, layout, mean, std, resize, crop)
+    shapes = options.shape_options(model, input_shape)
+    options.advise_on_normalization(spec)
+    start = time.monotonic()
+    with console.Bars() as bars:
+        q = quantize(model, asked, data, inputs=spec, outputs=options.names(outputs), progress=bars, **shapes)
+    size = q.save(out)
+    seconds = time.monotonic() - start
+    certificate = q.artifact.certificate
+    if json:
+        summary = console.certificate_summary(certificate)
+        console.print_json(
+            {"out": str(out), "bytes": size, "layers": len(q.plan.rules), "seconds": round(seconds, 3), "certificate": summary}
+        )
+        return
+    typer.echo(f"{out}: {size} bytes, {len(q.plan.rules)} layers, {seconds:.1f} s")
+    typer.echo(f"proof: {console.certificate_text(certificate)}")
+    if q.artifact.note.cut:
+        console.hint(f"cut at {', '.join(q.artifact.note.cut)}: what the model does after these tensors is left to you")
+
+
+def _recipe(text: str, samples: int | None, seed: int | None, output: OutputType | None) -> Recipe:
+    """Return the recipe with what the options change, its format names checked."""
+    changes: dict[str, Any] = {"samples": samples, "seed": seed, "output": None if output is None else output.value}
+    recipe: Recipe = replace(recipe_of(text), **{key: value for key, value in changes.items() if value is not None})
+    for name in (recipe.weight_format, *(rule.weight_format for rule in recipe.rules)):
+        try:
+            weight_format(8, name)
+        except UnsupportedFormatError as problem:
+            raise RecipeError(f"recipe {text!r}: {problem}") from None
+    return recipe

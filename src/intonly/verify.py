@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an integer-only network keeps its promises: everything in its certificate is proved again, from the integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from intonly.artifact import Artifact, Certificate, certify, load_artifact, verify_artifact
+from intonly.backends.interpreter import Interpreter
+from intonly.core.errors import VerificationError
+from intonly.model import QuantizedModel
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """What `verify` found.
+
+    Args:
+        failures: (origin, reason) for everything that does not hold; empty when all does.
+        certificate: what was proved just now; None when the file holds no legal integer graph to prove anything of.
+    """
+
+    failures: tuple[tuple[str, str], ...]
+    certificate: Certificate | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything holds."""
+        return not self.failures
+
+    def raise_if_failed(self) -> None:
+        """Raise VerificationError, naming each layer, unless everything holds."""
+        if self.failures:
+            raise VerificationError(self.failures)
+
+
+def verify(q: QuantizedModel | Artifact | str | Path) -> VerificationResult:
+    """Return whether no accumulator can overflow for any input, no float and no division is left, and the answers are right.
+
+    The certificate is proved again from the stored weights and compared with the stored one, and the reference
+    interpreter answers the golden vectors. A failed check is a result, not an error.
+
+    Raises:
+        ArtifactError: when `q` is a path to a file that is damaged, inconsistent, or of an unknown version.
+    """
+    if isinstance(q, QuantizedModel):
+        artifact = q.artifact
+    elif isinstance(q, Artifact):
+        artifact = q
+    else:
+        try:
+            artifact = load_artifact(q)
+        except VerificationError as problem:
+            return VerificationResult(problem.failures)
+    failures = tuple(verify_artifact(artifact, lambda inputs: Interpreter(artifact.graph).run(inputs)))
+    # Without failures the stored certificate equals what was just proved.
+    return VerificationResult(failures, certify(artifact.graph) if failures else artifact.certificate)

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Return random numbers that depend on nothing but the name of the test."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))

@@ -1,0 +1,499 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capture from PyTorch: the graph computes what the module computes, under the user's names, or refuses completely."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
+
+from intonly.core.errors import DataError, UnsupportedOpError  # noqa: E402
+from intonly.core.graph import Dim, Graph, Node  # noqa: E402
+from intonly.core.primitives.movement import reshaped  # noqa: E402
+from intonly.core.spec import check  # noqa: E402
+from intonly.steps.capture.torch_export import capture_torch, load_pt2  # noqa: E402
+from intonly.steps.capture.torch_symbols import reshape_convention  # noqa: E402
+from intonly.torch_exec import TorchRunner  # noqa: E402
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+class Block(nn.Module):
+    """3x3 convolutions with an option-A shortcut (He et al. 2015, section 4.2)."""
+
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(cout)
+        self.conv2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(cout)
+        self.grow = (cout - cin) // 2
+
+    def forward(self, x: Any) -> Any:
+        """Two convolutions and the shortcut."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.grow:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.grow, self.grow))
+        return F.relu(y + x)
+
+
+class ResNet20(nn.Module):
+    """The CIFAR-10 network of `data/README.md`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(*(Block(16, 16, 1) for _ in range(3)))
+        self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1), Block(32, 32, 1))
+        self.layer3 = nn.Sequential(Block(32, 64, 2), Block(64, 64, 1), Block(64, 64, 1))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Any) -> Any:
+        """Logits, (N, 10)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        x = F.avg_pool2d(x, x.size()[3])
+        return self.linear(x.view(x.size(0), -1))
+
+
+def lively(module: nn.Module) -> nn.Module:
+    """Give batch norms statistics that a wrong argument order would show."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.uniform_(part.bias, -0.5, 0.5)
+            part.running_mean.uniform_(-0.5, 0.5)
+            part.running_var.uniform_(0.5, 2.0)
+    return module
+
+
+def run(graph: Graph, *inputs: Any) -> list[Any]:
+    """Return the outputs of a FLOAT graph."""
+    made = TorchRunner(graph).run(dict(zip(graph.inputs, inputs, strict=True)))
+    return [made[name].detach() for name in graph.outputs]
+
+
+def assert_same(graph: Graph, module: nn.Module, *inputs: Any) -> None:
+    """Assert that the graph is well formed and computes the module, to 1e-4 of outputs that are not constant."""
+    check(graph)
+    with torch.no_grad():
+        expected = module.eval()(*[i.clone() for i in inputs])
+    expected = list(expected.values()) if isinstance(expected, dict) else list(expected) if isinstance(expected, tuple) else [expected]
+    actual = run(graph, *inputs)
+    assert len(expected) == len(actual)
+    for e, a in zip(expected, actual, strict=True):
+        assert e.shape == a.shape
+        assert e.std() > 1e-3
+        assert (e - a).abs().max() <= 1e-4 * max(1.0, float(e.abs().max()))
+
+
+def net(function: Any, **parts: Any) -> nn.Module:
+    """Return a module whose forward is function(self, *inputs), with sub-modules, parameters or buffers by name."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, part in parts.items():
+                if isinstance(part, nn.Module | nn.Parameter):
+                    setattr(self, name, part)
+                else:
+                    self.register_buffer(name, part)
+
+        def forward(self, x: Any) -> Any:
+            return function(self, x)
+
+    return Net()
+
+
+# -- the journey's networks -----------------------------------------------------------------------------------------
+
+
+def test_small_net_keeps_its_meaning_names_and_a_free_batch() -> None:
+    """A wrong operand order, a lost name or a batch that became fixed would show in the simplest network."""
+    module = lively(Block(4, 4, 1))
+    graph, pinned = capture_torch(module, torch.zeros(1, 4, 8, 8), name="block", batch_max=64)
+    assert pinned == {}
+    assert graph.name == "block"
+    assert graph.values[graph.inputs[0]].shape == (Dim("N", 1, 64), 4, 8, 8)
+    assert [n.origin for n in graph.nodes] == ["conv1", "bn1", "relu", "conv2", "bn2", "add", "relu.2"]
+    assert {"conv1.weight", "bn1.running_mean", "bn2.bias"} <= set(graph.params)
+    assert_same(graph, module, torch.randn(3, 4, 8, 8))
+
+
+def test_capture_leaves_the_users_model_alone() -> None:
+    """A capture that switches the user's model to eval, or touches its statistics, would ruin their training."""
+    module = lively(Block(4, 4, 1)).half().train()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    graph, _ = capture_torch(module, torch.randn(2, 4, 8, 8))
+    assert module.training
+    assert all(part.training for part in module.modules())
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) and before[k].dtype == after[k].dtype for k in before)
+    graph.params["conv1.weight"][:] = 7
+    assert not (module.conv1.weight == 7).any()
+
+
+def test_resnet20_with_option_a_shortcuts_agrees_with_its_module() -> None:
+    """ResNet20's slices, zero channels, view and pooling would be lost or misread."""
+    folder = SHARED / "data" / "resnet_cifar10"
+    if not folder.exists():
+        pytest.skip("the ResNet20 weights are not here (../shared/data/resnet_cifar10)")
+    from safetensors.torch import load_file
+
+    module = ResNet20()
+    missing, unexpected = module.load_state_dict(load_file(folder / "resnet20.safetensors"), strict=False)
+    assert not unexpected
+    assert all(key.endswith("num_batches_tracked") for key in missing)
+    graph, _ = capture_torch(module, torch.zeros(1, 3, 32, 32))
+    origins = [n.origin for n in graph.nodes]
+    assert {"conv1", "layer1.0.conv1", "layer2.0.pad", "layer3.2.add", "linear"} <= set(origins)
+    assert isinstance(graph.values[graph.outputs[0]].shape[0], Dim)
+    assert sum(n.op == "conv2d" for n in graph.nodes) == 19
+    assert_same(graph, module, torch.randn(4, 3, 32, 32))
+
+
+def transformer_nets() -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Return model class, config class and a small configuration by name."""
+    sizes = {"embedding_size": 16, "hidden_sizes": [32, 48, 64, 96]}
+    return {
+        "resnet50": ("ResNetForImageClassification", "ResNetConfig", {**sizes, "depths": [3, 4, 6, 3]}),
+        "mobilenet_v2": ("MobileNetV2ForImageClassification", "MobileNetV2Config", {"depth_multiplier": 0.35}),
+        "regnet": ("RegNetForImageClassification", "RegNetConfig", {**sizes, "depths": [1, 2, 1, 1], "groups_width": 16}),
+        "convnext": ("ConvNextForImageClassification", "ConvNextConfig", {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]}),
+    }
+
+
+@pytest.mark.parametrize("name", transformer_nets())
+def test_transformers_networks_agree_and_keep_the_batch_free(name: str) -> None:
+    """Networks as people load them (ModelOutput, in-place ReLU, same padding, gates) would be refused or wrong."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    model, config, options = transformer_nets()[name]
+    module = lively(getattr(transformers, model)(getattr(transformers, config)(num_labels=7, **options)))
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.2)
+    graph, _ = capture_torch(module, (1, 3, 64, 64))
+    assert graph.inputs == ("pixel_values",)
+    assert isinstance(graph.values["pixel_values"].shape[0], Dim)
+    known = {path for path, _ in module.named_modules()}
+    assert all(n.origin in known or n.origin.rpartition(".")[0] in known or n.origin.rsplit(".", 2)[0] in known for n in graph.nodes)
+    assert_same(graph, module, torch.randn(3, 3, 64, 64))
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_every_unsupported_operator_is_listed_at_once_under_its_layer() -> None:
+    """A user who has to run capture once per missing operator would give up."""
+    tail = nn.Sequential(nn.Linear(4, 4), net(lambda s, x: torch.lgamma(x)))
+    module = net(lambda s, x: torch.digamma(s.tail(x)) + s.tail[0](x), tail=tail)
+    with pytest.raises(UnsupportedOpError) as caught:
+        capture_torch(module, (1, 4))
+    assert [(origin, operator) for origin, operator, _ in caught.value.operators] == [("tail.1", "lgamma"), ("digamma", "digamma")]
+    assert all(hint for _, _, hint in caught.value.operators)
+
+
+def test_integer_inputs_are_refused_by_name_together_with_the_rest() -> None:
+    """Token networks would fail later with an error that does not name the input."""
+    module = nn.Sequential(nn.Embedding(5, 4), net(lambda s, x: torch.lgamma(x)))
+    with pytest.raises(UnsupportedOpError) as caught:
+        capture_torch(module, torch.tensor([[1, 2]]))
+    assert ("input", "input") in [(o, op) for o, op, _ in caught.value.operators]
+    assert ("1", "lgamma") in [(o, op) for o, op, _ in caught.value.operators]
+    assert "int64" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        (lambda s, x: F.dropout(x, 0.5, training=True), "random"),
+        (lambda s, x: x + torch.randn(3), "random"),
+        (lambda s, x: x + s.count.add_(1), "buffer"),
+        (lambda s, x: torch.cond(x.sum() > 0, lambda v: v + 1, lambda v: v - 1, (x,)), "control flow"),
+    ],
+)
+def test_random_numbers_state_and_branches_are_refused_with_advice(function: Any, word: str) -> None:
+    """A network that is not a pure function would be frozen silently at what it did while tracing."""
+    with pytest.raises(UnsupportedOpError, match=word):
+        capture_torch(net(function, count=torch.zeros(3)), (2, 3))
+
+
+def test_control_flow_on_data_is_refused_as_untraceable() -> None:
+    """torch.export's many error types would reach the user as tracebacks."""
+    with pytest.raises(UnsupportedOpError, match=r"torch\.export"):
+        capture_torch(net(lambda s, x: x if x.sum() > 0 else -x), (2, 3))
+
+
+def test_missing_and_unfit_examples_are_explained() -> None:
+    """Without an example, or with one of the wrong shape, the user would see an error from inside torch."""
+    with pytest.raises(DataError, match="--input-shape"):
+        capture_torch(nn.Linear(3, 4))
+    with pytest.raises(DataError, match=r"\(2, 5\)"):
+        capture_torch(nn.Linear(3, 4), np.zeros((2, 5), np.float32))
+    with pytest.raises(DataError, match="got int"):
+        capture_torch(3, (1, 3))  # type: ignore[arg-type]
+
+
+# -- names, constants, memory ---------------------------------------------------------------------------------------
+
+
+def test_a_module_called_twice_gives_unique_origins() -> None:
+    """Two layers under one name would get one another's plan."""
+    module = net(lambda s, x: s.act(s.fc(s.act(s.fc(x)) + x)), fc=nn.Linear(4, 4), act=nn.ReLU(inplace=True))
+    graph, _ = capture_torch(module, (1, 4))
+    assert [n.origin for n in graph.nodes] == ["fc", "act", "add", "fc.2", "act.2"]
+    assert set(graph.params) == {"fc.weight", "fc.bias"}
+    assert_same(graph, module, torch.randn(3, 4))
+
+
+def test_arithmetic_on_constants_is_folded() -> None:
+    """Nodes without a computed operand would reach quantization, which has no range for them."""
+
+    def forward(self: Any, x: Any) -> Any:
+        mask = torch.zeros(4, 4)
+        mask[:2] = 1
+        row = mask[0]
+        y = x + mask
+        mask[1:].add_(torch.arange(4))
+        return (y * row + mask) / self.std.sqrt()
+
+    module = net(forward, std=torch.rand(4) + 1)
+    graph, _ = capture_torch(module, (1, 4, 4))
+    assert {n.op for n in graph.nodes} == {"add", "mul"}
+    assert all(set(n.inputs) - set(graph.params) for n in graph.nodes)
+    assert_same(graph, module, torch.randn(2, 4, 4))
+
+
+def test_writes_in_place_are_followed() -> None:
+    """Readers after an in-place operator would get the value from before it."""
+
+    def forward(self: Any, x: Any) -> Any:
+        y = x.clone()
+        y += 1
+        z = y.relu_()
+        x.mul_(3)
+        return z * x, y + 0.5
+
+    graph, _ = capture_torch(net(forward), (1, 4))
+    assert_same(graph, net(forward), torch.randn(3, 4))
+
+
+def test_a_write_through_a_view_that_is_read_later_is_refused() -> None:
+    """A graph has no memory: the write to y[:, :1] would be lost."""
+
+    def forward(self: Any, x: Any) -> Any:
+        y = x * 2
+        y[:, :1].mul_(3)
+        return y + 1
+
+    with pytest.raises(UnsupportedOpError, match="in place"):
+        capture_torch(net(forward), (1, 4))
+
+
+def test_no_ops_leave_no_node() -> None:
+    """Dropout, casts, copies, whole slices and no_grad blocks would clutter the graph and its plan."""
+
+    def forward(self: Any, x: Any) -> Any:
+        y = self.drop(x[:, :]).clone().contiguous().to(torch.float32).detach().view(x.shape)
+        with torch.no_grad():
+            return F.relu(F.pad(y, (0, 0)))
+
+    module = net(forward, drop=nn.Dropout())
+    graph, _ = capture_torch(module, (1, 4))
+    assert [(n.op, n.inputs) for n in graph.nodes] == [("clip", ("x",))]
+    assert_same(graph, module, torch.randn(3, 4))
+
+
+def test_several_inputs_outputs_and_parts() -> None:
+    """Outputs of dicts, parts of split, and keyword inputs would be swapped or lost."""
+
+    class Net(nn.Module):
+        def forward(self, left: Any, *, right: Any) -> Any:
+            a, b, c = left.split([1, 2, 1], 1)
+            d, e = b.chunk(2, 1)
+            return {"first": torch.cat([e, d, a], 1), "rest": (c + right, None)}
+
+    graph, _ = capture_torch(Net(), {"left": np.zeros((1, 4, 3)), "right": torch.zeros(1, 1, 3)})
+    assert graph.inputs == ("left", "right")
+    left, right = torch.randn(2, 4, 3), torch.randn(2, 1, 3)
+    first, rest = run(graph, left, right)
+    assert torch.equal(first, left[:, [2, 1, 0]])
+    assert torch.allclose(rest, left[:, 3:] + right)
+
+
+# -- sizes ----------------------------------------------------------------------------------------------------------
+
+
+def test_sizes_computed_from_the_batch_become_kept_axes() -> None:
+    """view(x.size(0), -1) would freeze the batch of the example into the graph."""
+    module = net(lambda s, x: x.view(x.size(0), 2, -1).transpose(1, 2).reshape(x.shape[0], x.shape[1] * x.shape[2]))
+    graph, _ = capture_torch(module, (1, 4, 6))
+    assert [n.attrs["shape"] for n in graph.nodes if n.op == "reshape"] == [(0, 2, 12), (0, 24)]
+    assert_same(graph, module, torch.randn(5, 4, 6))
+
+
+def test_a_batch_that_cannot_be_free_stays_as_in_the_example() -> None:
+    """Window attention (batch times windows) and models that fix their batch would be refused altogether."""
+    merging = net(lambda s, x: s.fc(x.reshape(-1, 3)).view(x.shape[0], 4, 5), fc=nn.Linear(3, 5))
+    fixing = net(lambda s, x: x.relu() if x.shape[0] == 2 else -x)
+    for module in (merging, fixing):
+        graph, _ = capture_torch(module, (2, 4, 3))
+        assert graph.values["x"].shape == (2, 4, 3)
+        assert_same(graph, module, torch.randn(2, 4, 3))
+
+
+def test_a_constant_repeated_over_the_batch_needs_no_repeating() -> None:
+    """Position tables expanded to the batch would be taken for computed values."""
+    module = net(lambda s, x: x + s.table.expand(x.shape[0], -1, -1), table=torch.randn(1, 4, 3))
+    graph, _ = capture_torch(module, (1, 4, 3))
+    assert [(n.op, n.inputs) for n in graph.nodes] == [("add", ("x", "table"))]
+    assert_same(graph, module, torch.randn(5, 4, 3))
+    with_token = net(lambda s, x: torch.cat([s.token.expand(x.shape[0], -1, -1), x], 1), token=torch.randn(1, 1, 3))
+    graph, _ = capture_torch(with_token, (1, 4, 3))
+    assert_same(graph, with_token, torch.randn(1, 4, 3))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_reshape_convention_says_the_shape_it_was_given(data: st.DataObject) -> None:
+    """A wrong 0 or -1 would reshape to something else at another batch size."""
+    factors = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    batch = Dim("N")
+    place = data.draw(st.integers(0, len(factors)))
+    old = (*factors[:place], batch, *factors[place:])
+    order = data.draw(st.permutations(factors))
+    joined = (order[0] * order[1], *order[2:]) if len(order) > 1 and data.draw(st.booleans()) else tuple(order)
+    place = data.draw(st.integers(0, len(joined)))
+    new = (*joined[:place], batch, *joined[place:])
+    attr = reshape_convention(old, new)
+    assert attr is not None
+    assert reshaped(old, attr, Node("reshape", (), ("y",))) == new
+
+
+# -- exported programs and files ------------------------------------------------------------------------------------
+
+
+def test_an_exported_program_keeps_its_own_extents() -> None:
+    """The limits that the user gave to torch.export would be replaced by ours, and certificates hold too little or too much."""
+    module = nn.Sequential(nn.Linear(4, 5), nn.ReLU())
+    batch, length = torch.export.Dim("b", min=2, max=5000), torch.export.Dim("s", max=64)
+    program = torch.export.export(module, (torch.zeros(3, 7, 4),), dynamic_shapes=({0: batch, 1: length},), strict=True)
+    graph, _ = capture_torch(program)
+    assert graph.values["input"].shape == (Dim("N", 2, 1024), Dim("input.1", 1, 64), 4)
+    assert [n.origin for n in graph.nodes] == ["0", "1"]
+    assert_same(graph, module, torch.randn(4, 9, 4))
+
+
+def test_a_program_exported_in_training_mode_is_refused() -> None:
+    """Batch statistics at inference would be replaced silently by the running ones."""
+    program = torch.export.export(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout()).train(), (torch.zeros(2, 3, 4, 4),))
+    with pytest.raises(UnsupportedOpError, match="training mode") as caught:
+        capture_torch(program)
+    assert {"batch_norm", "dropout"} <= {operator for _, operator, _ in caught.value.operators}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """A .pt2 file with a symbolic batch, a lifted constant and a buffer that is not saved."""
+
+    def forward(self: Any, x: Any) -> Any:
+        return self.fc(x.view(x.size(0), -1)) * torch.tensor([1.0, 2.0]) + self.shift
+
+    module = net(forward, fc=nn.Linear(12, 2), shift=torch.ones(2))
+    program = torch.export.export(module, (torch.zeros(2, 3, 4),), dynamic_shapes=({0: torch.export.Dim("N", min=1, max=99)},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    return tmp_path / "net.pt2"
+
+
+def rewritten(path: Path, member: str, change: Any) -> Path:
+    """Return a copy of an archive in which change(bytes) replaces the members that end with `member`."""
+    target = path.with_name("changed.pt2")
+    hits = 0
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
+        for name in source.namelist():
+            hit = name.endswith(member)
+            hits += hit
+            copy.writestr(name, change(source.read(name)) if hit else source.read(name))
+    assert hits == 1
+    return target
+
+
+def test_a_pt2_file_comes_back_as_it_was_saved(archive: Path) -> None:
+    """A saved program would lose its constants, names or free batch on the way through the file."""
+    program = load_pt2(archive)
+    graph, _ = capture_torch(program)
+    assert graph.values["x"].shape == (Dim("N", 1, 99), 3, 4)
+    assert {"fc.weight", "fc.bias", "shift"} <= set(graph.params)
+    x = torch.randn(5, 3, 4)
+    assert torch.allclose(run(graph, x)[0], program.module()(x), atol=1e-6)
+
+
+class Evil:
+    """Pickles to a call that leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = str(mark)
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.mark,)
+
+
+def test_a_pt2_file_cannot_run_code(archive: Path, tmp_path: Path) -> None:
+    """Opening a stranger's model file would run the stranger's code: pickles, size expressions, imports."""
+    mark = tmp_path / "mark"
+    body = io.BytesIO()
+    torch.save((Evil(mark),), body)
+
+    def expression(data: bytes) -> bytes:
+        document = json.loads(data)
+        for value in document["graph_module"]["graph"]["tensor_values"].values():
+            for size in value["sizes"]:
+                if "as_expr" in size:
+                    size["as_expr"]["expr_str"] = f"__import__('os').mkdir('{mark}')"
+        return json.dumps(document).encode()
+
+    attacks = {
+        "sample_inputs/model.pt": lambda data: body.getvalue(),
+        "models/model.json": expression,
+        "model_weights_config.json": lambda data: data.replace(b'"use_pickle": false', b'"use_pickle": true'),
+        "model_constants_config.json": lambda data: data.replace(b'"tensor_0"', b'"opaque_obj_0"'),
+    }
+    for member, attack in attacks.items():
+        with pytest.raises(DataError, match="expected a file written by"):
+            load_pt2(rewritten(archive, member, attack))
+    container = json.dumps({"default_factory_module": "antigravity"})
+    hidden = json.dumps({"in_spec": json.dumps([1, {"context": container}])}).encode()
+    imports = rewritten(archive, "models/model.json", lambda data: data.replace(b"{", b'{"extra": ' + hidden + b", ", 1))
+    with pytest.raises(DataError, match="name Python code"):
+        load_pt2(imports)
+    assert not mark.exists()
+
+
+def test_missing_and_damaged_pt2_files_are_explained(archive: Path, tmp_path: Path) -> None:
+    """A wrong path or a cut file would end in a traceback from zipfile."""
+    with pytest.raises(DataError, match=r"absent\.pt2"):
+        load_pt2(tmp_path / "absent.pt2")
+    cut = tmp_path / "cut.pt2"
+    cut.write_bytes(archive.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"cut\.pt2"):
+        load_pt2(cut)
