@@ -28,7 +28,7 @@ venv: $(READY) ## make .venv and build the native module
 # torch goes first and by exact version, so that the index decides once which build of it comes.
 $(READY): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "python3 is too old: intonly needs 3.11 or newer; give one with PYTHON=..." >&2; exit 1; }
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt '$(TORCH)'
 	$(PIP) install -c constraints.txt scikit-build-core nanobind cmake ninja
 	$(PIP) install -c constraints.txt --no-build-isolation --config-settings=cmake.define.INTONLY_WERROR=$(WERROR) -e '.[torch,onnx,report,dev]'

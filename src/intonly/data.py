@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def load_data(data: Any, specs: Sequence[InputSpec], *, samples: int | None = No
     """
     names = [spec.name for spec in specs]
     if isinstance(data, Dataset):
-        found = data
+        found = Dataset(_named(data.arrays, names), data.labels)
     elif isinstance(data, (str, Path)):
         found = _from_path(Path(data), specs)
     elif isinstance(data, Mapping):
@@ -89,6 +90,9 @@ def load_data(data: Any, specs: Sequence[InputSpec], *, samples: int | None = No
         found = _from_batches(data, names, samples)
     else:
         raise DataError(f"data: expected a path, an array, a mapping or an iterable of batches, got {type(data).__name__}")
+    for name, array in (*found.arrays.items(), *([("y", found.labels)] if found.labels is not None else [])):
+        if not array.ndim:
+            raise DataError(f"data: {name!r} is a single number; its first axis must run over the samples")
     sizes = {k: len(v) for k, v in found.arrays.items()}
     if len(set(sizes.values())) > 1:
         raise DataError(f"data: inputs have different numbers of samples: {sizes}")
@@ -117,7 +121,7 @@ def _from_path(path: Path, specs: Sequence[InputSpec]) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, zipfile.BadZipFile) as problem:
         raise DataError(f"data {str(path)!r} cannot be read: {problem}") from None
     names = [spec.name for spec in specs]
     labels = arrays.pop("y", None) if "y" not in names else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from intonly.core.graph import Dim
 from intonly.core.records import InputSpec
 from intonly.data import Dataset, load_data
 from intonly.model import FloatModel, QuantizedModel
-from intonly.pipeline import Progress, example_from, from_factory, load
+from intonly.pipeline import Progress, example_from, from_factory, load, peeked
 from intonly.steps.canonicalize import absorb_normalization
 
 Array = npt.NDArray[Any]
@@ -78,9 +78,8 @@ def evaluate(
     function = _function(score)
     if score in ("agreement", "sqnr") and against is None:
         raise DataError(f"score {score!r} compares two networks: give `against` (--against), usually the float one")
-    if isinstance(data, Iterator):
-        data = list(data)
-    source = opened(model, data, inputs=inputs)
+    beginning, data = peeked(data)
+    source = opened(model, beginning, inputs=inputs)
     dataset = load_data(data, specs_of(source), samples=samples)
     other = None if against is None else _counterpart(against, source, dataset)
     if other is None and function is None and dataset.labels is None:
@@ -142,10 +141,11 @@ def _counterpart(against: Any, source: FloatModel | QuantizedModel, dataset: Dat
         return against
     note = source.note if isinstance(source, FloatModel) else source.artifact.note
     asked = tuple(replace(spec, scale=None, zero_point=None) for spec in specs_of(source))
-    nameless = (replace(asked[0], name=""),) if len(asked) == 1 else asked
+    if len(asked) == 1:  # the other network may call its input otherwise
+        asked, dataset = (replace(asked[0], name=""),), Dataset({"x": dataset.arrays[asked[0].name]})
     same_kind = str(against).endswith(".onnx") and note.source.endswith(".onnx")
     shapes, cut = (_model_shapes(source), note.cut or None) if same_kind else (None, None)
-    other = opened(against, dataset, inputs=nameless, input_shapes=shapes, outputs=cut)
+    other = opened(against, dataset, inputs=asked, input_shapes=shapes, outputs=cut)
     if isinstance(other, FloatModel) and isinstance(source, QuantizedModel):
         return replace(other, specs=tuple(_without_own(other, spec) for spec in other.specs))
     return other

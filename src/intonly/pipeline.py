@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def quantize(
     if isinstance(model, str) and not model.endswith((".onnx", ".pt2", ".intonly")):
         model, example_inputs = from_factory(model, example_inputs)
     if example_inputs is None and hasattr(model, "named_parameters"):
-        example_inputs = example_from(data, inputs)
+        beginning, data = peeked(data)
+        example_inputs = example_from(beginning, inputs)
     source = load(model, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
     if isinstance(source, QuantizedModel):
         raise DataError("this network is quantized already")
@@ -217,7 +219,7 @@ def _user_specs(asked: Sequence[InputSpec], folded: Sequence[InputSpec], quantiz
 def _batches(dataset: Dataset, graph: Graph, specs: Sequence[InputSpec]) -> list[dict[str, Any]]:
     batch = graph.values[graph.inputs[0]].shape[0]
     size = CALIBRATION_BATCH if isinstance(batch, Dim) else batch
-    result = []
+    result: list[dict[str, Any]] = []
     for piece in dataset.batches(size):
         if not isinstance(batch, Dim) and len(next(iter(piece.values()))) < size:
             if result:
@@ -225,6 +227,14 @@ def _batches(dataset: Dataset, graph: Graph, specs: Sequence[InputSpec]) -> list
             raise DataError(f"the model has a fixed batch of {size}; give at least that many samples")
         result.append({s.name: to_model_units(piece[s.name], s, graph) for s in specs})
     return result
+
+
+def peeked(data: Any) -> tuple[Any, Any]:
+    """Return (data to look at, data with nothing missing): the first batch of an iterator; other data can be read twice."""
+    if not isinstance(data, Iterator):
+        return data, data
+    first = list(itertools.islice(data, 1))
+    return first, itertools.chain(first, data)
 
 
 def example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> Any:

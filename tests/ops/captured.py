@@ -43,7 +43,9 @@ def assert_like_torch(function: Callable[[torch.Tensor], torch.Tensor], shape: S
     return graph
 
 
-def onnx_model(op: str, shape: Sequence[Any], constants: Mapping[int, np.ndarray], attrs: Mapping[str, Any], opset: int, outputs: int) -> Any:
+def onnx_model(
+    op: str, shape: Sequence[Any], constants: Mapping[int, np.ndarray], attrs: Mapping[str, Any], opset: int, outputs: int
+) -> Any:
     """Return a model of one node; input 0 is computed, absent inputs between the constants are empty."""
     from onnx import TensorProto, helper, numpy_helper
 

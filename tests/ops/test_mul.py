@@ -79,11 +79,17 @@ def test_accumulator_keeps_the_exact_product():
     np.testing.assert_allclose(result.real, result.exact, atol=2 * 3 / 32767)
 
 
-def test_largest_operands_stay_in_bounds():
-    """An overflow at the extremes of two unsigned 16-bit operands."""
+@pytest.mark.parametrize("target", [spanning(0, 4300, UINT16), QParams(UINT8, np.asarray(1e-6 * 2.0**24 * 1.003)), None])
+def test_largest_operands_stay_in_bounds(target):
+    """An overflow at the extremes of two unsigned 16-bit operands, or an accumulator of more than 32 bits."""
     q = {0: QParams(UINT16, np.asarray(1e-3)), 1: QParams(UINT16, np.asarray(1e-3))}
     x = np.array([[0.0, 65.535, 65.535, 30.0]])
-    run_one("mul", [x, x[:, ::-1].copy()], qparams=q, target=spanning(0, 4300, UINT16)).assert_within(0.51)
+    result = run_one("mul", [x, x[:, ::-1].copy()], qparams=q, target=target)
+    if target is None:
+        assert result.graph.values[result.graph.outputs[0]].format.bits <= 32
+        assert np.abs(result.real - result.exact).max() <= 2.0001e-6
+    else:
+        result.assert_within(0.51)
 
 
 def test_per_channel_input_takes_its_factor():

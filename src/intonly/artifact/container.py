@@ -86,7 +86,7 @@ def unseal(data: bytes | bytearray | memoryview) -> tuple[dict[str, str], list[T
 
 def _text(value: object, key: str) -> str:
     if not isinstance(value, str):
-        raise ArtifactError(f"header: metadata {key!r:.80} must be text, got {value!r:.80}")
+        raise ArtifactError(f"header: metadata {key!r:.80} must be text, got {js.shown(value)}")
     return value
 
 
@@ -100,7 +100,7 @@ def _tensors(header: Mapping[str, object], data: memoryview) -> list[Tensor]:
         dtype = record["dtype"]
         size = DTYPE_BYTES.get(dtype, FLOAT_DTYPES.get(dtype, 0)) if isinstance(dtype, str) else 0
         if not size:
-            raise ArtifactError(f"{where}: unknown type {dtype!r:.80}")
+            raise ArtifactError(f"{where}: unknown type {js.shown(dtype)}")
         shape = tuple(js.integer(d, where, 0, 1 << 40) for d in js.entries(record["shape"], where, 0, MAX_RANK))
         begin, end = (js.integer(v, where, 0, len(data)) for v in js.entries(record["data_offsets"], where, 2, 2))
         if begin != at or end - begin != math.prod(shape) * size:

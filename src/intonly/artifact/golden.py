@@ -130,7 +130,8 @@ def golden_inputs(graph: Graph, seed: int, sizes: Mapping[str, int]) -> dict[str
         value = graph.values[name]
         assert value.format is not None
         shape = resolve_shape(value.shape, sizes)
-        low, high = max(value.format.qmin, -(1 << 31)), min(value.format.qmax, (1 << 31) - 1)
+        low = min(max(value.format.qmin, -(1 << 31)), value.format.qmax)
+        high = max(min(value.format.qmax, (1 << 31) - 1), low)
         counters = np.arange(math.prod(shape), dtype=np.uint64) + np.uint64(k << INPUT_SHIFT)
         draws = _mixed(np.uint64(seed), counters) >> np.uint64(32)
         codes = (draws * np.uint64(high - low + 1) >> np.uint64(32)).astype(np.int64) + low

@@ -63,11 +63,12 @@ class _Scope:
 
 
 class _Reader:
-    """Reads one file's graph; `left` counts down the nodes it may still have."""
+    """Reads one file's graph; `left` and `channels` count down what its nodes may still be and make."""
 
     def __init__(self, top: Mapping[str, Any], store: FileReader) -> None:
         self.store = store
         self.left = schema.MAX_NODES
+        self.channels = schema.MAX_CHANNELS
         self.formats = [_format(entry) for entry in js.entries(top["formats"], "formats", 0, schema.MAX_FORMATS)]
         self.dims: dict[str, Dim] = {}
         for name, limits in js.members(top["dims"], "dims", (), top["dims"] if isinstance(top["dims"], dict) else ()).items():
@@ -163,12 +164,16 @@ class _Reader:
         except (ValueError, IndexError, TypeError, OverflowError) as problem:
             raise VerificationError([(node.origin, f"{node.op}: operands do not fit: {problem}")]) from None
         _check_x_zero(node, value, where)
+        last = value.shape[-1] if value.shape else 1
+        self.channels -= last if isinstance(last, int) else 1
+        if self.channels < 0:
+            raise ArtifactError(f"{where}: the values up to here have more than {schema.MAX_CHANNELS} channels")
         scope.add(node.output, _bounded(value, where))
         return node
 
     def _attributes(self, data: Any, where: str) -> dict[str, Any]:
         if not isinstance(data, dict):
-            raise ArtifactError(f"{where}: attributes must be an object, got {data!r:.80}")
+            raise ArtifactError(f"{where}: attributes must be an object, got {js.shown(data)}")
         return {js.name(key, where): self._attribute(value, f"{where}: attribute {key!r:.80}") for key, value in data.items()}
 
     def _attribute(self, data: Any, where: str) -> Any:
@@ -178,7 +183,7 @@ class _Reader:
             return tuple(data)
         if data is None or type(data) in {int, bool, str}:
             return data
-        raise ArtifactError(f"{where}: expected an integer, a text, a boolean, a list of them, or a rescale, got {data!r:.80}")
+        raise ArtifactError(f"{where}: expected an integer, a text, a boolean, a list of them, or a rescale, got {js.shown(data)}")
 
     def _rescale(self, data: Any, where: str) -> Rescale:
         row = js.entries(data, where, 5, 8)

@@ -17,6 +17,7 @@ from intonly.core.arith import Rescale
 from intonly.core.errors import InvalidGraphError
 from intonly.core.graph import Dim, Graph, Node, Stage, Value
 from intonly.core.number_format import NumberFormat
+from intonly.core.primitives import PRIMITIVES
 from intonly.core.spec import check
 
 DIGEST_DOMAIN = b"intonly graph 1\n"
@@ -87,8 +88,9 @@ class _Writer:
         return [name, *self._value(value), *self.store.param(name, value.format, graph.params[name])]
 
     def _node(self, graph: Graph, node: Node, index: Mapping[str, int]) -> list[Any]:
+        keys = sorted(node.attrs) if node.body is not None else PRIMITIVES[node.op].attrs
         skipped = {} if node.body is not None else DEFAULTS
-        attrs = {k: self._attribute(node, k, v) for k, v in node.attrs.items() if k not in skipped or v != skipped[k]}
+        attrs = {k: self._attribute(node, k, node.attrs[k]) for k in keys if k not in skipped or node.attrs[k] != skipped[k]}
         row: list[Any] = [node.op, node.origin, [index[name] for name in node.inputs], attrs]
         if node.body is not None:
             body = self.graph(node.body, [graph.values[name] for name in node.inputs])

@@ -21,6 +21,8 @@ LARGE_COUNT, LARGE_BITS = 256, 16
 """A parameter of this many codes or more, of at most this width, gets a tensor of its own."""
 MAX_SMALL = 1 << 24
 """Most integers in the shared tensor."""
+MAX_CONSTANTS = 1 << 20
+"""Most integers in one array of a rescale."""
 SHARED = "small"
 CHUNK = 1 << 16
 """Codes packed at once: a multiple of 8, so that every piece begins on a byte."""
@@ -161,7 +163,8 @@ class FileReader:
     def constants(self, what: str, record: list[Any]) -> Array:
         """Return an array of a rescale, int64; `record` is what `FileStore.constants` returned."""
         js.entries(record, what, 3, 5)
-        shape = tuple(js.integer(d, what, 1, MAX_SMALL) for d in record[2:])
+        shape = tuple(js.integer(d, what, 1, MAX_CONSTANTS) for d in record[2:])
+        js.integer(math.prod(shape), f"{what}: size", 1, MAX_CONSTANTS)
         return self._fields(record[:2], shape, what).reshape(shape)
 
     def finish(self) -> None:

@@ -26,6 +26,8 @@ DEFAULTS: Mapping[str, Any] = {
 """Attributes of primitives that are left out when they hold these values."""
 
 MAX_NODES = 1 << 14
+MAX_CHANNELS = 1 << 24
+"""Most channels (fixed last extents) of all values that nodes make: what a proof has to keep apart."""
 MAX_FORMATS = 1 << 12
 MAX_BODIES = 4
 """Deepest nesting of composites."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
@@ -64,8 +65,9 @@ def parse(text: str, where: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ArtifactError(f"{where}: key {next(k for k in keys if keys.count(k) > 1)!r:.80} stands twice")
+            left = dict(result)
+            twice = next(key for key, _ in pairs if left.pop(key, pairs) is pairs)
+            raise ArtifactError(f"{where}: key {shown(twice)} stands twice")
         return result
 
     try:
@@ -90,10 +92,20 @@ def _check_size(text: str, where: str) -> None:
         raise ArtifactError(f"{where}: nested more than {MAX_DEPTH} deep")
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxdict = 3
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
+
+
+def shown(data: Any) -> str:
+    """Return `data` as a message shows it, at the cost of a few entries."""
+    return _SHORT.repr(data)
+
+
 def members(data: Any, where: str, required: Collection[str], optional: Collection[str] = ()) -> Mapping[str, Any]:
     """Return `data` if it is an object with all the required keys and no unknown one."""
     if not isinstance(data, dict):
-        raise ArtifactError(f"{where}: expected an object, got {data!r:.80}")
+        raise ArtifactError(f"{where}: expected an object, got {shown(data)}")
     missing = [key for key in required if key not in data]
     unknown = [key for key in data if key not in required and key not in optional]
     if missing or unknown:
@@ -104,19 +116,19 @@ def members(data: Any, where: str, required: Collection[str], optional: Collecti
 def entries(data: Any, where: str, least: int = 0, most: int = MAX_ITEMS) -> list[Any]:
     """Return `data` if it is a list of `least` to `most` entries."""
     if not isinstance(data, list) or not least <= len(data) <= most:
-        raise ArtifactError(f"{where}: expected a list of {least} to {most} entries, got {data!r:.80}")
+        raise ArtifactError(f"{where}: expected a list of {least} to {most} entries, got {shown(data)}")
     return data
 
 
 def integer(data: Any, where: str, lo: int, hi: int) -> int:
     """Return `data` if it is an integer (no bool) in lo..hi."""
     if type(data) is not int or not lo <= data <= hi:
-        raise ArtifactError(f"{where}: expected an integer in {lo}..{hi}, got {data!r:.80}")
+        raise ArtifactError(f"{where}: expected an integer in {lo}..{hi}, got {shown(data)}")
     return data
 
 
 def name(data: Any, where: str, *, empty: bool = False) -> str:
     """Return `data` if it is a text of at most 4096 characters, not empty unless `empty`."""
     if not isinstance(data, str) or len(data) > 4096 or not (data or empty):
-        raise ArtifactError(f"{where}: expected a name of at most 4096 characters, got {data!r:.80}")
+        raise ArtifactError(f"{where}: expected a name of at most 4096 characters, got {shown(data)}")
     return data

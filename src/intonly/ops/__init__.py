@@ -26,9 +26,9 @@ from intonly.ops import (
     prelu,
     reshape,
     resize_linear,
-    slice,
+    slicing,
     softmax,
-    sum,
+    summation,
     transpose,
     unary,
 )
@@ -57,8 +57,8 @@ MODULES = (
     pad,
     reshape,
     resize_linear,
-    slice,
-    sum,
+    slicing,
+    summation,
     transpose,
 )
 

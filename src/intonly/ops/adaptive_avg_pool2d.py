@@ -15,6 +15,7 @@ from intonly.ops import avg_pool2d
 from intonly.ops import windows as w
 from intonly.ops.moving import computed, one_unit, taken
 
+
 def infer(node: Node, inputs: Sequence[Value]) -> Shape:
     """Shape rule."""
     x = inputs[0].shape
@@ -48,7 +49,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     attrs = {"kernel": tuple(kernel), "strides": tuple(kernel), "pads": (0, 0, 0, 0), "dilations": (1, 1), "x_zero_point": x.zero}
     name = low.emit("sum_pool2d", [name], attrs)
     acc = Lowered(name, low.graph.values[node.output].shape, x.perm, x.scale, np.zeros((), np.int64))
-    return low.finished(acc, node.output, factor=1.0 / np.outer(*lengths)[:, :, None])
+    return low.finished(acc, node.output, factor=1.0 / np.outer(lengths[0], lengths[1])[:, :, None])
 
 
 def from_torch(call: Call) -> str:

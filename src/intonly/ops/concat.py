@@ -14,9 +14,9 @@ from intonly.core.errors import InvalidGraphError, LoweringError
 from intonly.core.graph import Dim, Node, Shape, Value, broadcast_shapes, max_shape, shape_text
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import QParams, uniform
-from intonly.core.opspec import Call, Example, OpSpec, constant_input
+from intonly.core.opspec import Call, Example, OpSpec, constant_input, fixed
 from intonly.ops import reshape
-from intonly.ops.moving import computed
+from intonly.ops.moving import computed, settled
 
 
 def infer(node: Node, inputs: Sequence[Value]) -> Shape:
@@ -27,7 +27,8 @@ def infer(node: Node, inputs: Sequence[Value]) -> Shape:
         extent = value.shape[axis]
         if isinstance(extent, Dim) or len(value.shape) != len(inputs[0].shape):
             raise InvalidGraphError(
-                f"{node.origin} (concat): cannot join {' and '.join(shape_text(v.shape) for v in inputs)} along axis {axis}", origin=node.origin
+                f"{node.origin} (concat): cannot join {' and '.join(shape_text(v.shape) for v in inputs)} along axis {axis}",
+                origin=node.origin,
             )
         total += extent
         try:
@@ -46,7 +47,7 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
     import torch
 
     axis = node.attrs["axis"]
-    rest = torch.broadcast_shapes(*(_without(x.shape, axis) for x in inputs))
+    rest = torch.broadcast_shapes(*(_without(x.shape, axis) for x in inputs))  # type: ignore[no-untyped-call]
     return torch.cat([x.expand(*rest[:axis], x.shape[axis], *rest[axis:]) for x in inputs], dim=axis)
 
 
@@ -58,13 +59,13 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     shape, axis = low.graph.values[node.output].shape, node.attrs["axis"]
     largest = max((x for x in inputs if x is not None), key=lambda x: math.prod(max_shape(x.shape)), default=None)
     perm = computed(node, [largest]).perm
-    lengths = [int(low.graph.values[name].shape[axis]) for name in node.inputs]  # type: ignore[arg-type]
+    lengths = [fixed(low.graph.values[name].shape[axis], node, "the joined axis") for name in node.inputs]
     constants = {i: _codes(node, i, shape, axis, target, low) for i, x in enumerate(inputs) if x is None}
     repeated = any(isinstance(d, Dim) for i, d in enumerate(shape) if i != axis) and bool(constants)
     stored: list[tuple[str, int]] = []
     for i, x in enumerate(inputs):
         if x is not None:
-            stored.append((low.arranged(low.finished(x, node.output), perm).name, lengths[i]))
+            stored.append((low.arranged(settled(x, node, low), perm).name, lengths[i]))
         elif not repeated:
             stored.append((low.param(constants[i].transpose(perm), target.format, f"{node.origin}.constant"), lengths[i]))
         else:
@@ -99,7 +100,10 @@ def _widened(parts: Sequence[tuple[str, int]], axis: int, target: QParams, low: 
         room = sum(length for _, length in parts[i + 1 : following])
         name, rank = parts[i][0], len(low.values[parts[i][0]].shape)
         if before or room:
-            pads = {"before": tuple(before if a == axis else 0 for a in range(rank)), "after": tuple(room if a == axis else 0 for a in range(rank))}
+            pads = {
+                "before": tuple(before if a == axis else 0 for a in range(rank)),
+                "after": tuple(room if a == axis else 0 for a in range(rank)),
+            }
             name = low.emit("pad", [name], {**pads, "value": int(target.zero_point)})
         names.append(name)
     return names
@@ -165,7 +169,14 @@ SPEC = OpSpec(
     infer,
     run_torch,
     lower,
-    from_torch={"cat": from_torch, "concat": from_torch, "concatenate": from_torch, "hstack": stacked_rows, "vstack": stacked_rows, "stack": stack},
+    from_torch={
+        "cat": from_torch,
+        "concat": from_torch,
+        "concatenate": from_torch,
+        "hstack": stacked_rows,
+        "vstack": stacked_rows,
+        "stack": stack,
+    },
     from_onnx={"Concat": from_onnx},
     limits_output=True,
     examples=(

@@ -15,6 +15,7 @@ from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import INT32
 from intonly.core.opspec import Call, Example, OpSpec, constant_input, fixed
 from intonly.ops import repeat, resize_nearest
+from intonly.ops.arguments import constant_argument, extent
 from intonly.ops.moving import computed, one_unit, settled, taken
 
 
@@ -42,9 +43,9 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     found = constant_input(node, 1, low)
     assert found is not None
     indices = found.astype(np.int64)
-    extent = fixed(x.shape[axis], node, "the gathered axis")
-    if indices.size == 0 or indices.min() < 0 or indices.max() >= extent:
-        raise InvalidGraphError(f"{node.origin} (gather): indices must be 0..{extent - 1} and not empty", origin=node.origin)
+    size = fixed(x.shape[axis], node, "the gathered axis")
+    if indices.size == 0 or indices.min() < 0 or indices.max() >= size:
+        raise InvalidGraphError(f"{node.origin} (gather): indices must be 0..{size - 1} and not empty", origin=node.origin)
     shape, stored, k = low.graph.values[node.output].shape, x.stored_axis(axis), indices.ndim
     if k == 1:
         name = taken(x.name, stored, indices.tolist(), low, f"{node.origin}.indices")
@@ -59,20 +60,16 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
 
 def emit(call: Call, name: str, indices: Any, axis: int) -> str:
     """Emit a gather of value `name` along a fixed axis; negative indices count from the end."""
-    extent = call.shape(name)[axis]
-    if not isinstance(extent, int):
-        call.refuse(f"it picks entries of the symbolic axis {extent.name}; give a fixed input shape")
+    size = extent(call, name, axis, "picks entries of")
     chosen = np.asarray(indices, np.int64)
-    if chosen.size == 0 or chosen.min() < -extent or chosen.max() >= extent:
-        call.refuse(f"indices outside an axis of {extent}, or none")
-    return call.emit("gather", [name, call.param(np.where(chosen < 0, chosen + extent, chosen), "indices")], {"axis": axis})
+    if chosen.size == 0 or chosen.min() < -size or chosen.max() >= size:
+        call.refuse(f"indices outside an axis of {size}, or none")
+    return call.emit("gather", [name, call.param(np.where(chosen < 0, chosen + size, chosen), "indices")], {"axis": axis})
 
 
 def index_select(call: Call) -> str:
     """aten index_select by constant indices."""
-    indices = call.constant(call.inputs[1])
-    if indices is None:
-        call.refuse("its indices are computed at run time")
+    indices = constant_argument(call, 1, "indices")
     return emit(call, call.inputs[0], indices, call.args["dim"] % len(call.shape(call.inputs[0])))
 
 
@@ -89,9 +86,7 @@ def flip(call: Call) -> str:
     """aten flip."""
     name, shape = call.inputs[0], call.shape(call.inputs[0])
     for axis in sorted({d % len(shape) for d in call.args["dims"]}):
-        if not isinstance(shape[axis], int):
-            call.refuse(f"it flips the symbolic axis {shape[axis].name}; give a fixed input shape")  # type: ignore[union-attr]
-        name = emit(call, name, np.arange(shape[axis])[::-1], axis)  # type: ignore[arg-type]
+        name = emit(call, name, np.arange(extent(call, name, axis, "flips"))[::-1], axis)
     return name
 
 
@@ -102,19 +97,15 @@ def roll(call: Call) -> str:
     if not dims:
         call.refuse("a roll of the flattened tensor; name the axes")
     for shift, dim in zip(shifts, dims, strict=True):
-        extent = shape[dim % len(shape)]
-        if not isinstance(extent, int):
-            call.refuse(f"it rolls the symbolic axis {extent.name}; give a fixed input shape")
-        if shift % extent:
-            name = emit(call, name, np.roll(np.arange(extent), shift), dim % len(shape))
+        size = extent(call, name, dim % len(shape), "rolls")
+        if shift % size:
+            name = emit(call, name, np.roll(np.arange(size), shift), dim % len(shape))
     return name
 
 
 def from_onnx(call: Call) -> str:
     """Gather by constant indices."""
-    indices = call.constant(call.inputs[1])
-    if indices is None:
-        call.refuse("its indices are computed at run time")
+    indices = constant_argument(call, 1, "indices")
     return emit(call, call.inputs[0], indices, int(call.args.get("axis", 0)) % len(call.shape(call.inputs[0])))
 
 

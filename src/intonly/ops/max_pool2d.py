@@ -87,7 +87,13 @@ SPEC = OpSpec(
     w.infer,
     run_torch,
     lower,
-    from_torch={"max_pool1d": from_torch, "max_pool2d": from_torch, "max_pool2d_with_indices": with_indices, "adaptive_max_pool1d": adaptive, "adaptive_max_pool2d": adaptive},
+    from_torch={
+        "max_pool1d": from_torch,
+        "max_pool2d": from_torch,
+        "max_pool2d_with_indices": with_indices,
+        "adaptive_max_pool1d": adaptive,
+        "adaptive_max_pool2d": adaptive,
+    },
     from_onnx={"MaxPool": from_onnx, "GlobalMaxPool": from_onnx_global},
     shares_input=True,
     examples=(

@@ -18,7 +18,7 @@ def infer(node: Node, inputs: Sequence[Value]) -> Shape:
     """Shape rule; the reduced axes are fixed, so that the division is by a constant."""
     if r.count(node.attrs["axes"], inputs[0].shape) is None:
         raise InvalidGraphError(
-            f"{node.origin} (mean): axes {node.attrs['axes']} of {shape_text(inputs[0].shape)} include a symbolic extent; fix it by an input shape",
+            f"{node.origin} (mean): axes {node.attrs['axes']} of {shape_text(inputs[0].shape)} include a symbolic extent; fix it",
             origin=node.origin,
         )
     return r.infer(node, inputs)
@@ -39,7 +39,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
 
 def _emit(call: Call, axes: tuple[int, ...], keepdims: bool) -> str:
     if r.count(axes, call.shape(call.inputs[0])) is None:
-        call.refuse(f"a mean over axes {axes}, one of which has no fixed extent (all axes, the batch included?); name the axes, or fix the input shape")
+        call.refuse(f"a mean over axes {axes}, one of which is symbolic (the batch, too?); name the axes, or fix the shape")
     return call.emit("mean", call.inputs[:1], {"axes": axes, "keepdims": keepdims})
 
 

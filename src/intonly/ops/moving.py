@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,12 +52,12 @@ def one_unit(x: Lowered, node: Node, low: Lowering) -> Lowered:
 
 
 def settled(x: Lowered, node: Node, low: Lowering) -> Lowered:
-    """Return moved data in the units asked for at the node's output; equal units, per channel ones too, cost nothing."""
+    """Return moved data in the units asked for at the node's output; equal units, whatever their width, cost nothing."""
     target = low.target(node.output)
-    if target is not None and per_channel(x) and x.axis == target.axis:
-        if np.array_equal(x.scale, target.scale) and np.array_equal(x.zero_point, target.zero_point) and low.format_of(x) == target.format:
-            return x
-    return low.finished(x, node.output)
+    if target is None or not (x.axis == target.axis or not per_channel(x)):
+        return low.finished(x, node.output)
+    same = np.array_equal(x.scale, target.scale) and np.array_equal(x.zero_point, target.zero_point)
+    return x if same and low.format_of(x) == target.format else low.finished(x, node.output)
 
 
 def taken(name: str, axis: int, indices: Sequence[int], low: Lowering, hint: str) -> str:
@@ -65,9 +66,10 @@ def taken(name: str, axis: int, indices: Sequence[int], low: Lowering, hint: str
     Nothing is emitted when all entries are taken in order, a slice when they are evenly spaced, a gather otherwise.
     """
     shape = low.values[name].shape
-    if tuple(indices) == tuple(range(int(shape[axis]) if isinstance(shape[axis], int) else -1)):
+    extent = shape[axis]
+    if tuple(indices) == tuple(range(extent if isinstance(extent, int) else 0)):
         return name
-    steps = {b - a for a, b in zip(indices, indices[1:], strict=False)} or {1}
+    steps = {b - a for a, b in itertools.pairwise(indices)} or {1}
     if len(steps) == 1 and min(steps) >= 1:
         starts, stops, strides = [0] * len(shape), [d if isinstance(d, int) else -1 for d in shape], [1] * len(shape)
         starts[axis], stops[axis], strides[axis] = indices[0], indices[-1] + 1, min(steps)

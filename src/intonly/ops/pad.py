@@ -14,8 +14,8 @@ from intonly.core.errors import InvalidGraphError, LoweringError
 from intonly.core.graph import Dim, Node, Shape, Value, shape_text
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.opspec import Call, Example, OpSpec
-from intonly.ops.moving import computed, one_unit
-from intonly.ops.windows import text
+from intonly.ops.arguments import constant_argument, extent, text
+from intonly.ops.moving import computed, one_unit, settled
 
 
 def infer(node: Node, inputs: Sequence[Value]) -> Shape:
@@ -25,7 +25,9 @@ def infer(node: Node, inputs: Sequence[Value]) -> Shape:
         if before == after == 0:
             shape.append(d)
         elif isinstance(d, Dim) or min(d + before, d + after, d + before + after) < 1:
-            raise InvalidGraphError(f"{node.origin} (pad): {before} and {after} do not fit {shape_text(inputs[0].shape)}", origin=node.origin)
+            raise InvalidGraphError(
+                f"{node.origin} (pad): {before} and {after} do not fit {shape_text(inputs[0].shape)}", origin=node.origin
+            )
         else:
             shape.append(d + before + after)
     return tuple(shape)
@@ -52,14 +54,14 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     if max(*before, *after) > 0:
         pads = {"before": tuple(max(0, b) for b in before), "after": tuple(max(0, a) for a in after)}
         name = low.emit("pad", [name], {**pads, "value": _code(node, x, low)})
-    return low.finished(replace(x, name=name, shape=low.graph.values[node.output].shape), node.output)
+    return settled(replace(x, name=name, shape=low.graph.values[node.output].shape), node, low)
 
 
 def _code(node: Node, x: Lowered, low: Lowering) -> int:
     """Return the code of the border; an infinite one is the format's limit, so that no maximum or minimum takes it."""
     fmt, value = low.format_of(x), node.attrs["value"]
     if math.isinf(value):
-        return fmt.decoded_min if value < 0 else fmt.decoded_max
+        return int(fmt.decoded_min if value < 0 else fmt.decoded_max)
     code = math.floor(value / float(x.scale) + 0.5) + x.zero
     if not fmt.decoded_min <= code <= fmt.decoded_max:
         lowest, highest = ((limit - x.zero) * float(x.scale) for limit in (fmt.decoded_min, fmt.decoded_max))
@@ -68,23 +70,22 @@ def _code(node: Node, x: Lowered, low: Lowering) -> int:
             "pad with a value that occurs in it, or with an infinity for 'never the maximum'",
             origin=node.origin,
         )
-    return code
+    return int(code)
 
 
 def _bordered(call: Call, before: Sequence[int], after: Sequence[int], mode: str, value: float) -> str:
     """Emit a border of any mode: "constant", or NumPy's "reflect", "edge" and "wrap"."""
-    name, shape = call.inputs[0], call.shape(call.inputs[0])
-    if any((b or a) and isinstance(d, Dim) for d, b, a in zip(shape, before, after, strict=True)):
-        call.refuse("it pads a symbolic axis; give a fixed input shape")
+    name = call.inputs[0]
+    sizes = {axis: extent(call, name, axis, "pads") for axis, widths in enumerate(zip(before, after, strict=True)) if any(widths)}
     if mode == "constant":
         attrs = {"before": tuple(before), "after": tuple(after), "value": float(value)}
         return call.emit("pad", [name], attrs) if any((*before, *after)) else name
-    for axis, (extent, b, a) in enumerate(zip(shape, before, after, strict=True)):
-        if b or a:
-            if mode == "reflect" and max(a, b) >= int(extent):  # type: ignore[arg-type]
-                call.refuse(f"a reflected border of {max(a, b)} around an axis of {extent}")
-            wide = np.pad(np.arange(extent), (max(b, 0), max(a, 0)), mode=mode)[max(-b, 0) : min(a, 0) or None]  # type: ignore[call-overload]
-            name = call.emit("gather", [name, call.param(wide.astype(np.int64), "indices")], {"axis": axis})
+    for axis, size in sizes.items():
+        b, a = before[axis], after[axis]
+        if mode == "reflect" and max(a, b) >= size:
+            call.refuse(f"a reflected border of {max(a, b)} around an axis of {size}")
+        wide = np.pad(np.arange(size), (max(b, 0), max(a, 0)), mode=mode)[max(-b, 0) : min(a, 0) or None]  # type: ignore[call-overload]
+        name = call.emit("gather", [name, call.param(wide.astype(np.int64), "indices")], {"axis": axis})
     return name
 
 
@@ -108,23 +109,19 @@ def from_torch(call: Call) -> str:
 def from_onnx(call: Call) -> str:
     """Pad: widths and value are attributes up to opset 10, inputs after; opset 18 adds axes."""
     rank = len(call.shape(call.inputs[0]))
-    found = {"pads": call.args.get("pads", call.args.get("paddings")), "value": call.args.get("value", 0.0), "axes": None}
-    for k, key in enumerate(("pads", "value", "axes"), start=1):
-        if len(call.inputs) > k and call.inputs[k]:
-            found[key] = call.constant(call.inputs[k])
-            if found[key] is None:
-                call.refuse(f"its {key} are computed at run time")
-    if found["pads"] is None:
+    widths = constant_argument(call, 1, "widths", call.args.get("pads", call.args.get("paddings")))
+    value = constant_argument(call, 2, "border values", call.args.get("value", 0.0))
+    chosen = constant_argument(call, 3, "axes")
+    if widths is None or value is None:
         call.refuse("no widths are given")
-    widths = [int(v) for v in found["pads"]]  # type: ignore[union-attr]
-    axes = range(rank) if found["axes"] is None else [int(a) % rank for a in found["axes"]]  # type: ignore[union-attr]
+    axes = range(rank) if chosen is None else [int(a) % rank for a in chosen]
     before, after = [0] * rank, [0] * rank
     for i, axis in enumerate(axes):
-        before[axis], after[axis] = widths[i], widths[i + len(axes)]
+        before[axis], after[axis] = int(widths[i]), int(widths[i + len(axes)])
     mode = text(call.args.get("mode", "constant"))
     if mode not in MODES:
         call.refuse(f"mode {mode!r}")
-    return _bordered(call, before, after, MODES[mode], float(np.asarray(found["value"]).reshape(-1)[0]))
+    return _bordered(call, before, after, MODES[mode], float(value.reshape(-1)[0]))
 
 
 SPEC = OpSpec(
@@ -132,7 +129,9 @@ SPEC = OpSpec(
     infer,
     run_torch,
     lower,
-    from_torch={name: from_torch for name in ("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")},
+    from_torch=dict.fromkeys(
+        ("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"), from_torch
+    ),
     from_onnx={"Pad": from_onnx},
     shares_input=True,
     examples=(

@@ -10,6 +10,7 @@ import numpy as np
 from intonly.core.graph import Dim, Node, Shape, Value
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.opspec import Call
+from intonly.ops.arguments import constant_argument
 
 
 def infer(node: Node, inputs: Sequence[Value]) -> Shape:
@@ -54,11 +55,7 @@ def onnx_axes(call: Call) -> tuple[tuple[int, ...], bool] | None:
     unless noop_with_empty_axes says otherwise.
     """
     rank = len(call.shape(call.inputs[0]))
-    axes = call.args.get("axes")
-    if len(call.inputs) > 1 and call.inputs[1]:
-        axes = call.constant(call.inputs[1])
-        if axes is None:
-            call.refuse("its axes are computed at run time")
+    axes = constant_argument(call, 1, "axes", call.args.get("axes"))
     numbers = [int(a) for a in np.atleast_1d(axes)] if axes is not None else []
     if not numbers and call.args.get("noop_with_empty_axes", 0):
         return None

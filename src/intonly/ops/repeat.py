@@ -11,6 +11,7 @@ import numpy as np
 from intonly.core.graph import Dim, shape_text
 from intonly.core.opspec import Call
 from intonly.ops import reshape
+from intonly.ops.arguments import constant_argument, extent
 
 
 def _gathered(call: Call, name: str, axis: int, indices: Any) -> str:
@@ -23,12 +24,11 @@ def _tiled(call: Call, counts: Sequence[int]) -> str:
     rank = max(len(call.shape(name)), len(counts))
     name = reshape.emit(call, name, (*[1] * (rank - len(call.shape(name))), *call.shape(name)))
     for axis, count in enumerate([1] * (rank - len(counts)) + list(counts)):
-        extent = call.shape(name)[axis]
         if count == 1:
             continue
-        if not isinstance(extent, int) or not isinstance(count, (int, np.integer)) or count < 1:
-            call.refuse(f"{count} repeats along axis {axis}; intonly repeats fixed axes a fixed number of times")
-        name = _gathered(call, name, axis, np.tile(np.arange(extent), count))
+        if not isinstance(count, (int, np.integer)) or count < 1:
+            call.refuse(f"{count} repeats along axis {axis}; intonly repeats a fixed number of times")
+        name = _gathered(call, name, axis, np.tile(np.arange(extent(call, name, axis, "repeats")), count))
     return name
 
 
@@ -51,16 +51,16 @@ def _expanded(call: Call, sizes: Sequence[Any]) -> str:
 
 def repeat(call: Call) -> str:
     """aten repeat and tile."""
-    return _tiled(call, call.args.get("repeats", call.args.get("dims")))  # type: ignore[arg-type]
+    return _tiled(call, call.args["repeats" if call.operator == "repeat" else "dims"])
 
 
 def repeat_interleave(call: Call) -> str:
     """aten repeat_interleave by one number along a named axis."""
-    count, dim = call.args.get("repeats"), call.args.get("dim")
-    shape = call.shape(call.inputs[0])
-    if not isinstance(count, int) or dim is None or not isinstance(shape[dim % len(shape)], int):
-        call.refuse("a repeat_interleave other than by one number along a fixed, named axis")
-    return _gathered(call, call.inputs[0], dim % len(shape), np.repeat(np.arange(shape[dim % len(shape)]), count))  # type: ignore[arg-type]
+    count, dim, x = call.args.get("repeats"), call.args.get("dim"), call.inputs[0]
+    if not isinstance(count, int) or dim is None:
+        call.refuse("a repeat_interleave other than by one number along a named axis")
+    axis = dim % len(call.shape(x))
+    return _gathered(call, x, axis, np.repeat(np.arange(extent(call, x, axis, "repeats entries of")), count))
 
 
 def expand(call: Call) -> str:
@@ -70,17 +70,13 @@ def expand(call: Call) -> str:
 
 def onnx_tile(call: Call) -> str:
     """Tile by constant repeats."""
-    counts = call.constant(call.inputs[1])
-    if counts is None:
-        call.refuse("its repeats are computed at run time")
-    return _tiled(call, [int(c) for c in counts])
+    counts = constant_argument(call, 1, "repeats")
+    return _tiled(call, [int(c) for c in np.atleast_1d(counts)])  # type: ignore[arg-type]
 
 
 def onnx_expand(call: Call) -> str:
     """Expand to a constant shape, both sides broadcasting."""
-    shape = call.constant(call.inputs[1])
-    if shape is None:
-        call.refuse("its shape is computed at run time")
+    shape = constant_argument(call, 1, "extents")
     rank = len(call.shape(call.inputs[0]))
     sizes = [d if isinstance(d, Dim) else int(d) for d in np.asarray(shape, object)]
     return _expanded(call, [1] * (rank - len(sizes)) + sizes)

@@ -13,7 +13,8 @@ from intonly.core.graph import Dim, Node, Shape, Value, shape_text
 from intonly.core.lowering import NHWC, Lowered, Lowering
 from intonly.core.opspec import Call, Example, OpSpec
 from intonly.core.primitives.movement import reshaped
-from intonly.ops.moving import computed, one_unit
+from intonly.ops.arguments import constant_argument
+from intonly.ops.moving import computed, one_unit, settled
 
 PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081, 1_000_099)
 """Stand in for symbolic extents: no product of usual extents has them as a factor by chance."""
@@ -84,7 +85,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     if shape is None:
         x, perm, shape = low.plain(x), tuple(range(len(new))), node.attrs["shape"]
     moved = low.emit("reshape", [x.name], {"shape": shape}) if stored != tuple(new[p] for p in perm) else x.name
-    return low.finished(Lowered(moved, new, perm, x.scale, x.zero_point), node.output)
+    return settled(Lowered(moved, new, perm, x.scale, x.zero_point), node, low)
 
 
 def _with_ones(shape: Shape, order: Sequence[int]) -> tuple[int, ...]:
@@ -111,7 +112,9 @@ def emit(call: Call, name: str, new: Sequence[Any]) -> str:
         return name
     shape = encoded(old, wanted) if wanted.count(-1) <= 1 else None
     if shape is None:
-        call.refuse(f"{shape_text(old)} cannot become {list(new)} while an axis is symbolic; export with a fixed batch or give an input shape")
+        call.refuse(
+            f"{shape_text(old)} cannot become {list(new)} while an axis is symbolic; export with a fixed batch or give an input shape"
+        )
     return call.emit("reshape", [name], {"shape": shape})
 
 
@@ -167,9 +170,7 @@ def squeeze(call: Call) -> str:
 
 def onnx_reshape(call: Call) -> str:
     """Reshape: 0 keeps an axis unless allowzero says otherwise; the shape is an attribute before opset 5."""
-    shape = call.constant(call.inputs[1]) if len(call.inputs) > 1 else call.args.get("shape")
-    if shape is None:
-        call.refuse("its shape is computed at run time; export with fixed shapes, or simplify the model first")
+    shape = constant_argument(call, 1, "extents", call.args.get("shape"))
     old = call.shape(call.inputs[0])
     new = list(np.asarray(shape, object))
     if not call.args.get("allowzero", 0):
@@ -193,17 +194,20 @@ def onnx_flatten(call: Call) -> str:
     axis = int(call.args.get("axis", 1))
     axis = axis + len(old) if axis < 0 else axis
     head, tail = old[:axis], old[axis:]
-    sides = [[d for d in side if d != 1] for side in (head, tail)]
-    new = [side[0] if len(side) == 1 else -1 if any(isinstance(d, Dim) for d in side) else math.prod(side) for side in sides]  # type: ignore[arg-type]
-    return emit(call, call.inputs[0], new)
+    return emit(call, call.inputs[0], [_product(head), _product(tail)])
+
+
+def _product(extents: Shape) -> int | Dim:
+    """Return the product of extents, -1 when it mixes a symbolic one with others."""
+    longer = [d for d in extents if d != 1]
+    fixed = [d for d in longer if not isinstance(d, Dim)]
+    if len(fixed) == len(longer):
+        return math.prod(fixed)
+    return longer[0] if len(longer) == 1 else -1
 
 
 def _onnx_axes(call: Call) -> list[int] | None:
-    axes = call.args.get("axes")
-    if len(call.inputs) > 1 and call.inputs[1]:
-        axes = call.constant(call.inputs[1])
-        if axes is None:
-            call.refuse("its axes are computed at run time")
+    axes = constant_argument(call, 1, "axes", call.args.get("axes"))
     return None if axes is None else [int(a) for a in np.atleast_1d(axes)]
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,16 @@ import numpy.typing as npt
 
 from intonly.core.opspec import Call
 from intonly.ops import resize_nearest
-from intonly.ops.windows import text
+from intonly.ops.arguments import constant_argument, extent, text
 
 MODES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn")
+HALF = np.float32(0.5)
+ROUNDINGS: dict[str, Callable[[Any], Any]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda place: np.ceil(place - HALF),
+    "round_prefer_ceil": lambda place: np.floor(place + HALF),
+}
 
 
 def emit_linear(call: Call, name: str, axes: Sequence[tuple[int, float, float]]) -> str:
@@ -23,7 +30,7 @@ def emit_linear(call: Call, name: str, axes: Sequence[tuple[int, float, float]])
     Args:
         axes: (output extent, step, offset) of each.
     """
-    if all(step == 1.0 and out == extent for (out, step, _), extent in zip(axes, call.shape(name)[2:], strict=True)):
+    if all(step == 1.0 and out == size for (out, step, _), size in zip(axes, call.shape(name)[2:], strict=True)):
         return name
     image = name if len(axes) == 2 else call.emit("reshape", [name], {"shape": (0, 0, 1, -1)})
     both = axes if len(axes) == 2 else [(1, 1.0, 0.5), *axes]
@@ -34,12 +41,8 @@ def emit_linear(call: Call, name: str, axes: Sequence[tuple[int, float, float]])
 
 def _numbers(call: Call, index: int) -> npt.NDArray[Any] | None:
     """Return a constant input, or None when it is absent or empty."""
-    if len(call.inputs) <= index or not call.inputs[index]:
-        return None
-    found = call.constant(call.inputs[index])
-    if found is None:
-        call.refuse("its scales or sizes are computed at run time; export with fixed shapes, or simplify the model first")
-    return found if found.size else None
+    found = constant_argument(call, index, "scales or sizes")
+    return found if found is not None and found.size else None
 
 
 def _extents(call: Call) -> dict[int, tuple[int, int, float]]:
@@ -56,13 +59,13 @@ def _extents(call: Call) -> dict[int, tuple[int, int, float]]:
     axes = [int(a) % len(shape) for a in args.get("axes", range(len(shape)))]
     found = {}
     for axis, number in zip(axes, given, strict=True):
-        extent = shape[axis]
-        if sizes is None and float(number) == 1.0 or sizes is not None and number == extent:
+        if number == shape[axis] if sizes is not None else float(number) == 1.0:
             continue
-        if not isinstance(extent, int) or axis < 2:
-            call.refuse(f"a resize along axis {axis}; intonly resizes the fixed spatial axes of N C L and N C H W")
-        out = int(number) if sizes is not None else math.floor(extent * float(number))
-        found[axis] = (extent, out, out / extent if sizes is not None else float(number))
+        if axis < 2:
+            call.refuse(f"a resize along axis {axis}; intonly resizes the spatial axes of N C L and N C H W")
+        size = extent(call, call.inputs[0], axis, "resizes")
+        out = int(number) if sizes is not None else math.floor(size * float(number))
+        found[axis] = (size, out, out / size if sizes is not None else float(number))
     return found
 
 
@@ -72,8 +75,15 @@ def resize(call: Call) -> str:
     old = call.operator == "Upsample" or len(call.inputs) == 2
     mode = text(args.get("mode", "nearest"))
     transform = "asymmetric" if old else text(args.get("coordinate_transformation_mode", "half_pixel"))
-    if transform not in MODES or args.get("antialias", 0) or args.get("exclude_outside", 0) or mode not in ("nearest", "linear", "bilinear"):
-        call.refuse(f"mode {mode!r} with coordinates {transform!r} and its options; intonly resizes 'nearest' and 'linear' without antialiasing")
+    if (
+        transform not in MODES
+        or args.get("antialias", 0)
+        or args.get("exclude_outside", 0)
+        or mode not in ("nearest", "linear", "bilinear")
+    ):
+        call.refuse(
+            f"mode {mode!r} with coordinates {transform!r} and its options; intonly resizes 'nearest' and 'linear' without antialiasing"
+        )
     extents = _extents(call)
     rank = len(call.shape(call.inputs[0]))
     if mode == "nearest":
@@ -89,10 +99,8 @@ def resize(call: Call) -> str:
         call.refuse(f"a linear resize of an input with {rank} axes; intonly knows N C L and N C H W")
     axes = []
     for axis in range(2, rank):
-        extent = call.shape(call.inputs[0])[axis]
-        if not isinstance(extent, int):
-            call.refuse("a linear resize needs a fixed image size; give an input shape")
-        axes.append(_line(*extents.get(axis, (extent, extent, 1.0)), transform))
+        size = extent(call, call.inputs[0], axis, "resizes")
+        axes.append(_line(*extents.get(axis, (size, size, 1.0)), transform))
     return emit_linear(call, call.inputs[0], axes)
 
 
@@ -107,21 +115,16 @@ def _line(size: int, out: int, scale: float, transform: str) -> tuple[int, float
 
 def nearest(size: int, out: int, scale: float, transform: str, rounding: str) -> npt.NDArray[np.int64]:
     """Return which entry each output takes, computed in float32 as ONNX Runtime does."""
-    i, half = np.arange(out, dtype=np.float32), np.float32(0.5)
+    i = np.arange(out, dtype=np.float32)
     if transform == "align_corners":
         place = i * np.float32(size - 1) / np.float32(out - 1) if out > 1 else i * 0
     elif transform == "asymmetric":
         place = i / np.float32(scale)
     elif transform == "tf_half_pixel_for_nn":
-        place = (i + half) / np.float32(scale)
+        place = (i + HALF) / np.float32(scale)
     elif transform == "pytorch_half_pixel" and out == 1:
         place = i * 0
     else:
-        place = (i + half) / np.float32(scale) - half
-    rounded = {
-        "floor": np.floor,
-        "ceil": np.ceil,
-        "round_prefer_floor": lambda p: np.ceil(p - half),
-        "round_prefer_ceil": lambda p: np.floor(p + half),
-    }[rounding](place)
-    return np.clip(rounded, 0, size - 1).astype(np.int64)
+        place = (i + HALF) / np.float32(scale) - HALF
+    rounded = ROUNDINGS[rounding](place)
+    return np.asarray(np.clip(rounded, 0, size - 1), np.int64)

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from intonly.core.graph import Dim
 from intonly.core.opspec import Call
 from intonly.ops import reshape
-from intonly.ops.windows import text
+from intonly.ops.arguments import extent, text
 
 
 def _image(call: Call) -> tuple[int | Dim, int, int, int]:
     """Return N, C, H, W; only the batch may be symbolic."""
-    shape = call.shape(call.inputs[0])
-    if len(shape) != 4 or not all(isinstance(d, int) for d in shape[1:]):
-        call.refuse("it needs a batch of images (N C H W) of fixed size")
-    return shape  # type: ignore[return-value]
+    x = call.inputs[0]
+    if len(call.shape(x)) != 4:
+        call.refuse(f"an input with {len(call.shape(x))} axes; it needs a batch of images (N C H W)")
+    c, h, w = (extent(call, x, axis, "rearranges") for axis in (1, 2, 3))
+    return call.shape(x)[0], c, h, w
 
 
 def _rearranged(call: Call, split: Sequence[int | Dim], perm: Sequence[int], merged: Sequence[int | Dim]) -> str:
@@ -72,5 +73,10 @@ def space_to_depth(call: Call) -> str:
     return _space_to_depth(call, int(call.args["blocksize"]), False)
 
 
-FROM_TORCH = {"channel_shuffle": channel_shuffle, "native_channel_shuffle": channel_shuffle, "pixel_shuffle": pixel_shuffle, "pixel_unshuffle": pixel_unshuffle}
+FROM_TORCH = {
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+}
 FROM_ONNX = {"DepthToSpace": depth_to_space, "SpaceToDepth": space_to_depth}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,8 @@ import numpy.typing as npt
 from intonly.core.graph import Node, Shape, Value
 from intonly.core.opspec import Call, fixed
 from intonly.core.primitives.linear import output_extent
+from intonly.ops.arguments import extent, text
 from intonly.ops.conv2d import onnx_pads
-
 
 Ranges = list[tuple[int, int]]
 
@@ -45,7 +46,9 @@ class Windows:
         """Return the output height and width for an NCHW shape."""
         pads = self.all_pads
         h, w = (
-            output_extent(fixed(shape[2 + k], node, "an image axis"), self.kernel[k], self.strides[k], self.dilations[k], pads[k], pads[2 + k])
+            output_extent(
+                fixed(shape[2 + k], node, "an image axis"), self.kernel[k], self.strides[k], self.dilations[k], pads[k], pads[2 + k]
+            )
             for k in (0, 1)
         )
         return h, w
@@ -104,7 +107,7 @@ def regular(rows: Ranges, columns: Ranges) -> Windows | None:
     found = []
     for along in (rows, columns):
         lengths = {end - first for first, end in along}
-        strides = {b[0] - a[0] for a, b in zip(along, along[1:], strict=False)} or {1}
+        strides = {b[0] - a[0] for a, b in itertools.pairwise(along)} or {1}
         if len(lengths) > 1 or len(strides) > 1 or min(strides) < 1:
             return None
         found.append((lengths.pop(), strides.pop()))
@@ -125,10 +128,9 @@ def adaptive_ranges(call: Call) -> tuple[Ranges, Ranges]:
 
 def spatial_size(call: Call) -> list[int]:
     """Return the fixed image size as height, width; one spatial axis has height 1."""
-    size = list(call.shape(call.inputs[0])[2:])
-    if not all(isinstance(d, int) for d in size):
-        call.refuse("its windows need a fixed image size; give an input shape")
-    return [1, *size] if len(size) == 1 else size  # type: ignore[list-item]
+    x = call.inputs[0]
+    size = [extent(call, x, axis, "lays windows on") for axis in range(2, len(call.shape(x)))]
+    return [1, *size] if len(size) == 1 else size
 
 
 def spatial_rank(call: Call) -> int:
@@ -173,11 +175,6 @@ def onnx_windows(call: Call) -> Windows:
     windows = Windows(_wide(kernel, 1), _wide(strides, 1), _wide(dilations, 1), (*before, *after))
     explicit = text(args.get("auto_pad", "NOTSET")) in ("NOTSET", "")
     return _ceil(windows, spatial_size(call)) if args.get("ceil_mode", 0) and explicit else windows
-
-
-def text(value: Any) -> str:
-    """Return an ONNX string attribute as text."""
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def emit_pooled(call: Call, op: str, attrs: Mapping[str, Any]) -> str:

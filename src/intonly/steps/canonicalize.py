@@ -43,23 +43,20 @@ def canonicalize(graph: Graph) -> Graph:
     return graph
 
 
-def _rewired(graph: Graph, removed: Node, replacement: str, params: dict[str, Array] | None = None, swap: dict[Node, Node] | None = None) -> Graph:
-    """Return `graph` without `removed`, its output replaced by `replacement` everywhere."""
+def _rewired(graph: Graph, removed: Node, replacement: str, changed: tuple[Node, Node] | None = None) -> Graph:
+    """Return `graph` without `removed`, its output replaced by `replacement` everywhere.
+
+    Args:
+        changed: (old, new): a reader that takes other attributes at the same time.
+    """
     old = removed.output
-    swap = swap or {}
     nodes = []
     for node in graph.nodes:
         if node is removed:
             continue
-        node = next((new for before, new in swap.items() if before is node), node)
-        nodes.append(replace(node, inputs=tuple(replacement if i == old else i for i in node.inputs)))
-    params = params or {}
-    return graph.replace(
-        nodes=tuple(nodes),
-        outputs=tuple(replacement if o == old else o for o in graph.outputs),
-        values={**graph.values, **{k: Value(v.shape) for k, v in params.items()}},
-        params={**graph.params, **params},
-    )
+        kept = changed[1] if changed is not None and node is changed[0] else node
+        nodes.append(replace(kept, inputs=tuple(replacement if i == old else i for i in kept.inputs)))
+    return graph.replace(nodes=tuple(nodes), outputs=tuple(replacement if o == old else o for o in graph.outputs))
 
 
 def _renamed_output(graph: Graph, producer: Node, removed: Node, params: dict[str, Array], inputs: tuple[str, ...]) -> Graph:
@@ -182,7 +179,7 @@ def _fold_pad(graph: Graph, node: Node, consumers: dict[str, list[Node]], produc
         return None
     top, left, bottom, right = reader.attrs["pads"]
     pads = (top + before[2], left + before[3], bottom + after[2], right + after[3])
-    return _rewired(graph, node, node.inputs[0], swap={reader: reader.with_attrs(pads=pads)})
+    return _rewired(graph, node, node.inputs[0], changed=(reader, reader.with_attrs(pads=pads)))
 
 
 # -- the input ----------------------------------------------------------------------------------------------------

@@ -259,5 +259,6 @@ SYMBOLIC: dict[str, Callable[[list[Array | None], Mapping[str, Any]], Any]] = {
     "Reshape": _reshape,
     "Where": _where,
     "ReduceProd": _product,
+    "Shape": lambda x, args: np.asarray(_first(x).shape, np.int64),
 }
 """What may be computed with the free batch; everything else is refused by name."""

@@ -67,10 +67,10 @@ def capture_onnx(
     shapes = input_shapes or {}
     walk = Walk(model, wanted, shapes, batch_max)
     chosen = walk.cut() if is_auto else None
-    if outputs == AUTO and chosen is not None and chosen[1]:
+    if outputs == AUTO and chosen is not None and chosen[0] != model.outputs:
         return _captured(Walk(model, chosen[0], shapes, batch_max), chosen[1])
     if walk.refusals and chosen is not None:
-        advice = f"it follows the last layer with weights: outputs='auto' cuts it away (at {', '.join(chosen[1])})"
+        advice = f"it follows the last layer with weights: outputs='auto' cuts it away and gives {', '.join(chosen[0])}"
         raise UnsupportedOpError([(origin, op, advice if hint == NOT_KNOWN else f"{hint}; {advice}") for origin, op, hint in walk.refusals])
     return _captured(walk, tuple(name for name in wanted if name not in model.outputs))
 

@@ -232,19 +232,28 @@ def inferred_shapes(model: OnnxModel, inputs: Mapping[str, Shape]) -> dict[str, 
     Args:
         inputs: shapes of the graph inputs.
     """
-    import onnx
-
     batch = {extents[0]: inputs[name][0] for name, extents, _ in model.inputs if extents and isinstance(extents[0], str) and name in inputs}
-    try:
-        graph = onnx.shape_inference.infer_shapes(model.proto).graph
-    except Exception:  # noqa: BLE001 - shapes only help to examine what follows a refusal
-        return {}
     shapes: dict[str, Shape] = {}
-    for info in (*graph.value_info, *graph.output):
-        if not info.type.HasField("tensor_type") or not info.type.tensor_type.HasField("shape"):
-            continue
-        extents = [int(d.dim_value) if d.dim_value > 0 else batch.get(d.dim_param) for d in info.type.tensor_type.shape.dim]
+    for name, dims in _inferred(model).items():
+        extents = [int(d.dim_value) if d.dim_value > 0 else batch.get(d.dim_param) for d in dims]
         shape = tuple(d for d in extents if d is not None)
         if len(shape) == len(extents):
-            shapes[info.name] = shape
+            shapes[name] = shape
     return shapes
+
+
+def inferred_ranks(model: OnnxModel) -> dict[str, int]:
+    """Return the number of axes of each tensor, where the onnx package can infer it."""
+    return {name: len(dims) for name, dims in _inferred(model).items()}
+
+
+def _inferred(model: OnnxModel) -> dict[str, Any]:
+    """Return the inferred extents by name, as protos; nothing when inference fails: it only helps."""
+    import onnx
+
+    try:
+        graph = onnx.shape_inference.infer_shapes(model.proto).graph
+    except Exception:  # noqa: BLE001 - what the package raises on a damaged model is not documented
+        return {}
+    infos = [i for i in (*graph.input, *graph.value_info, *graph.output) if i.type.HasField("tensor_type")]
+    return {i.name: i.type.tensor_type.shape.dim for i in infos if i.type.tensor_type.HasField("shape")}

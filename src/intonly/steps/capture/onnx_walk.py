@@ -14,8 +14,9 @@ from intonly.core.graph import Shape, Value
 from intonly.core.opspec import Importer, Refusal
 from intonly.ops import OPS
 from intonly.steps.capture.onnx_call import OnnxCall
-from intonly.steps.capture.onnx_constants import RANDOM, attributes, fold, size_array
+from intonly.steps.capture.onnx_constants import RANDOM, SYMBOLIC, attributes, fold, size_array
 from intonly.steps.capture.onnx_cut import DataFlow, find_cut
+from intonly.steps.capture.onnx_fusion import fused
 from intonly.steps.capture.onnx_model import DEFAULT_DOMAINS, OnnxModel, all_nodes, inferred_shapes, input_shape, outer_reads, tensor_array
 from intonly.steps.capture.onnx_qdq import MOVES, clipped_codes, clipped_format, format_of, moved_codes, quantizer, repinned
 from intonly.steps.capture.onnx_values import Binding, Codes, Computed, FloatValues, Known, Missing, reals_of
@@ -38,9 +39,10 @@ class Walk:
     """Captures the nodes that `outputs` depend on. Refusals are collected; `unsupported` holds their node positions."""
 
     def __init__(self, model: OnnxModel, outputs: Sequence[str], shapes: Mapping[str, Sequence[Any]], batch_max: int) -> None:
-        self.model, self.outputs = model, tuple(outputs)
-        self.values = FloatValues(model.name)
         self.importers: dict[str, Importer] = {name: importer for spec in OPS.values() for name, importer in spec.from_onnx.items()}
+        self.model = model = fused(model, self.importers)
+        self.outputs = tuple(outputs)
+        self.values = FloatValues(model.name)
         self.bound: dict[str, Binding] = {name: Known(array, name) for name, array in model.constants.items()}
         self.unsupported: set[int] = set()
         counts = Counter(node.name for node in all_nodes(model.nodes))
@@ -95,7 +97,7 @@ class Walk:
 
     def cut(self) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         """Return (outputs, new ones) after post-processing is cut away, or None when no cut helps."""
-        data = {name for name, b in self.bound.items() if name and not isinstance(b, Known) and not (isinstance(b, Missing) and b.is_size)}
+        data = {name for name, b in self.bound.items() if name and not isinstance(b, Known)}
         return find_cut(DataFlow(self.model.nodes, data), self.unsupported, self.outputs)
 
     # -- one node ---------------------------------------------------------------------------------------------------
@@ -133,7 +135,8 @@ class Walk:
         if operator in QUANTIZERS:
             return [quantizer(self.values, operator, origin, operands, attributes(node))]
         known = [o for o in operands if o is None or isinstance(o, Known)]
-        if len(known) == len(operands) and operator not in RANDOM and not outer_reads(node):
+        is_open = operator in self.importers and operator not in SYMBOLIC and any(o is not None and o.array.dtype == object for o in known)
+        if len(known) == len(operands) and operator not in RANDOM and not outer_reads(node) and not is_open:
             return self._folded(node, operator, known)
         trivial = None if source is None else self._trivial(node, operator, operands, source)
         if trivial is not None:
@@ -216,7 +219,7 @@ class Walk:
         if source.dtype.kind == "f" or source.dtype.name == "bfloat16":
             keeps = is_real
         elif is_real:
-            keeps = source.dtype.kind in "iu" and source.dtype.itemsize == 1
+            keeps = source.dtype.kind in "iu" and (source.dtype.itemsize == 1 or source.name in self.values.builder.inputs)
         else:
             keeps = source.dtype.kind in "iu" and to.kind in "iu" and (np.can_cast(source.dtype, to) or to.itemsize >= 4)
         return Computed(source.name, to) if keeps else None
@@ -246,7 +249,7 @@ class Walk:
         except IntonlyError as error:
             raise Refusal(str(error).removeprefix(f"{origin} ")) from error
         dtype = next((o.dtype for o in operands if isinstance(o, Computed)), np.dtype(np.float32))
-        return [Computed(name, dtype) for name in ([made] if isinstance(made, str) else made)]
+        return [constants.get(name) or Computed(name, dtype) for name in ([made] if isinstance(made, str) else made)]
 
     def _placeholders(self, node: Any, operands: Sequence[Binding | None]) -> list[Binding]:
         """Return stand-ins of the right shape, so that what follows is examined too; the graph is refused anyway."""

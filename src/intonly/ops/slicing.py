@@ -14,6 +14,7 @@ from intonly.core.graph import Dim, Node, Shape, Value, shape_text
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.opspec import Call, Example, OpSpec
 from intonly.ops import reshape
+from intonly.ops.arguments import constant_argument, extent
 from intonly.ops.moving import computed, one_unit, settled
 
 WHOLE = (0, -1, 1)
@@ -28,7 +29,9 @@ def infer(node: Node, inputs: Sequence[Value]) -> Shape:
             shape.append(d)
             continue
         if not (0 <= start < stop <= (d.min if isinstance(d, Dim) else d) and step >= 1):
-            raise InvalidGraphError(f"{node.origin} (slice): {start}:{stop}:{step} does not fit {shape_text(inputs[0].shape)}", origin=node.origin)
+            raise InvalidGraphError(
+                f"{node.origin} (slice): {start}:{stop}:{step} does not fit {shape_text(inputs[0].shape)}", origin=node.origin
+            )
         shape.append((stop - start + step - 1) // step)
     return tuple(shape)
 
@@ -46,7 +49,9 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     if x.axis is not None and shape[x.axis] != x.shape[x.axis]:
         x = one_unit(x, node, low)
     attrs = {key: tuple(node.attrs[key][p] for p in x.perm) for key in ("starts", "stops", "steps")}
-    attrs["stops"] = tuple(x.shape[p] if stop == -1 and not isinstance(x.shape[p], Dim) else stop for p, stop in zip(x.perm, attrs["stops"], strict=True))
+    attrs["stops"] = tuple(
+        x.shape[p] if stop == -1 and not isinstance(x.shape[p], Dim) else stop for p, stop in zip(x.perm, attrs["stops"], strict=True)
+    )
     return settled(replace(x, name=low.emit("slice", [x.name], attrs), shape=shape), node, low)
 
 
@@ -64,30 +69,28 @@ def emit(call: Call, name: str, cuts: dict[int, tuple[int, int, int]]) -> str:
     return call.emit("slice", [name], {"starts": starts, "stops": stops, "steps": steps})
 
 
-def cut(call: Call, extent: int | Dim, start: Any, stop: Any, step: int) -> tuple[int, int, int]:
+def cut(call: Call, size: int | Dim, start: Any, stop: Any, step: int) -> tuple[int, int, int]:
     """Return (start, stop, step) within an axis; negative numbers count from the end, numbers beyond it are cut off."""
-    if isinstance(extent, Dim):
-        if start in (None, 0) and step == 1 and (stop is None or stop == extent or (isinstance(stop, int) and stop >= extent.max)):
+    if isinstance(size, Dim):
+        if start in (None, 0) and step == 1 and (stop is None or stop == size or (isinstance(stop, int) and stop >= size.max)):
             return WHOLE
-        if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start < stop <= extent.min):
-            call.refuse(f"{start}:{stop}:{step} of the symbolic axis {extent.name}; give a fixed input shape")
+        if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start < stop <= size.min):
+            call.refuse(f"{start}:{stop}:{step} of the symbolic axis {size.name}; give a fixed input shape")
         return start, stop, step
     if any(v is not None and not isinstance(v, int) for v in (start, stop)):
         call.refuse(f"limits {start}:{stop} that are computed at run time")
-    first, last, step = slice(start, stop, step).indices(extent)
+    first, last, step = slice(start, stop, step).indices(size)
     if first >= last:
-        call.refuse(f"{start}:{stop}:{step} of an axis of {extent} leaves nothing")
+        call.refuse(f"{start}:{stop}:{step} of an axis of {size} leaves nothing")
     return first, last, step
 
 
 def selected(call: Call, name: str, axis: int, index: int) -> str:
     """Emit entry `index` of an axis, without the axis."""
     shape = call.shape(name)
-    extent = shape[axis]
-    if index < 0 and isinstance(extent, Dim):
-        call.refuse(f"entry {index} of the symbolic axis {extent.name}; give a fixed input shape")
-    index = index + int(extent) if index < 0 else index  # type: ignore[arg-type]
-    piece = emit(call, name, {axis: cut(call, extent, index, index + 1, 1)})
+    if index < 0:
+        index += extent(call, name, axis, f"picks entry {index} of")
+    piece = emit(call, name, {axis: cut(call, shape[axis], index, index + 1, 1)})
     return reshape.emit(call, piece, (*shape[:axis], *shape[axis + 1 :]))
 
 
@@ -101,12 +104,8 @@ def pieces(call: Call, name: str, axis: int, sizes: Sequence[int]) -> list[str]:
 
 def _axis(call: Call, key: str = "dim") -> tuple[int, int]:
     """Return an axis and its fixed extent."""
-    shape = call.shape(call.inputs[0])
-    axis = int(call.args.get(key, 0)) % len(shape)
-    extent = shape[axis]
-    if not isinstance(extent, int):
-        call.refuse(f"it cuts the symbolic axis {extent.name} into pieces; give a fixed input shape")
-    return axis, extent
+    axis = int(call.args.get(key, 0)) % len(call.shape(call.inputs[0]))
+    return axis, extent(call, call.inputs[0], axis, "cuts into pieces")
 
 
 def from_torch(call: Call) -> str:
@@ -130,49 +129,46 @@ def narrow(call: Call) -> str:
 
 def split(call: Call) -> Sequence[str]:
     """aten split and split_with_sizes."""
-    axis, extent = _axis(call)
+    axis, length = _axis(call)
     size = call.args.get("split_size", call.args.get("split_sizes"))
-    return pieces(call, call.inputs[0], axis, _steps(extent, size) if isinstance(size, int) else [int(s) for s in size])
+    return pieces(call, call.inputs[0], axis, _steps(length, size) if isinstance(size, int) else [int(s) for s in size])
 
 
 def chunk(call: Call) -> Sequence[str]:
     """aten chunk: pieces of equal length, rounded up, as many as fit."""
-    axis, extent = _axis(call)
-    return pieces(call, call.inputs[0], axis, _steps(extent, -(-extent // call.args["chunks"])))
+    axis, size = _axis(call)
+    return pieces(call, call.inputs[0], axis, _steps(size, -(-size // call.args["chunks"])))
 
 
 def tensor_split(call: Call) -> Sequence[str]:
     """aten tensor_split: a number of pieces, the first ones longer by one, or the places to cut at."""
-    axis, extent = _axis(call)
+    axis, size = _axis(call)
     if isinstance(call.args.get("sections"), int):
         count = call.args["sections"]
-        return pieces(call, call.inputs[0], axis, [extent // count + (i < extent % count) for i in range(count)])
-    places = [0, *(slice(None, i).indices(extent)[1] for i in call.args["indices"]), extent]
+        return pieces(call, call.inputs[0], axis, [size // count + (i < size % count) for i in range(count)])
+    places = [0, *(slice(None, i).indices(size)[1] for i in call.args["indices"]), size]
     return pieces(call, call.inputs[0], axis, np.diff(places).tolist())
 
 
 def unbind(call: Call) -> Sequence[str]:
     """aten unbind: every entry of an axis, without the axis."""
-    axis, extent = _axis(call)
-    return [selected(call, call.inputs[0], axis, i) for i in range(extent)]
+    axis, size = _axis(call)
+    return [selected(call, call.inputs[0], axis, i) for i in range(size)]
 
 
-def _steps(extent: int, size: int) -> list[int]:
-    return [min(size, extent - i) for i in range(0, extent, size)]
+def _steps(length: int, size: int) -> list[int]:
+    return [min(size, length - i) for i in range(0, length, size)]
 
 
 def onnx_slice(call: Call) -> str:
     """Slice: limits are attributes up to opset 9, inputs after; a negative step becomes a gather."""
     shape, name = call.shape(call.inputs[0]), call.inputs[0]
-    numbers: dict[str, list[int] | None] = {}
+    numbers: dict[str, list[Any]] = {}
     for k, key in enumerate(("starts", "ends", "axes", "steps"), start=1):
-        given = call.args.get(key)
-        if len(call.inputs) > k and call.inputs[k]:
-            given = call.constant(call.inputs[k])
-            if given is None:
-                call.refuse(f"its {key} are computed at run time")
-        numbers[key] = None if given is None else [v if isinstance(v, Dim) else int(v) for v in np.atleast_1d(np.asarray(given, object))]  # type: ignore[misc]
-    starts, ends = numbers["starts"] or [], numbers["ends"] or []
+        given = constant_argument(call, k, key, call.args.get(key))
+        entries = np.atleast_1d(np.asarray([] if given is None else given, object))
+        numbers[key] = [v if isinstance(v, Dim) else int(v) for v in entries]
+    starts, ends = numbers["starts"], numbers["ends"]
     axes = [a % len(shape) for a in numbers["axes"] or range(len(starts))]
     steps = numbers["steps"] or [1] * len(starts)
     cuts: dict[int, tuple[int, int, int]] = {}
@@ -185,31 +181,26 @@ def onnx_slice(call: Call) -> str:
 
 
 def _backward(call: Call, name: str, axis: int, start: int, stop: int, step: int) -> str:
-    extent = call.shape(name)[axis]
-    if not isinstance(extent, int) or step == 0:
-        call.refuse(f"{start}:{stop}:{step} of axis {axis}; a backward slice needs a fixed axis")
-    last = None if stop < -extent else stop
-    indices = np.arange(extent)[slice(start, last, step)]
+    size = extent(call, name, axis, "walks backwards through")
+    if step == 0:
+        call.refuse(f"a step of 0 along axis {axis}")
+    indices = np.arange(size)[slice(start, None if stop < -size else stop, step)]
     if indices.size == 0:
-        call.refuse(f"{start}:{stop}:{step} of an axis of {extent} leaves nothing")
+        call.refuse(f"{start}:{stop}:{step} of an axis of {size} leaves nothing")
     return call.emit("gather", [name, call.param(indices.astype(np.int64), "indices")], {"axis": axis})
 
 
 def onnx_split(call: Call) -> Sequence[str]:
     """Split: sizes are an attribute up to opset 12, an input after, or absent for `num_outputs` equal pieces."""
-    axis, extent = _axis(call, "axis")
-    sizes = call.args.get("split")
-    if len(call.inputs) > 1 and call.inputs[1]:
-        sizes = call.constant(call.inputs[1])
-        if sizes is None:
-            call.refuse("its sizes are computed at run time")
+    axis, size = _axis(call, "axis")
+    sizes = constant_argument(call, 1, "sizes", call.args.get("split"))
     if sizes is None:
         count = call.args.get("num_outputs")
         if count is None:
             call.refuse("neither sizes nor a number of pieces are given")
-        sizes = _steps(extent, -(-extent // int(count)))
+        sizes = np.asarray(_steps(size, -(-size // int(count))))
         if len(sizes) != count:
-            call.refuse(f"an axis of {extent} does not give {count} pieces")
+            call.refuse(f"an axis of {size} does not give {count} pieces")
     return pieces(call, call.inputs[0], axis, [int(s) for s in sizes])
 
 
