@@ -121,7 +121,7 @@ def _from_path(path: Path, specs: Sequence[InputSpec]) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as problem:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as problem:
         raise DataError(f"data {str(path)!r} cannot be read: {problem}") from None
     names = [spec.name for spec in specs]
     labels = arrays.pop("y", None) if "y" not in names else None

@@ -14,11 +14,12 @@ from intonly.artifact import Artifact, certify, make_golden
 from intonly.backends.interpreter import Interpreter
 from intonly.core.errors import DataError, IntonlyError
 from intonly.core.graph import Dim, Graph
+from intonly.core.number_format import QParams
 from intonly.core.records import InputSpec, Note, Recipe, recipe_of, to_json
 from intonly.data import Dataset, load_data
 from intonly.model import FloatModel, QuantizedModel, to_model_units
 from intonly.steps.calibrate import calibrate
-from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_input
+from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_input, pin_input
 from intonly.steps.correct import correct
 from intonly.steps.equalize import equalize
 from intonly.steps.lower import lower
@@ -147,8 +148,9 @@ def quantize(
 
 def quantize_captured(source: FloatModel, recipe: Recipe, dataset: Dataset, report: Progress) -> QuantizedModel:
     """Return the integer-only counterpart of a captured network, calibrated on `dataset`."""
-    graph, specs = prepared(source)
-    if recipe.equalization if recipe.equalization is not None else recipe.weight_granularity == "tensor":
+    graph, specs, pinned = prepared(source)
+    wanted = recipe.equalization if recipe.equalization is not None else recipe.weight_granularity == "tensor"
+    if wanted and not pinned:
         graph = equalize(graph)
     batches = _batches(dataset, graph, specs)
     seen = 0
@@ -160,7 +162,7 @@ def quantize_captured(source: FloatModel, recipe: Recipe, dataset: Dataset, repo
 
     ranges = calibrate(graph, batches, progress=count)
     report("quantize", 0, 1)
-    quantized, plan = quantize_graph(graph, ranges, recipe, {s.name: s for s in specs}, source.pinned)
+    quantized, plan = quantize_graph(graph, ranges, recipe, {s.name: s for s in specs}, pinned)
     report("quantize", 1, 1)
     weighted = weights_by_origin(graph)
     corrected = 0
@@ -177,7 +179,7 @@ def quantize_captured(source: FloatModel, recipe: Recipe, dataset: Dataset, repo
         bias_correction=recipe.bias_correction,
         rounding=recipe.rounding,
         weights=weighted,
-        pinned=source.pinned,
+        pinned=pinned,
         progress=layer,
     )
     report("lower", 0, 1)
@@ -191,16 +193,18 @@ def quantize_captured(source: FloatModel, recipe: Recipe, dataset: Dataset, repo
     return QuantizedModel(Artifact(integer, user_specs, outputs, to_json(plan), note, certificate, golden))
 
 
-def prepared(source: FloatModel) -> tuple[Graph, tuple[InputSpec, ...]]:
-    """Return the canonical float graph of a captured network, and the specs that make its inputs from callers' arrays."""
-    graph, specs = source.graph, []
+def prepared(source: FloatModel) -> tuple[Graph, tuple[InputSpec, ...], dict[str, QParams]]:
+    """Return the canonical float graph of a captured network, the specs that make its inputs from callers' arrays, and
+    the pins by their names in that graph."""
+    graph, specs, pinned = source.graph, [], dict(source.pinned)
     for spec in source.specs:
-        graph, spec = absorb_normalization(graph, spec)
+        graph, pinned = pin_input(graph, spec, pinned)
+        graph, spec = absorb_normalization(graph, spec, pinned)
         specs.append(spec)
-    graph = canonicalize(graph)
+    graph = canonicalize(graph, pinned)
     for i, spec in enumerate(specs):
         graph, specs[i] = fold_input(graph, spec)
-    return graph, tuple(specs)
+    return graph, tuple(specs), pinned
 
 
 def _user_specs(asked: Sequence[InputSpec], folded: Sequence[InputSpec], quantized: Graph) -> tuple[InputSpec, ...]:

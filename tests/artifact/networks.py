@@ -205,3 +205,26 @@ def composite() -> Graph:
 def known_primitives() -> list[str]:
     """Return the names of all primitives."""
     return sorted(PRIMITIVES)
+
+
+def assert_same_graph(expected: Graph, actual: Graph) -> None:
+    """Assert that two graphs say the same, to the last integer and name."""
+    assert (expected.name, expected.stage, expected.inputs, expected.outputs) == (actual.name, actual.stage, actual.inputs, actual.outputs)
+    assert dict(expected.values) == dict(actual.values)
+    assert set(expected.params) == set(actual.params)
+    for name, array in expected.params.items():
+        assert array.dtype == actual.params[name].dtype, name
+        np.testing.assert_array_equal(array, actual.params[name], strict=True)
+    assert len(expected.nodes) == len(actual.nodes)
+    for a, b in zip(expected.nodes, actual.nodes, strict=True):
+        assert (a.op, a.origin, a.inputs, a.outputs) == (b.op, b.origin, b.inputs, b.outputs)
+        assert {k: _comparable(v) for k, v in a.attrs.items()} == {k: _comparable(v) for k, v in b.attrs.items()}
+        assert (a.body is None) == (b.body is None)
+        if a.body is not None and b.body is not None:
+            assert_same_graph(a.body, b.body)
+
+
+def _comparable(value: Any) -> Any:
+    if not isinstance(value, Rescale):
+        return type(value), value
+    return value.to_json(), {key: (array.shape, array.tolist()) for key, array in value.to_arrays().items()}

@@ -340,4 +340,4 @@ def test_chains_stay_inside_their_proof() -> None:
 
     inside()
     assert len(lengths) >= 100 and sum(lengths) >= 3 * len(lengths)
-    assert len(ops) >= 18, sorted(ops)
+    assert len(ops) >= 20, sorted(ops)

@@ -120,7 +120,9 @@ def run_one(
     return _lowered(graph, node, codes, perms, exact, out)
 
 
-def _lowered(graph: Graph, node: Node, codes: Mapping[str, np.ndarray], perms: Mapping[int, Sequence[int]], exact: np.ndarray, out: QParams | None) -> Result:
+def _lowered(
+    graph: Graph, node: Node, codes: Mapping[str, np.ndarray], perms: Mapping[int, Sequence[int]], exact: np.ndarray, out: QParams | None
+) -> Result:
     low = Lowering(graph)
     low.origin = node.origin
     fed = {}
@@ -152,7 +154,7 @@ def _lowered(graph: Graph, node: Node, codes: Mapping[str, np.ndarray], perms: M
 def run_bounded(graph: Graph, fed: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the first output; every value is proven to fit its format, and found within its proven limits."""
     seen: dict[str, np.ndarray] = {}
-    codes = Interpreter(graph).run(fed, lambda name, array: seen.__setitem__(name, array))[graph.outputs[0]]
+    codes = Interpreter(graph).run(fed, seen.__setitem__)[graph.outputs[0]]
     limits = proven_limits(graph)
     for name, array in seen.items():
         lo, hi = limits[name].total

@@ -93,7 +93,9 @@ def assert_same_as_torch(module: torch.nn.Module, *xs: np.ndarray, op: str | Non
     return graph
 
 
-def onnx_call(op: str, xs: Sequence[np.ndarray | None], constants: Mapping[int, np.ndarray], attrs: Mapping[str, Any], opset: int) -> SourceCall:
+def onnx_call(
+    op: str, xs: Sequence[np.ndarray | None], constants: Mapping[int, np.ndarray], attrs: Mapping[str, Any], opset: int
+) -> SourceCall:
     """Return the call of one ONNX node whose inputs are `xs`, or `constants` where those say so."""
     builder = GraphBuilder("onnx")
     names = []

@@ -35,7 +35,9 @@ def test_one_rounding_for_every_rank_and_format(shape, fmt, target):
     """Channels taken from the wrong axis, or a second rounding."""
     x = RNG.uniform(-3, 2, shape)
     perms = {0: NHWC} if len(shape) == 4 else {}
-    run_one("batch_norm", [x], {"eps": 1e-5}, params=statistics(shape[1]), formats=fmt, target=target, perms=perms, symbolic=1).assert_within(STEPS)
+    run_one(
+        "batch_norm", [x], {"eps": 1e-5}, params=statistics(shape[1]), formats=fmt, target=target, perms=perms, symbolic=1
+    ).assert_within(STEPS)
 
 
 @settings(max_examples=40, deadline=None)

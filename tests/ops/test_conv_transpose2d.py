@@ -45,10 +45,18 @@ def accumulator_step(w: np.ndarray, x: np.ndarray) -> float:
 )
 def test_any_geometry(strides, kernel, dilations, pads, output_padding, groups, nhwc, seed):
     """A stride, pad (also beyond the kernel), output padding, dilation or group that moves or loses pixels."""
-    extents = [(s - 1) * strides[k] + dilations[k] * (kernel[k] - 1) + 1 - pads[k] - pads[k + 2] + output_padding[k] for k, s in enumerate((4, 5))]
+    extents = [
+        (s - 1) * strides[k] + dilations[k] * (kernel[k] - 1) + 1 - pads[k] - pads[k + 2] + output_padding[k] for k, s in enumerate((4, 5))
+    ]
     assume(min(extents) >= 1)
     inner = [s - 1 for s in (4, 5)]
-    assume(all(inner[k] * strides[k] + 1 > max(0, pads[k] - dilations[k] * (kernel[k] - 1)) + max(0, pads[k + 2] - dilations[k] * (kernel[k] - 1) - output_padding[k]) for k in (0, 1)))
+    assume(
+        all(
+            inner[k] * strides[k] + 1
+            > max(0, pads[k] - dilations[k] * (kernel[k] - 1)) + max(0, pads[k + 2] - dilations[k] * (kernel[k] - 1) - output_padding[k])
+            for k in (0, 1)
+        )
+    )
     rng = np.random.default_rng(seed)
     x, w = rng.uniform(-2, 3, (2, 4, 4, 5)), rng.normal(size=(8, 4 // groups, *kernel))
     attrs = {"strides": strides, "pads": pads, "output_padding": output_padding, "dilations": dilations, "groups": groups}
@@ -62,7 +70,9 @@ def test_any_geometry(strides, kernel, dilations, pads, output_padding, groups, 
 def test_formats(fmt, bits):
     """Inserted pixels that hold code 0 instead of the zero point, in some input format or weight width."""
     x = RNG.uniform(1.0, 3.0, (1, 2, 4, 4))
-    run_one("conv_transpose2d", [x], {**PLAIN, "strides": (2, 2)}, params={1: normal(3, 2, 2, 2)}, formats=fmt, weight_bits=bits).assert_within(0.5001)
+    run_one(
+        "conv_transpose2d", [x], {**PLAIN, "strides": (2, 2)}, params={1: normal(3, 2, 2, 2)}, formats=fmt, weight_bits=bits
+    ).assert_within(0.5001)
 
 
 def test_accumulator_has_one_scale_per_output_channel():
@@ -128,7 +138,13 @@ def test_onnx_layer(attrs, opset):
 
 def test_onnx_layer_of_one_axis():
     """A 1-D ONNX layer with an output shape."""
-    assert_same_as_onnx("ConvTranspose", [normal(2, 4, 7)], constants={1: normal(4, 3, 3)}, attrs={"strides": [2], "output_shape": [14]}, made="conv_transpose2d")
+    assert_same_as_onnx(
+        "ConvTranspose",
+        [normal(2, 4, 7)],
+        constants={1: normal(4, 3, 3)},
+        attrs={"strides": [2], "output_shape": [14]},
+        made="conv_transpose2d",
+    )
 
 
 def test_computed_weights_are_refused():

@@ -41,7 +41,11 @@ def test_logarithm_is_exact_to_2_to_minus_19(count):
     """A ladder that leaves the sum outside the table, or terms of ln 2 that do not add up."""
     rng = np.random.default_rng(count)
     edges = [float(1 << k) for k in range(count.bit_length())]
-    totals = np.clip(np.concatenate([np.exp(rng.uniform(0, np.log(count), 4000)), edges, [1.0, float(count)], np.array(edges) * (1 - 2.0**-29)]), 1, count)
+    totals = np.clip(
+        np.concatenate([np.exp(rng.uniform(0, np.log(count), 4000)), edges, [1.0, float(count)], np.array(edges) * (1 - 2.0**-29)]),
+        1,
+        count,
+    )
     codes = np.floor(totals * 2.0**EXP_BITS).astype(np.int64)
     low = lowering()
     low.values["wide"] = Value(codes.shape, INT64)

@@ -21,7 +21,9 @@ from tests.ops.source_call import assert_same_as_onnx, assert_same_as_torch, onn
 RNG = np.random.default_rng(8)
 
 
-def run(x: np.ndarray, axis: int, q: QParams, target: QParams | NumberFormat, eps: float = 1e-5, rng: np.random.Generator = RNG, **options) -> tuple[Result, np.ndarray]:
+def run(
+    x: np.ndarray, axis: int, q: QParams, target: QParams | NumberFormat, eps: float = 1e-5, rng: np.random.Generator = RNG, **options
+) -> tuple[Result, np.ndarray]:
     """Return the result and the stated error bound (beside half a step) of each element."""
     n = x.shape[axis]
     weight, bias = rng.normal(size=n).astype(np.float32), rng.normal(size=n).astype(np.float32)
@@ -73,7 +75,13 @@ def test_rows_without_spread():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 400), st.floats(-10, 3), st.sampled_from([1e-12, 1e-6, 1e-5, 1e-3]), st.sampled_from([UINT8, INT16, UINT16]), st.integers(0, 10**6))
+@given(
+    st.integers(1, 400),
+    st.floats(-10, 3),
+    st.sampled_from([1e-12, 1e-6, 1e-5, 1e-3]),
+    st.sampled_from([UINT8, INT16, UINT16]),
+    st.integers(0, 10**6),
+)
 def test_any_length_and_scale(n, exponent, eps, fmt, seed):
     """A row length, input scale or eps for which the bound does not hold or a sum overflows."""
     rng = np.random.default_rng(seed)
@@ -95,9 +103,21 @@ def test_extreme_codes_stay_in_bounds():
 def test_hopeless_scales_are_refused_by_name():
     """A scale so small against eps that nothing is left, or a 32-bit input, that gives garbage."""
     with pytest.raises(LoweringError, match="64 bits"):
-        run_one("layer_norm", [RNG.normal(size=(2, 512))], {"axis": 1, "eps": 1.0}, params={1: np.ones(512), 2: np.zeros(512)}, qparams={0: QParams(INT16, np.asarray(1e-9))})
+        run_one(
+            "layer_norm",
+            [RNG.normal(size=(2, 512))],
+            {"axis": 1, "eps": 1.0},
+            params={1: np.ones(512), 2: np.zeros(512)},
+            qparams={0: QParams(INT16, np.asarray(1e-9))},
+        )
     with pytest.raises(LoweringError, match="32 bits"):
-        run_one("layer_norm", [RNG.normal(size=(2, 8))], {"axis": 1, "eps": 1e-5}, params={1: np.ones(8), 2: np.zeros(8)}, qparams={0: QParams(INT32, np.asarray(1e-6))})
+        run_one(
+            "layer_norm",
+            [RNG.normal(size=(2, 8))],
+            {"axis": 1, "eps": 1e-5},
+            params={1: np.ones(8), 2: np.zeros(8)},
+            qparams={0: QParams(INT32, np.asarray(1e-6))},
+        )
 
 
 class ChannelsFirst(torch.nn.Module):
@@ -117,7 +137,12 @@ class ChannelsFirst(torch.nn.Module):
 def test_torch_layers():
     """A layer norm without weight or bias, or over several axes, that is read wrongly."""
     torch.manual_seed(0)
-    norms = [torch.nn.LayerNorm(6), torch.nn.LayerNorm(6, bias=False), torch.nn.LayerNorm(6, elementwise_affine=False), torch.nn.LayerNorm((4, 6), eps=1e-3)]
+    norms = [
+        torch.nn.LayerNorm(6),
+        torch.nn.LayerNorm(6, bias=False),
+        torch.nn.LayerNorm(6, elementwise_affine=False),
+        torch.nn.LayerNorm((4, 6), eps=1e-3),
+    ]
     with torch.no_grad():
         for norm in norms:
             for p in norm.parameters():
@@ -132,7 +157,9 @@ def test_onnx_layer(axis, count):
     x = RNG.normal(size=(2, 4, 6)).astype(np.float32)
     shape = x.shape[axis % 3 :]
     weight, bias = (RNG.normal(size=shape).astype(np.float32) for _ in range(2))
-    assert_same_as_onnx("LayerNormalization", [x], constants={1: weight, 2: bias}, attrs={"axis": axis, "epsilon": 1e-2}, opset=17, made="layer_norm")
+    assert_same_as_onnx(
+        "LayerNormalization", [x], constants={1: weight, 2: bias}, attrs={"axis": axis, "epsilon": 1e-2}, opset=17, made="layer_norm"
+    )
     assert_same_as_onnx("LayerNormalization", [x], constants={1: weight}, attrs={"axis": axis}, opset=17, made="layer_norm")
     assert int(np.prod(shape)) == count
 

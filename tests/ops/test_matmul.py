@@ -24,7 +24,9 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("formats", [(UINT8, UINT8), (INT8, UINT8), (uniform(4, signed=False), INT8), (INT16, INT8)], ids=lambda f: f"{f[0].name}-{f[1].name}")
+@pytest.mark.parametrize(
+    "formats", [(UINT8, UINT8), (INT8, UINT8), (uniform(4, signed=False), INT8), (INT16, INT8)], ids=lambda f: f"{f[0].name}-{f[1].name}"
+)
 @pytest.mark.parametrize("target", [UINT8, INT16], ids=lambda f: f.name)
 def test_product_rounds_once(formats, target):
     """Zero points of either operand left out of the sum, or the second operand not transposed."""
@@ -104,6 +106,7 @@ def test_onnx_spellings():
     """An ONNX MatMul with constant weights that does not become a layer, or is not transposed."""
     assert_same_as_onnx("MatMul", [normal(2, 3, 6), normal(2, 6, 4)], made="matmul")
     assert_same_as_onnx("MatMul", [normal(2, 3, 6), None], constants={1: normal(6, 4)}, opset=9, made="linear")
+    assert_same_as_onnx("MatMul", [None, normal(2, 6, 4)], constants={0: normal(3, 6)}, made="linear")
 
 
 def test_uses_without_an_integer_form_are_refused():

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intonly.core.errors import LoweringError
+from intonly.core.graph import Dim, Value
 from intonly.core.lowering import NHWC
 from intonly.core.number_format import INT8, INT16, INT32, UINT8, UINT16, QParams, uniform
 from intonly.core.opspec import Refusal
@@ -46,7 +47,10 @@ def test_probabilities_for_every_target(target, reach):
 
 
 @pytest.mark.parametrize("fmt", [UINT8, INT8, UINT16, INT16], ids=lambda f: f.name)
-@pytest.mark.parametrize(("shape", "axis", "perm"), [((2, 6, 3, 4), 1, NHWC), ((2, 6, 3, 4), 1, (0, 1, 2, 3)), ((2, 3, 4, 6), 3, NHWC), ((6, 2), 0, (0, 1)), ((6,), 0, (0,))])
+@pytest.mark.parametrize(
+    ("shape", "axis", "perm"),
+    [((2, 6, 3, 4), 1, NHWC), ((2, 6, 3, 4), 1, (0, 1, 2, 3)), ((2, 3, 4, 6), 3, NHWC), ((6, 2), 0, (0, 1)), ((6,), 0, (0,))],
+)
 def test_any_axis_of_any_layout(fmt, shape, axis, perm):
     """Sums taken along another axis when the image is stored NHWC, or the axis is not the last."""
     result = softmax(RNG.uniform(-3, 3, shape), axis, formats=fmt, target=spanning(0, 1, UINT8), perms={0: perm})
@@ -148,7 +152,9 @@ def test_torch_spellings(function, dim):
 
 
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
-@pytest.mark.parametrize(("opset", "attrs"), [(9, {}), (11, {"axis": 2}), (12, {"axis": -2}), (12, {"axis": 0}), (13, {}), (13, {"axis": 1}), (21, {"axis": 0})])
+@pytest.mark.parametrize(
+    ("opset", "attrs"), [(9, {}), (11, {"axis": 2}), (12, {"axis": -2}), (12, {"axis": 0}), (13, {}), (13, {"axis": 1}), (21, {"axis": 0})]
+)
 def test_onnx_spellings(op, opset, attrs):
     """An ONNX softmax before opset 13 that is not taken over all axes from its axis on, or a later one that is."""
     x = RNG.normal(size=(2, 3, 4)).astype(np.float32)
@@ -158,8 +164,6 @@ def test_onnx_spellings(op, opset, attrs):
 def test_onnx_flattening_needs_fixed_extents():
     """A flattened softmax over a symbolic extent that fails without a word about the input shape."""
     call = onnx_call("Softmax", [RNG.normal(size=(2, 3, 4))], {}, {"axis": 1}, 11)
-    from intonly.core.graph import Dim, Value
-
     call.builder.values["x0"] = Value((2, Dim("L"), 4))
     with pytest.raises(Refusal, match="input shape"):
         OPS["softmax"].from_onnx["Softmax"](call)

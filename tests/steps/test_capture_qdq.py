@@ -22,21 +22,12 @@ from intonly.steps.capture.onnx_import import capture_onnx  # noqa: E402
 from intonly.steps.capture.onnx_qdq import clipped_format, dequantized_constant, quantized_constant, repinned  # noqa: E402
 from intonly.steps.capture.onnx_values import Known  # noqa: E402
 from intonly.torch_exec import TorchRunner, fake_quantize  # noqa: E402
-
-FLOAT = TensorProto.FLOAT
-
-
-def node(op, inputs, outputs, name="", **attrs):
-    """Return a NodeProto."""
-    return helper.make_node(op, inputs, outputs, name, **attrs)
+from tests.steps.onnx_models import model_of, node  # noqa: E402
 
 
-def model_of(nodes, shape, constants, opset=13, *, element=FLOAT, outputs=("y",), packed=()) -> Any:
-    """Return a ModelProto with input x; `packed` adds tensor protos (4-bit codes)."""
-    tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()] + list(packed)
-    outs = [helper.make_tensor_value_info(o, FLOAT, None) for o in outputs]
-    graph = helper.make_graph(nodes, "net", [helper.make_tensor_value_info("x", element, shape)], outs, tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+def net(nodes, shape, constants, opset=13, **options) -> Any:
+    """Return a model from x to y."""
+    return model_of(nodes, {"x": shape}, ["y"], constants, opset, **options)
 
 
 def session(model) -> Any:
@@ -84,10 +75,13 @@ def float_net():
     """Return Conv, Relu, MaxPool, Conv, Add, Relu, GlobalAveragePool, Flatten, Gemm."""
     rng = np.random.default_rng(0)
     constants = {
-        "w1": rng.standard_normal((6, 3, 3, 3)).astype(np.float32), "b1": rng.standard_normal(6).astype(np.float32),
-        "w2": rng.standard_normal((6, 6, 3, 3)).astype(np.float32), "b2": rng.standard_normal(6).astype(np.float32),
-        "w3": rng.standard_normal((6, 5)).astype(np.float32), "b3": rng.standard_normal(5).astype(np.float32),
-    }  # fmt: skip
+        "w1": rng.standard_normal((6, 3, 3, 3)).astype(np.float32),
+        "b1": rng.standard_normal(6).astype(np.float32),
+        "w2": rng.standard_normal((6, 6, 3, 3)).astype(np.float32),
+        "b2": rng.standard_normal(6).astype(np.float32),
+        "w3": rng.standard_normal((6, 5)).astype(np.float32),
+        "b3": rng.standard_normal(5).astype(np.float32),
+    }
     nodes = [
         node("Conv", ["x", "w1", "b1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),
         node("Relu", ["c1"], ["r1"], "relu1"),
@@ -99,7 +93,7 @@ def float_net():
         node("Flatten", ["g"], ["f"], "flatten"),
         node("Gemm", ["f", "w3", "b3"], ["y"], "head"),
     ]
-    return model_of(nodes, ["N", 3, 8, 8], constants)
+    return net(nodes, ["N", 3, 8, 8], constants)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["per_tensor", "per_channel"])
@@ -111,9 +105,14 @@ def static_file(request, tmp_path_factory):
     rng = np.random.default_rng(1)
     data = [rng.standard_normal((4, 3, 8, 8)).astype(np.float32) for _ in range(4)]
     quantization.quantize_static(
-        str(folder / "float.onnx"), str(folder / "qdq.onnx"), Samples([{"x": d} for d in data]), quant_format=quantization.QuantFormat.QDQ,
-        per_channel=request.param, activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-    )  # fmt: skip
+        str(folder / "float.onnx"),
+        str(folder / "qdq.onnx"),
+        Samples([{"x": d} for d in data]),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=request.param,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
     return folder / "qdq.onnx", data, request.param
 
 
@@ -165,7 +164,7 @@ def test_static_file_runs_like_onnxruntime(static_file):
 
 def gemm(weights, more, *, reads=("w",), opset=13, **attrs):
     """Return a model x -> Gemm whose weight comes from `more` nodes."""
-    return model_of(
+    return net(
         [*more, node("Gemm", ["x", *reads, "b"], ["y"], "head", **attrs)], ["N", 4], {"b": np.zeros(3, np.float32), **weights}, opset
     )
 
@@ -231,9 +230,16 @@ def test_four_bits_in_an_int8_are_four_bits():
     ]
     reals = np.array([[0.7, -9, 0.2, 0.1], [9, 0, 0, -0.3]], np.float32)
     constants = {
-        "r": reals, "s": np.float32(0.1), "z": np.int8(0), "u": np.uint8(0), "m": np.int8(-7), "p": np.int8(7), "lo": np.uint8(0), "hi": np.uint8(15),
-    }  # fmt: skip
-    captured = capture_onnx(model_of(nodes, ["N", 4], constants))
+        "r": reals,
+        "s": np.float32(0.1),
+        "z": np.int8(0),
+        "u": np.uint8(0),
+        "m": np.int8(-7),
+        "p": np.int8(7),
+        "lo": np.uint8(0),
+        "hi": np.uint8(15),
+    }
+    captured = capture_onnx(net(nodes, ["N", 4], constants))
     assert captured.pinned["x"].format == uniform(4, signed=False)
     name = the_weight(captured)
     assert captured.pinned[name].format == uniform(4, signed=True, narrow_range=True)
@@ -245,7 +251,7 @@ def test_packed_int4_codes():
     codes = np.array([[-8, 7, 0, -1], [1, 2, 3, 4], [-7, 5, 6, -2]])
     packed = [helper.make_tensor("q", TensorProto.INT4, codes.shape, codes.ravel().tolist())]
     more = [node("DequantizeLinear", ["q", "s"], ["w"], axis=0), node("Gemm", ["x", "w"], ["y"], "head", transB=1)]
-    captured = capture_onnx(model_of(more, ["N", 4], {"s": np.array([0.1, 0.2, 0.3], np.float32)}, 21, packed=packed))
+    captured = capture_onnx(net(more, ["N", 4], {"s": np.array([0.1, 0.2, 0.3], np.float32)}, 21, packed=packed))
     name = the_weight(captured)
     assert captured.pinned[name].format == uniform(4, signed=True)
     assert_codes(captured, name, codes)
@@ -286,7 +292,7 @@ def test_biases_of_more_than_24_bits():
         node("Gemm", ["x", "w", "d"], ["y"], "head", transB=1),
     ]
     constants = {"q": CODES, "s": np.float32(0.01), "z": np.int8(0), "c": codes, "t": np.float32(1e-4)}
-    captured = capture_onnx(model_of(nodes, ["N", 4], constants))
+    captured = capture_onnx(net(nodes, ["N", 4], constants))
     assert_codes(captured, captured.graph.nodes[0].inputs[2], codes)
 
 
@@ -309,7 +315,7 @@ def test_pairs_vanish_and_pin_the_value_in_front():
         *pair("r", "b", "t", "h"),
         node("Add", ["b", "b"], ["y"], "sum"),
     ]
-    captured = capture_onnx(model_of(nodes, ["N", 4], UNITS, 21))
+    captured = capture_onnx(net(nodes, ["N", 4], UNITS, 21))
     assert [n.op for n in captured.graph.nodes] == ["clip", "add"]
     assert set(captured.pinned) == {"x", "relu"}
     assert (captured.pinned["x"].format, captured.pinned["x"].zero_point, float(np.float32(captured.pinned["x"].scale))) == (
@@ -330,10 +336,10 @@ def test_two_readers_in_different_units():
         node("Add", ["a", "b"], ["c"], "join"),
         node("Add", ["c", "a2"], ["y"], "again"),
     ]
-    captured = capture_onnx(model_of(nodes, ["N", 4], UNITS))
+    captured = capture_onnx(net(nodes, ["N", 4], UNITS))
     assert [n.op for n in captured.graph.nodes] == ["clip", "clip", "add", "add"]
     x = np.linspace(-3, 9, 8, dtype=np.float32).reshape(2, 4)
-    want = session(model_of(nodes, ["N", 4], UNITS)).run(None, {"x": x})[0]
+    want = session(net(nodes, ["N", 4], UNITS)).run(None, {"x": x})[0]
     got = simulated(captured, {"x": x})["y"].numpy()
     np.testing.assert_allclose(got, want, atol=0.31)
     join = captured.graph.producers()["join"]
@@ -349,7 +355,7 @@ def test_codes_that_move_between_the_pair():
         node("DequantizeLinear", ["p", "s", "z"], ["d"]),
         node("Relu", ["d"], ["y"], "last"),
     ]
-    captured = capture_onnx(model_of(nodes, ["N", 2, 3], UNITS))
+    captured = capture_onnx(net(nodes, ["N", 2, 3], UNITS))
     assert [n.op for n in captured.graph.nodes] == ["clip", "transpose", "clip"]
     assert captured.pinned["relu"].same_as(captured.pinned["turn"])
 
@@ -361,7 +367,7 @@ def test_codes_at_the_ends():
         node("Relu", ["d"], ["r"], "relu"),
         node("QuantizeLinear", ["r", "t", "i"], ["y"], "leave"),
     ]
-    model = model_of(nodes, ["N", 4], UNITS, element=TensorProto.UINT8)
+    model = net(nodes, ["N", 4], UNITS, element=TensorProto.UINT8)
     captured = capture_onnx(model)
     x = np.array([[0, 7, 200, 255]], np.uint8)
     got = TorchRunner(captured.graph).run({"x": x})["y"].numpy()
@@ -404,7 +410,7 @@ def test_quantization_that_has_no_units_is_refused(nodes, message):
         "none": np.float32(0),
     }
     with pytest.raises(UnsupportedOpError, match=message) as caught:
-        capture_onnx(model_of(nodes, [2, 4], constants, 21))
+        capture_onnx(net(nodes, [2, 4], constants, 21))
     assert "here" in [origin for origin, _, _ in caught.value.operators]
 
 

@@ -33,7 +33,7 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
     """Lay the windows side by side, short ones filled up with zeros, sum each, and divide in one requantize."""
-    x = low.image(one_unit(computed(node, inputs), node, low))
+    x = low.image(one_unit(computed(node, inputs), low))
     name, kernel, lengths = x.name, [], []
     for axis in (1, 2):
         size = fixed(x.shape[1 + axis], node, "an image axis")

@@ -44,7 +44,7 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
     """Window sums, in which padding contributes 0, and one requantize that divides by the count."""
-    x = low.image(one_unit(computed(node, inputs), node, low))
+    x = low.image(one_unit(computed(node, inputs), low))
     attrs = {key: node.attrs[key] for key in ("kernel", "strides", "dilations")}
     name = low.emit("sum_pool2d", [x.name], {**attrs, "pads": w.windows_of(node).all_pads, "x_zero_point": x.zero})
     acc = Lowered(name, low.graph.values[node.output].shape, x.perm, x.scale, np.zeros((), np.int64))

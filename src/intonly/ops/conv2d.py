@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from intonly.core.errors import InvalidGraphError, UnsupportedFormatError
 from intonly.core.graph import Node, Shape, Value
 from intonly.core.lowering import Lowered, Lowering
-from intonly.core.number_format import QParams
+from intonly.core.number_format import INT8, QParams
 from intonly.core.opspec import Call, Example, OpSpec, constant_input, fixed, image_macs
 from intonly.core.primitives.linear import output_extent
 
@@ -42,7 +43,6 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     assert x is not None
     x = low.image(x)
     codes, qparams = weight_codes(node, low)
-    zero = int(qparams.zero_point) if qparams.zero_point.ndim == 0 else None
     acc_scale = x.scale * qparams.scale
     bias = constant_input(node, 2, low)
     bias = np.zeros(codes.shape[0]) if bias is None else bias
@@ -56,7 +56,6 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
         "x_zero_point": int(x.zero_point) if x.zero_point.ndim == 0 else tuple(int(z) for z in x.zero_point),
         "rescale": None,
     }
-    assert zero == 0
     name = low.emit("conv2d", [x.name, w, bias_codes], attrs)
     shape = low.graph.values[node.output].shape
     acc = Lowered(name, shape, x.perm, np.asarray(acc_scale), np.zeros((), np.int64), 1 if np.ndim(acc_scale) else None)
@@ -64,11 +63,30 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
 
 
 def weight_codes(node: Node, low: Lowering, index: int = 1) -> tuple[Any, QParams]:
-    """Return (codes, QParams) of a quantized weight input."""
+    """Return (codes, QParams) of a quantized weight input, with zero point 0.
+
+    Raises:
+        UnsupportedFormatError: when a weight zero point cannot be subtracted within signed 8 bits.
+    """
     name = node.inputs[index]
     qparams = low.graph.values[name].qparams
-    assert qparams is not None, f"{node.origin}: the weight was not quantized"
-    return low.graph.params[name], qparams
+    if qparams is None:
+        raise InvalidGraphError(f"{node.origin} ({node.op}): its weight is not quantized", origin=node.origin)
+    codes = low.graph.params[name]
+    if not qparams.zero_point.any():
+        return codes, qparams
+    along = [1] * codes.ndim
+    if qparams.zero_point.ndim and qparams.axis is not None:
+        along[qparams.axis] = -1
+    centered = codes.astype(np.int64) - qparams.zero_point.reshape(along)
+    if centered.min() < INT8.qmin or centered.max() > INT8.qmax:
+        raise UnsupportedFormatError(
+            f"{node.origin} ({node.op}): its weight codes minus their zero point reach {centered.min()}..{centered.max()}, beyond int8; "
+            "export the model with signed symmetric int8 weights",
+            origin=node.origin,
+            format=qparams.format.name,
+        )
+    return centered.astype(np.int8), QParams(INT8, qparams.scale, axis=qparams.axis)
 
 
 def pair(value: Any) -> tuple[int, int]:

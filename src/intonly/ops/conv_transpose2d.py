@@ -113,7 +113,7 @@ def _cropped(x: Lowered, cut: Sequence[int], low: Lowering) -> Lowered:
 def macs(node: Node, values: Mapping[str, Value]) -> int:
     """Multiply-accumulates of one sample: each input element meets O/g * KH * KW weights."""
     o, _, kh, kw = (int(d) for d in values[node.inputs[1]].shape)  # type: ignore[arg-type]
-    return element_count(values[node.inputs[0]].shape[1:]) * (o // node.attrs["groups"]) * kh * kw
+    return element_count(values[node.inputs[0]].shape[1:]) * (o // int(node.attrs["groups"])) * kh * kw
 
 
 def rearranged(weight: npt.NDArray[Any], groups: int) -> npt.NDArray[Any]:
@@ -123,7 +123,7 @@ def rearranged(weight: npt.NDArray[Any], groups: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(parts.reshape(groups * per_group, i // groups, kh, kw))
 
 
-def _emit(call: Call, strides: Sequence[int], pads: Sequence[int], output_padding: Sequence[int], dilations: Sequence[int], groups: int) -> str:
+def _emit(call: Call, attrs: dict[str, Any]) -> str:
     """Emit a transposed convolution of one or two spatial axes; one axis goes through height 1."""
     x, w = call.inputs[:2]
     rank = len(call.shape(x)) - 2
@@ -135,10 +135,11 @@ def _emit(call: Call, strides: Sequence[int], pads: Sequence[int], output_paddin
         call.refuse(f"transposed convolution over {rank} axes; intonly knows one and two")
     if rank == 1:
         weight = weight[:, :, None, :]
-        strides, output_padding, dilations = (1, *strides), (0, *output_padding), (1, *dilations)
-        pads = (0, pads[0], 0, pads[1])
+        before, after = attrs["pads"]
+        attrs |= {"pads": (0, before, 0, after), "output_padding": (0, *attrs["output_padding"])}
+        attrs |= {k: (1, *attrs[k]) for k in ("strides", "dilations")}
         x = call.emit("reshape", [x], {"shape": (0, 0, 1, -1)})
-    attrs = {"strides": tuple(strides), "pads": tuple(pads), "output_padding": tuple(output_padding), "dilations": tuple(dilations), "groups": groups}
+    groups = attrs["groups"]
     bias = [name for name in call.inputs[2:3] if name]
     y = call.emit("conv_transpose2d", [x, call.param(rearranged(weight, groups), "weight"), *bias], attrs)
     return call.emit("reshape", [y], {"shape": (0, 0, -1)}) if rank == 1 else y
@@ -147,8 +148,9 @@ def _emit(call: Call, strides: Sequence[int], pads: Sequence[int], output_paddin
 def from_torch(call: Call) -> str:
     """conv_transpose1d and conv_transpose2d."""
     rank = len(call.shape(call.inputs[0])) - 2
-    strides, padding, output_padding, dilations = (pair(call.args[k])[-rank:] for k in ("stride", "padding", "output_padding", "dilation"))
-    return _emit(call, strides, (*padding, *padding), output_padding, dilations, int(call.args["groups"]))
+    stride, padding, output_padding, dilation = (pair(call.args[k])[-rank:] for k in ("stride", "padding", "output_padding", "dilation"))
+    attrs = {"strides": stride, "pads": (*padding, *padding), "output_padding": output_padding, "dilations": dilation}
+    return _emit(call, {**attrs, "groups": int(call.args["groups"])})
 
 
 def from_onnx(call: Call) -> str:
@@ -174,7 +176,8 @@ def from_onnx(call: Call) -> str:
             pads[k], pads[rank + k] = (small, large) if auto == "SAME_UPPER" else (large, small)
     elif auto == "VALID":
         pads = [0] * (2 * rank)
-    return _emit(call, strides, pads, output_padding, dilations, int(args.get("group", 1)))
+    attrs = {"strides": strides, "pads": pads, "output_padding": output_padding, "dilations": dilations}
+    return _emit(call, {**{k: tuple(v) for k, v in attrs.items()}, "groups": int(args.get("group", 1))})
 
 
 _w = np.linspace(-0.5, 0.5, 4 * 3 * 3 * 2).reshape(4, 3, 3, 2).astype(np.float32)
@@ -192,7 +195,11 @@ SPEC = OpSpec(
     weight=1,
     leaves_acc=True,
     examples=(
-        Example([(2, 3, 4, 5), _w.shape, _b.shape], {**_plain, "strides": (2, 3), "pads": (1, 0, 0, 1), "output_padding": (1, 0)}, {1: _w, 2: _b}),
+        Example(
+            [(2, 3, 4, 5), _w.shape, _b.shape],
+            {**_plain, "strides": (2, 3), "pads": (1, 0, 0, 1), "output_padding": (1, 0)},
+            {1: _w, 2: _b},
+        ),
         Example([(2, 6, 4, 4), _w.shape], {**_plain, "groups": 2, "dilations": (1, 2)}, {1: _w}),
         Example([(1, 4, 5, 5), (4, 1, 3, 2)], {**_plain, "groups": 4, "strides": (2, 2), "pads": (3, 3, 2, 2)}, {1: _w[:, :1].copy()}),
     ),

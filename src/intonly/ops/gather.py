@@ -39,7 +39,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     """One gather along the stored axis, or a slice where the indices are evenly spaced."""
     x, axis = computed(node, inputs), node.attrs["axis"]
     if x.axis is not None and x.axis % len(x.shape) == axis:
-        x = one_unit(x, node, low)
+        x = one_unit(x, low)
     found = constant_input(node, 1, low)
     assert found is not None
     indices = found.astype(np.int64)

@@ -82,7 +82,9 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     x = per_tensor(inputs[0], node)
     fmt = low.format_of(x)
     if fmt.bits > INPUT_BITS:
-        raise LoweringError(f"{node.origin} (layer_norm): its input has {fmt.bits} bits, at most {INPUT_BITS} are possible", origin=node.origin)
+        raise LoweringError(
+            f"{node.origin} (layer_norm): its input has {fmt.bits} bits, at most {INPUT_BITS} are possible", origin=node.origin
+        )
     x = low.channels_last(x, node.attrs["axis"])
     count = fixed(x.shape[node.attrs["axis"]], node, "the normalized axis")
     middle = (fmt.decoded_min + fmt.decoded_max + 1) // 2  # the mean cancels, so any origin does; this one keeps squares small
@@ -92,7 +94,8 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     row = {"axes": (len(x.shape) - 1,), "keepdims": True}
     length = scalar(low, count, "count")
     total = low.emit("reduce_sum", [x.name], {**row, "x_zero_point": middle})
-    squares = low.emit("reduce_sum", [binary(low, "mul", x.name, x.name, a_zero_point=middle, b_zero_point=middle)], {**row, "x_zero_point": 0})
+    squared = binary(low, "mul", x.name, x.name, a_zero_point=middle, b_zero_point=middle)
+    squares = low.emit("reduce_sum", [squared], {**row, "x_zero_point": 0})
     centered = binary(low, "add", binary(low, "mul", x.name, length, a_zero_point=middle), total, sign=-1)
     spread = binary(low, "add", binary(low, "mul", squares, length), binary(low, "mul", total, total), sign=-1)
     spread = binary(low, "maximum", spread, scalar(low, 0, "zero"))  # it is 0 or more; the bound rules do not know that
@@ -111,18 +114,18 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
 
 def _emit(call: Call, x: str, weight: str, bias: str, axes: Sequence[int], eps: float) -> str:
     """Emit a layer norm over the trailing `axes`; several are flattened into one, without weights it gets ones and zeros."""
-    shape = call.shape(x)
-    extents = [shape[a] for a in axes]
-    if not all(isinstance(d, int) for d in extents):
+    extents = [d for d in (call.shape(x)[a] for a in axes) if isinstance(d, int)]
+    if len(extents) != len(axes):
         call.refuse("layer norm over an axis of symbolic extent; give an input shape")
-    count = math.prod(int(d) for d in extents)  # type: ignore[arg-type]
+    count = math.prod(extents)
     constants = []
     for name, default, hint in ((weight, 1.0, "weight"), (bias, 0.0, "bias")):
-        array = call.constant(name) if name else np.full(count, default, np.float32)
+        array = call.constant(name) if name else np.full(extents, default, np.float32)
         if array is None:
             call.refuse(f"a layer norm whose {hint} is computed at run time")
             raise AssertionError
-        constants.append(name if array.shape == (count,) and name else call.param(np.broadcast_to(array, [int(d) for d in extents]).reshape(-1) if name else array, hint))  # type: ignore[arg-type]
+        keeps = bool(name) and array.shape == (count,)
+        constants.append(name if keeps else call.param(np.broadcast_to(array, extents).reshape(-1), hint))
     kept = (0,) * axes[0]
     flat = call.emit("reshape", [x], {"shape": (*kept, count)}) if len(axes) > 1 else x
     y = call.emit("layer_norm", [flat, *constants], {"axis": axes[0], "eps": eps})

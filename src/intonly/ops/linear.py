@@ -38,7 +38,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     bias = constant_input(node, 2, low)
     bias = np.zeros(codes.shape[0]) if bias is None else bias
     inputs_ = [x.name, low.param(codes, qparams.format, f"{node.origin}.weight"), low.bias(bias, acc_scale, f"{node.origin}.bias")]
-    name = low.emit("matmul", inputs_, {"a_zero_point": x.zero, "b_zero_point": int(qparams.zero_point), "rescale": None})
+    name = low.emit("matmul", inputs_, {"a_zero_point": x.zero, "b_zero_point": 0, "rescale": None})
     shape = low.graph.values[node.output].shape
     axis = len(shape) - 1 if np.ndim(acc_scale) else None
     acc = Lowered(name, shape, tuple(range(len(shape))), np.asarray(acc_scale), np.zeros((), np.int64), axis)

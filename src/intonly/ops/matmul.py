@@ -13,6 +13,7 @@ from intonly.core.graph import Node, Shape, Value, broadcast_shapes, element_cou
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import INT32
 from intonly.core.opspec import Call, Example, OpSpec
+from intonly.ops import transpose
 from intonly.ops.fixed_point import per_tensor
 
 
@@ -48,18 +49,28 @@ def macs(node: Node, values: Mapping[str, Value]) -> int:
 
 
 def _emit(call: Call, a: str, b: str) -> str:
-    """Emit matmul, or linear where the second operand is a constant matrix."""
+    """Emit matmul, or linear where one operand is a constant matrix; A @ B is the transpose of B^T @ A^T."""
     if min(len(call.shape(a)), len(call.shape(b))) < 2:
         call.refuse("a product with a vector; reshape it to a matrix first")
     weight = call.constant(b)
     if weight is not None and weight.ndim == 2:
         return call.emit("linear", [a, call.param(np.ascontiguousarray(weight.T), "weight")])
-    if weight is not None or call.constant(a) is not None:
-        call.refuse("a product whose first operand is constant, or whose second is a stack of constant matrices")
+    left = call.constant(a)
+    if left is not None and left.ndim == 2:
+        made = call.emit("linear", [_swapped(call, b), call.param(left, "weight")])
+        return _swapped(call, made)
+    if weight is not None or left is not None:
+        call.refuse("a product with a stack of constant matrices; multiply by one matrix at a time")
     inner = call.shape(a)[-1]
     if not isinstance(inner, int):
         call.refuse(f"a product over the symbolic extent {inner.name}; give an input shape with that axis fixed")
     return call.emit("matmul", [a, b])
+
+
+def _swapped(call: Call, name: str) -> str:
+    """Emit the exchange of the last two axes."""
+    rank = len(call.shape(name))
+    return transpose.emit(call, name, (*range(rank - 2), rank - 1, rank - 2))
 
 
 def from_source(call: Call) -> str:

@@ -31,7 +31,7 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
     """One reduce_sum, and one requantize that divides by the count."""
-    x = one_unit(computed(node, inputs), node, low)
+    x = one_unit(computed(node, inputs), low)
     total = r.count(node.attrs["axes"], x.shape)
     assert total is not None, "the shape rule refuses symbolic extents"
     return low.finished(r.summed(node, x, low), node.output, factor=1.0 / total)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from intonly.core.errors import InvalidGraphError, LoweringError
+from intonly.core.errors import InvalidGraphError
 from intonly.core.graph import Node
 from intonly.core.lowering import Lowered, Lowering
-from intonly.core.number_format import INT32
+from intonly.core.number_format import INT16, INT32, QParams
 
 
 def computed(node: Node, inputs: Sequence[Lowered | None]) -> Lowered:
@@ -33,22 +33,18 @@ def per_channel(x: Lowered) -> bool:
     return bool(x.scale.ndim or x.zero_point.ndim)
 
 
-def one_unit(x: Lowered, node: Node, low: Lowering) -> Lowered:
-    """Return `x` with a single scale and zero point: as it is, or already in the units of the node's output.
+def one_unit(x: Lowered, low: Lowering) -> Lowered:
+    """Return `x` with a single scale and zero point; one per channel becomes 16-bit codes around 0.
 
-    Raises:
-        LoweringError: when channels have their own zero points and the output offers no single one.
+    Exactness: exact where only zero points differ, else an error of at most 2^-16 of the largest value.
     """
     if not per_channel(x):
         return x
-    target = low.target(node.output)
-    if target is None or target.scale.ndim or target.zero_point.ndim:
-        raise LoweringError(
-            f"{node.origin} ({node.op}): its input has one scale or zero point per channel, and this operator needs a single one; "
-            "give the input one mean and one std for all channels",
-            origin=node.origin,
-        )
-    return low.requantized(x, target)
+    fmt = low.format_of(x)
+    reach = np.maximum(x.zero_point - fmt.decoded_min, fmt.decoded_max - x.zero_point)
+    exact = x.scale.ndim == 0 and reach.max() <= INT16.qmax
+    scale = x.scale if exact else np.asarray((reach * x.scale).max() / INT16.qmax)
+    return low.requantized(x, QParams(INT16, scale))
 
 
 def settled(x: Lowered, node: Node, low: Lowering) -> Lowered:

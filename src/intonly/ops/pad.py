@@ -43,7 +43,7 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
     """A slice for what is cut off, then a pad with the code of the border."""
-    x = one_unit(computed(node, inputs), node, low)
+    x = one_unit(computed(node, inputs), low)
     before, after = ([node.attrs[key][p] for p in x.perm] for key in ("before", "after"))
     name = x.name
     if min(*before, *after) < 0:

@@ -25,7 +25,8 @@ def infer(node: Node, inputs: Sequence[Value]) -> Shape:
     except ValueError:
         fits = False
     if not fits:
-        raise InvalidGraphError(f"{node.origin} (prelu): slope {shape_text(slope)} does not broadcast to input {shape_text(x)}", origin=node.origin)
+        problem = f"slope {shape_text(slope)} does not broadcast to input {shape_text(x)}"
+        raise InvalidGraphError(f"{node.origin} (prelu): {problem}", origin=node.origin)
     return x
 
 
@@ -49,10 +50,8 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     above = replace(x, name=low.emit("maximum", [x.name, zero]))
     below = replace(x, name=low.emit("minimum", [x.name, zero]))
     if len(wide) > 1:
-        below, factor = product(below, constant_codes(slope, x, low), low), np.ones(())
-    else:
-        factor = slope.reshape(-1 if wide else ())
-    return low.finished(below, node.output, factor=factor, residual=above, residual_factor=1.0)
+        below, slope = product(below, constant_codes(slope, x, low), low), np.ones(1)
+    return low.finished(below, node.output, factor=slope.reshape(-1) if len(wide) == 1 else slope.reshape(()), residual=above)
 
 
 def _emit(call: Call, slope_shape: Sequence[int] | None) -> str:

@@ -74,7 +74,7 @@ def runs(old: Shape, new: Shape) -> list[Run]:
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
     """One reshape of the stored integers; before it a transpose when a run is not stored in one piece and in order."""
-    x = one_unit(computed(node, inputs), node, low)
+    x = one_unit(computed(node, inputs), low)
     new = low.graph.values[node.output].shape
     pieces = sorted(runs(x.shape, new), key=lambda run: x.perm.index(run[0][0]))
     order = iter([axis for run in pieces for axis in run[0]])

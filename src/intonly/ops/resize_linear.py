@@ -59,7 +59,7 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
     """Four shifted copies times constant weights, their sum, and one requantize."""
-    x = low.image(one_unit(computed(node, inputs), node, low))
+    x = low.image(one_unit(computed(node, inputs), low))
     bits = min(WEIGHT_BITS, (SUM_BITS - low.format_of(x).bits) // 2)
     axes = [_integer_taps(taps(node, k, fixed(x.shape[2 + k], node, "an image axis")), bits) for k in (0, 1)]
     unit = 1 << (axes[0][1] + axes[1][1])

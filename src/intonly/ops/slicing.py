@@ -47,7 +47,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     x = computed(node, inputs)
     shape = low.graph.values[node.output].shape
     if x.axis is not None and shape[x.axis] != x.shape[x.axis]:
-        x = one_unit(x, node, low)
+        x = one_unit(x, low)
     attrs = {key: tuple(node.attrs[key][p] for p in x.perm) for key in ("starts", "stops", "steps")}
     attrs["stops"] = tuple(
         x.shape[p] if stop == -1 and not isinstance(x.shape[p], Dim) else stop for p, stop in zip(x.perm, attrs["stops"], strict=True)

@@ -33,7 +33,9 @@ def distances(x: Lowered, node: Node, low: Lowering) -> tuple[str, int, dict[str
     """
     fmt = low.format_of(x)
     if fmt.bits > INPUT_BITS:
-        raise LoweringError(f"{node.origin} ({node.op}): its input has {fmt.bits} bits, at most {INPUT_BITS} are possible", origin=node.origin)
+        raise LoweringError(
+            f"{node.origin} ({node.op}): its input has {fmt.bits} bits, at most {INPUT_BITS} are possible", origin=node.origin
+        )
     row = {"axes": (x.stored_axis(node.attrs["axis"]),), "keepdims": True}
     largest = low.emit("reduce_max", [x.name], row)
     reach = fmt.decoded_max - fmt.decoded_min
@@ -48,7 +50,7 @@ def row_total(e: str, row: dict[str, Any], low: Lowering) -> str:
 
 def row_length(x: Lowered, node: Node) -> int:
     """Return the (largest) number of elements in a row."""
-    return max_shape(x.shape)[node.attrs["axis"]]
+    return int(max_shape(x.shape)[node.attrs["axis"]])
 
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
@@ -88,11 +90,11 @@ def onnx_importer(op: str) -> Callable[[Call], str]:
         axis = int(call.args.get("axis", 1 if flattens else -1)) % max(len(shape), 1)
         if not flattens or axis == len(shape) - 1:
             return call.emit(op, [x], {"axis": axis})
-        tail = shape[axis:]
-        if not all(isinstance(d, int) for d in tail):
+        tail = [d for d in shape[axis:] if isinstance(d, int)]
+        if len(tail) != len(shape) - axis:
             call.refuse(f"softmax over several axes of symbolic extent (opset below {FLATTENS_BEFORE}, axis {axis}); give an input shape")
         kept = (0,) * axis
-        flat = call.emit("reshape", [x], {"shape": (*kept, math.prod(int(d) for d in tail))})  # type: ignore[arg-type]
+        flat = call.emit("reshape", [x], {"shape": (*kept, math.prod(tail))})
         made = call.emit(op, [flat], {"axis": axis})
         return call.emit("reshape", [made], {"shape": (*kept, *tail)})
 

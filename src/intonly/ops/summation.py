@@ -20,7 +20,7 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
     """One reduce_sum and one requantize."""
-    return low.finished(r.summed(node, one_unit(computed(node, inputs), node, low), low), node.output)
+    return low.finished(r.summed(node, one_unit(computed(node, inputs), low), low), node.output)
 
 
 def from_torch(call: Call) -> str:

@@ -67,11 +67,19 @@ def sigmoid(x: Reals) -> Reals:
 
 def softplus(x: Reals, beta: float = 1.0) -> Reals:
     """Return log(1 + exp(beta x)) / beta without overflow."""
-    return np.logaddexp(0, beta * x) / beta
+    return np.asarray(np.logaddexp(0, beta * x) / beta)
 
 
 def _gelu_tanh(x: Reals) -> Reals:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+
+
+def _celu(x: Reals, alpha: float) -> Reals:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
+
+
+def _hard_sigmoid(F: Any, x: Any, alpha: float, beta: float) -> Any:
+    return (alpha * x + beta).clamp(0, 1)
 
 
 def _elu(x: Reals, alpha: float) -> Reals:
@@ -79,7 +87,7 @@ def _elu(x: Reals, alpha: float) -> Reals:
 
 
 def _power(x: Reals, exponent: float) -> Reals:
-    return np.power(x if exponent == round(exponent) else np.maximum(x, 0), exponent)
+    return np.asarray(np.power(x if exponent == round(exponent) else np.maximum(x, 0), exponent))
 
 
 def _torch_elu(F: Any, x: Any, alpha: float, gamma: float = 1.0) -> Any:
@@ -92,7 +100,14 @@ FUNCTIONS: dict[str, Function] = {
     f.name: f
     for f in (
         Function("abs", np.abs, lambda F, x: x.abs(), ("abs", "abs_"), ("Abs",)),
-        Function("celu", lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha)), lambda F, x, alpha: F.celu(x, alpha), ("celu", "celu_"), ("Celu",), {"alpha": Parameter("alpha", 1.0, "alpha", 1.0)}),
+        Function(
+            "celu",
+            _celu,
+            lambda F, x, alpha: F.celu(x, alpha),
+            ("celu", "celu_"),
+            ("Celu",),
+            {"alpha": Parameter("alpha", 1.0, "alpha", 1.0)},
+        ),
         Function("cos", np.cos, lambda F, x: x.cos(), ("cos",), ("Cos",), span=(-1, 1)),
         Function("elu", _elu, _torch_elu, ("elu", "elu_"), ("Elu",), {"alpha": Parameter("alpha", 1.0, "alpha", 1.0)}),
         Function("erf", erf, lambda F, x: x.erf(), ("erf",), ("Erf",), span=(-1, 1)),
@@ -100,9 +115,26 @@ FUNCTIONS: dict[str, Function] = {
         Function("expm1", np.expm1, lambda F, x: x.expm1(), ("expm1",), high=1.0),
         Function("gelu", lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))), lambda F, x: F.gelu(x)),
         Function("gelu_tanh", _gelu_tanh, lambda F, x: F.gelu(x, approximate="tanh")),
-        Function("hard_sigmoid", lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1), lambda F, x, alpha, beta: (alpha * x + beta).clamp(0, 1), ("hardsigmoid", "hardsigmoid_"), ("HardSigmoid",), {"alpha": Parameter("", 1 / 6, "alpha", 0.2), "beta": Parameter("", 0.5, "beta", 0.5)}, span=(0, 1)),
-        Function("hard_swish", lambda x: x * np.clip(x + 3, 0, 6) / 6, lambda F, x: F.hardswish(x), ("hardswish", "hardswish_"), ("HardSwish",)),
-        Function("leaky_relu", lambda x, alpha: np.where(x >= 0, x, alpha * x), lambda F, x, alpha: F.leaky_relu(x, alpha), ("leaky_relu", "leaky_relu_"), ("LeakyRelu",), {"alpha": Parameter("negative_slope", 0.01, "alpha", 0.01)}),
+        Function(
+            "hard_sigmoid",
+            lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
+            _hard_sigmoid,
+            ("hardsigmoid", "hardsigmoid_"),
+            ("HardSigmoid",),
+            {"alpha": Parameter("", 1 / 6, "alpha", 0.2), "beta": Parameter("", 0.5, "beta", 0.5)},
+            span=(0, 1),
+        ),
+        Function(
+            "hard_swish", lambda x: x * np.clip(x + 3, 0, 6) / 6, lambda F, x: F.hardswish(x), ("hardswish", "hardswish_"), ("HardSwish",)
+        ),
+        Function(
+            "leaky_relu",
+            lambda x, alpha: np.where(x >= 0, x, alpha * x),
+            lambda F, x, alpha: F.leaky_relu(x, alpha),
+            ("leaky_relu", "leaky_relu_"),
+            ("LeakyRelu",),
+            {"alpha": Parameter("negative_slope", 0.01, "alpha", 0.01)},
+        ),
         Function("log", lambda x: np.log(np.maximum(x, 0)), lambda F, x: x.log(), ("log",), ("Log",), low=0.1),
         Function("log1p", lambda x: np.log1p(np.maximum(x, -1)), lambda F, x: x.log1p(), ("log1p",), low=-0.8),
         Function("log_sigmoid", lambda x: -softplus(-x), lambda F, x: F.logsigmoid(x), ("log_sigmoid",)),
@@ -110,7 +142,14 @@ FUNCTIONS: dict[str, Function] = {
         Function("pow", _power, lambda F, x, exponent: x**exponent, parameters={"exponent": Parameter()}, low=0.1),
         Function("reciprocal", lambda x: 1 / x, lambda F, x: 1 / x, ("reciprocal",), ("Reciprocal",), low=0.5),
         Function("rsqrt", lambda x: 1 / np.sqrt(np.maximum(x, 0)), lambda F, x: x.rsqrt(), ("rsqrt",), low=0.5),
-        Function("selu", lambda x, alpha, gamma: gamma * _elu(x, alpha), _torch_elu, ("selu", "selu_"), ("Selu",), {"alpha": Parameter("", SELU_ALPHA, "alpha", SELU_ALPHA), "gamma": Parameter("", SELU_GAMMA, "gamma", SELU_GAMMA)}),
+        Function(
+            "selu",
+            lambda x, alpha, gamma: gamma * _elu(x, alpha),
+            _torch_elu,
+            ("selu", "selu_"),
+            ("Selu",),
+            {"alpha": Parameter("", SELU_ALPHA, "alpha", SELU_ALPHA), "gamma": Parameter("", SELU_GAMMA, "gamma", SELU_GAMMA)},
+        ),
         Function("sigmoid", sigmoid, lambda F, x: x.sigmoid(), ("sigmoid", "sigmoid_"), ("Sigmoid",), span=(0, 1)),
         Function("silu", lambda x: x * sigmoid(x), lambda F, x: F.silu(x), ("silu", "silu_")),
         Function("sin", np.sin, lambda F, x: x.sin(), ("sin",), ("Sin",), span=(-1, 1)),

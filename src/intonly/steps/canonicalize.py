@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,18 +12,22 @@ import numpy.typing as npt
 
 from intonly.core.errors import InvalidGraphError
 from intonly.core.graph import Graph, Node, Value
+from intonly.core.number_format import QParams
 from intonly.core.records import InputSpec
 from intonly.core.spec import check
 from intonly.ops import OPS
 
 Array = npt.NDArray[Any]
-Rule = Callable[[Graph, Node, "dict[str, list[Node]]", "dict[str, Node]"], "Graph | None"]
+Rule = Callable[[Graph, Node, "dict[str, list[Node]]", "dict[str, Node]", Collection[str]], "Graph | None"]
 
 
-def canonicalize(graph: Graph) -> Graph:
+def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
     """Return an equal float graph in which batch norms, scales, shifts and pads are folded where they can be.
 
     Exactness: the float meaning is kept up to float32 rounding. The rules are applied until none applies.
+
+    Args:
+        pinned: values and parameters whose quantization the source file fixes; they stay where they are.
     """
     rules: Sequence[Rule] = (_drop_identity, _fold_batch_norm, _fold_channel_constant, _fold_pad)
     changed = True
@@ -32,7 +36,7 @@ def canonicalize(graph: Graph) -> Graph:
         consumers, producers = graph.consumers(), graph.producers()
         for node in graph.nodes:
             for rule in rules:
-                result = rule(graph, node, consumers, producers)
+                result = rule(graph, node, consumers, producers, pinned)
                 if result is not None:
                     graph, changed = result, True
                     break
@@ -67,8 +71,10 @@ def _renamed_output(graph: Graph, producer: Node, removed: Node, params: dict[st
     return graph.replace(nodes=nodes, values=values, params={**graph.params, **params})
 
 
-def _drop_identity(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node]) -> Graph | None:
+def _drop_identity(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]) -> Graph | None:
     del consumers, producers
+    if node.output in pinned:
+        return None
     trivial = node.op == "identity"
     if node.op == "reshape" and graph.values[node.inputs[0]].shape == graph.values[node.output].shape:
         trivial = True
@@ -77,13 +83,16 @@ def _drop_identity(graph: Graph, node: Node, consumers: dict[str, list[Node]], p
     return _rewired(graph, node, node.inputs[0])
 
 
-def _weighted_producer(graph: Graph, name: str, consumers: dict[str, list[Node]], producers: dict[str, Node]) -> Node | None:
-    """Return the weighted node with constant weight (and bias) that makes `name` for one reader only."""
+def _weighted_producer(
+    graph: Graph, name: str, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]
+) -> Node | None:
+    """Return the weighted node with constant weight (and bias), none of them pinned, that makes `name` for one reader only."""
     producer = producers.get(name)
     if producer is None or OPS[producer.op].weight is None or graph.sole_consumer(name, consumers) is None:
         return None
     constants = [i for i in producer.inputs[1:] if i]
-    return producer if all(i in graph.params for i in constants) else None
+    free = name not in pinned and not any(i in pinned for i in constants)
+    return producer if free and all(i in graph.params for i in constants) else None
 
 
 def _scaled(graph: Graph, producer: Node, removed: Node, factor: Array, shift: Array) -> Graph:
@@ -113,14 +122,14 @@ def _fresh(graph: Graph, *hints: str) -> list[str]:
     return names
 
 
-def _fold_batch_norm(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node]) -> Graph | None:
+def _fold_batch_norm(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]) -> Graph | None:
     """Fold y = (x - mean) / sqrt(var + eps) * gamma + beta into the layer before it.
 
     Source: Jacob et al. 2018, section 3.2.
     """
     if node.op != "batch_norm":
         return None
-    producer = _weighted_producer(graph, node.inputs[0], consumers, producers)
+    producer = _weighted_producer(graph, node.inputs[0], consumers, producers, pinned)
     if producer is None or not all(i in graph.params for i in node.inputs[1:]):
         return None
     gamma, beta, mean, var = (graph.params[i].astype(np.float64) for i in node.inputs[1:5])
@@ -143,7 +152,7 @@ def _channel_constant(graph: Graph, producer: Node, constant: Array) -> Array | 
     return np.broadcast_to(constant.reshape(-1), (count,)).astype(np.float64)
 
 
-def _fold_channel_constant(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node]) -> Graph | None:
+def _fold_channel_constant(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]) -> Graph | None:
     """Fold an addition or multiplication by per-channel constants into the layer before it."""
     if node.op not in ("add", "mul") or len(node.inputs) != 2:
         return None
@@ -151,7 +160,7 @@ def _fold_channel_constant(graph: Graph, node: Node, consumers: dict[str, list[N
         name, other = node.inputs[index], node.inputs[1 - index]
         if other not in graph.params:
             continue
-        producer = _weighted_producer(graph, name, consumers, producers)
+        producer = _weighted_producer(graph, name, consumers, producers, pinned)
         constant = _channel_constant(graph, producer, graph.params[other]) if producer is not None else None
         if producer is None or constant is None:
             continue
@@ -166,10 +175,10 @@ def _fold_channel_constant(graph: Graph, node: Node, consumers: dict[str, list[N
     return None
 
 
-def _fold_pad(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node]) -> Graph | None:
+def _fold_pad(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]) -> Graph | None:
     """Fold spatial zero padding into the convolution that reads it."""
     del producers
-    if node.op != "pad" or node.attrs.get("value", 0) != 0:
+    if node.op != "pad" or node.output in pinned or node.attrs.get("value", 0) != 0:
         return None
     reader = graph.sole_consumer(node.output, consumers)
     before, after = node.attrs["before"], node.attrs["after"]
@@ -185,13 +194,30 @@ def _fold_pad(graph: Graph, node: Node, consumers: dict[str, list[Node]], produc
 # -- the input ----------------------------------------------------------------------------------------------------
 
 
-def absorb_normalization(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
+def pin_input(graph: Graph, spec: InputSpec, pinned: Mapping[str, QParams]) -> tuple[Graph, dict[str, QParams]]:
+    """Return the graph with the pin of an integer input moved behind an identity, and the pins.
+
+    The input then has the units of its spec, and the identity requantizes to those the source file fixes.
+    """
+    if spec.name not in pinned or spec.dtype == "float32":
+        return graph, dict(pinned)
+    name = f"{spec.name}.pinned"
+    nodes = tuple(replace(n, inputs=tuple(name if i == spec.name else i for i in n.inputs)) for n in graph.nodes)
+    entry = Node("identity", (spec.name,), (name,), {}, name)
+    outputs = tuple(name if o == spec.name else o for o in graph.outputs)
+    moved = {name if k == spec.name else k: v for k, v in pinned.items()}
+    return graph.replace(nodes=(entry, *nodes), outputs=outputs, values={**graph.values, name: graph.values[spec.name]}), moved
+
+
+def absorb_normalization(graph: Graph, spec: InputSpec, pinned: Collection[str] = ()) -> tuple[Graph, InputSpec]:
     """Return the graph without the additions and multiplications by constants at its input, and the spec that does them.
 
-    They become part of `mean` and `std`; a negative or zero factor stays in the graph.
+    They become part of `mean` and `std`; a negative or zero factor, and a `pinned` value, stay in the graph.
     """
     while True:
         reader = graph.sole_consumer(spec.name)
+        if spec.name in pinned or (reader is not None and reader.output in pinned):
+            return graph, spec
         if reader is None or reader.op not in ("add", "mul") or len(reader.inputs) != 2:
             return graph, spec
         other = reader.inputs[1] if reader.inputs[0] == spec.name else reader.inputs[0]
@@ -238,6 +264,8 @@ def fold_input(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
     )
     if not foldable:
         common = replace(spec, mean=tuple(zero.tolist()), std=tuple(std.tolist()))
+        if all(r.op == "identity" for r in readers):
+            return graph, common
         name = f"{spec.name}.common"
         nodes = tuple(replace(n, inputs=tuple(name if i == spec.name else i for i in n.inputs)) for n in graph.nodes)
         entry = Node("identity", (spec.name,), (name,), {}, name)

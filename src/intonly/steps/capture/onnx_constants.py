@@ -80,6 +80,8 @@ def fold(node: Any, operands: Sequence[Array | None], opsets: Mapping[str, int])
             return [settled(np.asarray(rule(list(operands), args)))]
         except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             raise Refusal(f"{OPEN_SIZE} ({error})") from error
+    if node.op_type == "GatherElements":
+        return [_gathered(*(np.asarray(a) for a in operands[:2]), int(args.get("axis", 0)))]
     _refuse_huge(node.op_type, operands)
     return _reference(node, operands, opsets)
 
@@ -92,6 +94,13 @@ def _constant(args: Mapping[str, Any]) -> Array:
         if name in args:
             return np.asarray(args[name], kind)
     raise Refusal("a constant of this kind is not supported; store it as a dense tensor of numbers")
+
+
+def _gathered(data: Array, indices: Array, axis: int) -> Array:
+    """GatherElements; the reference evaluator fails where indices and data have different extents along `axis`."""
+    axis %= data.ndim
+    within = tuple(slice(None) if k == axis else slice(n) for k, n in enumerate(indices.shape))
+    return np.take_along_axis(data[within], indices.astype(np.int64), axis)
 
 
 def _refuse_huge(op: str, operands: Sequence[Array | None]) -> None:
