@@ -171,10 +171,14 @@ def test_damaged_npz_files(tmp_path):
     (tmp_path / "text.npz").write_text("no archive", encoding="utf-8")
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    np.savez_compressed(tmp_path / "flipped.npz", x=np.random.default_rng(0).normal(size=500))
+    bits = bytearray((tmp_path / "flipped.npz").read_bytes())
+    bits[200:210] = bytes(10)
+    (tmp_path / "flipped.npz").write_bytes(bits)
     np.savez(tmp_path / "pickled.npz", x=np.array([{"a": 1}], dtype=object))
     with (tmp_path / "single.npz").open("wb") as file:
         np.save(file, X)
-    for name in ("single.npz", "text.npz", "empty.npz", "cut.npz", "pickled.npz"):
+    for name in ("single.npz", "flipped.npz", "text.npz", "empty.npz", "cut.npz", "pickled.npz"):
         with pytest.raises(DataError, match=name):
             load_data(tmp_path / name, ONE)
 

@@ -47,7 +47,9 @@ def sqnr(q, captured, x=NEW):
     return intonly.evaluate(q, x, against=captured).sqnr_db
 
 
-@pytest.mark.parametrize(("preset", "bits", "least_db"), [("w8a8", [8, 8, 8, 8], 32), ("w4a8", [8, 4, 4, 8], 20), ("w4a4", [8, 4, 4, 8], 12)])
+@pytest.mark.parametrize(
+    ("preset", "bits", "least_db"), [("w8a8", [8, 8, 8, 8], 32), ("w4a8", [8, 4, 4, 8], 20), ("w4a4", [8, 4, 4, 8], 12)]
+)
 def test_presets_end_to_end(captured, preset, bits, least_db):
     """A preset would give widths nobody asked for, integers far from the float network, or a network without proof."""
     q = intonly.quantize(captured, preset, X)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from intonly.core.errors import IntonlyError
     from intonly.core.records import InputSpec, LayerRule, Plan, Recipe
-    from intonly.evaluate import evaluate
+    from intonly.evaluation import evaluate
     from intonly.model import FloatModel, QuantizedModel
     from intonly.pipeline import load, quantize
-    from intonly.verify import verify
+    from intonly.verification import verify
 
 __version__ = "0.1.0"
 
@@ -34,10 +34,10 @@ _HOMES = {
     "Plan": "intonly.core.records",
     "QuantizedModel": "intonly.model",
     "Recipe": "intonly.core.records",
-    "evaluate": "intonly.evaluate",
+    "evaluate": "intonly.evaluation",
     "load": "intonly.pipeline",
     "quantize": "intonly.pipeline",
-    "verify": "intonly.verify",
+    "verify": "intonly.verification",
 }
 
 __all__ = [

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,8 @@ def load_data(data: Any, specs: Sequence[InputSpec], *, samples: int | None = No
         found = _from_path(Path(data), specs)
     elif isinstance(data, Mapping):
         labels = data.get("y") if "y" not in names else None
-        found = Dataset(_named({k: as_array(v, k) for k, v in data.items() if k in names or k != "y"}, names), None if labels is None else as_array(labels))
+        arrays = {k: as_array(v, k) for k, v in data.items() if k in names or k != "y"}
+        found = Dataset(_named(arrays, names), None if labels is None else as_array(labels, "labels"))
     elif isinstance(data, np.ndarray) or hasattr(data, "detach"):
         found = Dataset(_named({"x": as_array(data)}, names))
     elif isinstance(data, Iterable):
@@ -108,7 +110,8 @@ def _named(arrays: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array
         return {name: arrays[name] for name in names}
     if len(names) == 1 and "x" in arrays:
         return {names[0]: arrays["x"]}
-    raise DataError(f"data: the model's inputs are {', '.join(names)}, the data hold {', '.join(arrays) or 'nothing'}; name the arrays after the inputs")
+    held = ", ".join(arrays) or "nothing"
+    raise DataError(f"data: the model's inputs are {', '.join(names)}, the data hold {held}; name the arrays after the inputs")
 
 
 def _from_path(path: Path, specs: Sequence[InputSpec]) -> Dataset:
@@ -119,9 +122,9 @@ def _from_path(path: Path, specs: Sequence[InputSpec]) -> Dataset:
     if path.suffix != ".npz":
         raise DataError(f"data {str(path)!r}: expected an .npz file or a folder of images")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as problem:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
         raise DataError(f"data {str(path)!r} cannot be read: {problem}") from None
     names = [spec.name for spec in specs]
     labels = arrays.pop("y", None) if "y" not in names else None
@@ -240,7 +243,7 @@ def integer_input(x: Array, spec: InputSpec, shape: Sequence[Any], dtype: np.dty
         real = (real - mean) / std
     info = np.iinfo(dtype)
     codes = np.floor(real / spec.scale + 0.5) + spec.zero_point
-    return np.clip(codes, info.min, info.max).astype(dtype)
+    return np.asarray(np.clip(codes, info.min, info.max).astype(dtype))
 
 
 def check_input(x: Array, spec: InputSpec, shape: Sequence[Any]) -> None:

@@ -13,7 +13,6 @@ from intonly.core.arith import Rescale
 from intonly.core.graph import Dim, Graph, Node, Stage, Value
 from intonly.core.lowering import Lowering
 from intonly.core.number_format import BINARY, INT8, INT32, UINT8, NumberFormat, uniform
-from intonly.core.primitives import PRIMITIVES
 from intonly.core.records import InputSpec, Note, OutputSpec
 
 TERNARY = NumberFormat("ternary", 2, 0, 2, (-1, 0, 1))
@@ -77,7 +76,9 @@ class Builder(Lowering):
         total = self.emit("reduce_sum", [x], {"axes": (1, 2), "keepdims": False, "x_zero_point": 0})
         mean = self.emit("requantize", [total], {"rescale": Rescale.from_real(1 / (h * w), zero_point=0, lo=0, hi=255)})
         self.origin = "fc"
-        return self.emit("matmul", [mean, self.weight((classes, channels)), self.bias(classes)], {"a_zero_point": 0, "b_zero_point": 0, "rescale": None})
+        return self.emit(
+            "matmul", [mean, self.weight((classes, channels)), self.bias(classes)], {"a_zero_point": 0, "b_zero_point": 0, "rescale": None}
+        )
 
 
 def artifact(graph: Graph, **changes: Any) -> Artifact:
@@ -93,7 +94,7 @@ def artifact(graph: Graph, **changes: Any) -> Artifact:
         "inputs": tuple(inputs),
         "outputs": outputs,
         "plan": {"name": "w8a8", "rules": [{"match": "conv", "weight_bits": 4, "share": 0.1}]},
-        "note": Note("net.onnx", ("cut",), {"data_digest": "ünïcode \u001f\"\\"}),
+        "note": Note("net.onnx", ("cut",), {"data_digest": 'ünïcode \u001f"\\'}),
         "certificate": certify(graph),
         "golden": make_golden(graph, Interpreter(graph).run),
         **changes,
@@ -106,7 +107,9 @@ def random_network(seed: int) -> Graph:
     rng = np.random.default_rng(seed)
     net = Builder(seed, bits=int(rng.integers(1, 9)))
     channels = int(rng.integers(1, 6))
-    x = net.input((BATCH if rng.integers(2) else 2, int(rng.integers(4, 8)), 6, channels), (UINT8, INT8, uniform(4, signed=False))[rng.integers(3)])
+    x = net.input(
+        (BATCH if rng.integers(2) else 2, int(rng.integers(4, 8)), 6, channels), (UINT8, INT8, uniform(4, signed=False))[rng.integers(3)]
+    )
     for i in range(int(rng.integers(1, 5))):
         net.origin = f"block{i}.conv"
         kind = int(rng.integers(0, 6))
@@ -154,17 +157,15 @@ def ds_cnn(bits: int = 8) -> Graph:
     """Return an untrained network with the shapes of MLPerf Tiny's keyword spotter."""
     net = Builder(9, bits)
     net.origin = "conv_1"
-    x = net.emit("conv2d", [net.input((BATCH, 49, 10, 1), INT8), net.weight((64, 10, 4, 1)), net.bias(64)], _stem(net))
+    window = {"strides": (2, 2), "pads": (4, 1, 5, 1), "dilations": (1, 1), "groups": 1, "x_zero_point": 83}
+    operands = [net.input((BATCH, 49, 10, 1), INT8), net.weight((64, 10, 4, 1)), net.bias(64)]
+    x = net.emit("conv2d", operands, {**window, "rescale": net.rescale(64, 20000)})
     for i in range(4):
         net.origin = f"depthwise_{i + 1}"
         x = net.conv(x, 64, 3, depthwise=True)
         net.origin = f"pointwise_{i + 1}"
         x = net.conv(x, 64, 1)
     return net.integer_graph([net.classifier(x, 12)], ["x"])
-
-
-def _stem(net: Builder) -> dict[str, Any]:
-    return {"strides": (2, 2), "pads": (4, 1, 5, 1), "dilations": (1, 1), "groups": 1, "x_zero_point": 83, "rescale": net.rescale(64, 20000)}
 
 
 def wake_word(bits: int = 8) -> Graph:
@@ -200,11 +201,6 @@ def composite() -> Graph:
     wide_table = net.param(net.rng.integers(-(1 << 15), 1 << 15, 300), uniform(16, signed=True), "exp")
     out = net.emit("add", ["sums", wide_table], {"a_zero_point": 0, "b_zero_point": 0, "sign": -1})
     return net.integer_graph(["probs", out], ["x"])
-
-
-def known_primitives() -> list[str]:
-    """Return the names of all primitives."""
-    return sorted(PRIMITIVES)
 
 
 def assert_same_graph(expected: Graph, actual: Graph) -> None:

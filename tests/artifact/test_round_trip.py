@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intonly.artifact import Certificate, Golden, GoldenOutput, graph_digest, load_artifact, save_artifact, verify_artifact
@@ -30,6 +30,7 @@ from tests.artifact.plain_reader import PlainFile
 from tests.core.cases import CASES, Case
 from tests.strategies import LAW
 
+FEW = settings(LAW, max_examples=40)
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 
@@ -37,13 +38,12 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 def test_every_primitive_round_trips(op: str):
     """An attribute, format or rescale of some primitive would come back different."""
 
-    @LAW
+    @FEW
     @given(CASES[op]())
     def check(case: Case) -> None:
         graph = case.graph
         certificate = Certificate(LAW_VERSION, graph_digest(graph), ())
-        golden = Golden(1, {}, (GoldenOutput("y", (1,), "", ()),))
-        golden = replace(golden, outputs=(replace(golden.outputs[0], sha256="0"),))
+        golden = Golden(1, {}, (GoldenOutput("y", (1,), "0", ()),))
         data = artifact(graph, certificate=certificate, golden=golden).to_bytes()
         again = load_artifact(data)
         assert_same_graph(graph.pruned(), again.graph)
@@ -53,7 +53,7 @@ def test_every_primitive_round_trips(op: str):
 
 
 @given(st.integers(0, 10**6))
-@LAW
+@FEW
 def test_networks_round_trip(seed: int):
     """Something between the layers (shared values, names, specs, plan, note, golden vectors) would get lost."""
     made = artifact(random_network(seed))
@@ -73,7 +73,7 @@ def test_composites_round_trip():
     assert_same_graph(made.graph, again.graph)
     assert [node.op for node in again.graph.nodes] == ["softmax", "add"]
     assert verify_artifact(again, Interpreter(again.graph).run) == []
-    assert {"exp", "exp#2"} & set(unseal(data)[1][0].name.split()) == {"exp"}
+    assert [t.name for t in unseal(data)[1]] == ["exp", "exp#2", "small"]
 
 
 def test_bytes_depend_on_content_only():

@@ -97,7 +97,14 @@ def test_average_windows_are_those_of_torch(size, kernel, stride, pad, ceil_mode
     """The rule which last windows count, and what each is divided by, has corner cases that nobody lists."""
     assume(all(2 * p <= k <= s + 2 * p for p, k, s in zip(pad, kernel, size, strict=True)))
     builder = GraphBuilder("one")
-    args = {"kernel_size": kernel, "stride": stride, "padding": pad, "ceil_mode": ceil_mode, "count_include_pad": include, "divisor_override": None}
+    args = {
+        "kernel_size": kernel,
+        "stride": stride,
+        "padding": pad,
+        "ceil_mode": ceil_mode,
+        "count_include_pad": include,
+        "divisor_override": None,
+    }
     call = SourceCall(builder, "avg_pool2d", [builder.input("x", (2, 2, *size))], args)
     graph = builder.graph([OPS["avg_pool2d"].from_torch["avg_pool2d"](call)])
     x = torch.arange(4.0 * size[0] * size[1]).reshape(2, 2, *size)
@@ -126,10 +133,10 @@ def test_one_zero_point_per_channel(rng):
     pool = {"kernel": (2, 2), "strides": (2, 2), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
     average = {**pool, "overhang": (0, 0), "count_include_pad": False, "divisor": 0}
     scales = QParams(UINT8, np.array([0.02, 0.03, 0.01]), np.array([100, 90, 110]), axis=1)
-    for given in (channels, scales):
-        run_one("avg_pool2d", [x], average, qparams={0: given}).assert_within(0.51)
-        run_one("mean", [x], {"axes": (1,), "keepdims": False}, qparams={0: given}).assert_within(0.51)
-        run_one("max_pool2d", [x], pool, qparams={0: given}).assert_within(0.51)
+    for image in (channels, scales):
+        run_one("avg_pool2d", [x], average, qparams={0: image}).assert_within(0.51)
+        run_one("mean", [x], {"axes": (1,), "keepdims": False}, qparams={0: image}).assert_within(0.51)
+        run_one("max_pool2d", [x], pool, qparams={0: image}).assert_within(0.51)
 
 
 def test_sums_of_sixteen_bit_streams(rng):
@@ -156,6 +163,8 @@ def test_a_pool_without_units_is_an_error(rng):
 )
 def test_pooling_that_is_refused_says_why(function, said):
     """A refusal without the reason leaves the user with nothing to do."""
-    program = torch.export.export(Layer(function), (torch.zeros(2, 3, 4, 4),), dynamic_shapes=({0: torch.export.Dim("n", max=9)},), strict=False)
+    program = torch.export.export(
+        Layer(function), (torch.zeros(2, 3, 4, 4),), dynamic_shapes=({0: torch.export.Dim("n", max=9)},), strict=False
+    )
     with pytest.raises(UnsupportedOpError, match=said):
         capture_torch(program)

@@ -247,6 +247,7 @@ def test_names_that_collide_stay_apart():
         node("Identity", ["x"], ["same"]),
     ]
     model = model_of(nodes, {"x": ["N", 4]}, ["y", "z", "again", "same"])
+    assert capture_onnx(model, outputs=["x", "y"]).graph.inputs == ("x",)
     captured = capture_onnx(model)
     assert captured.graph.outputs == ("y", "z", "again", "same")
     assert captured.graph.producers()["z"].origin == "z"

@@ -36,13 +36,9 @@ def detector(extra=()):
         "box": weight(4, 6, 1, 1),
         "cls": weight(2, 6, 1, 1),
         "to_boxes": np.array([-1, 9, 4]),
-        "axis": np.array([2]),
         "to_scores": np.array([-1, 9, 2]),
-        "i0": np.array([0]),
-        "i2": np.array([2]),
-        "i4": np.array([4]),
         "prior": weight(1, 9, 2),
-        "top": np.array([3]),
+        **{name: np.array([k]) for name, k in (("i0", 0), ("i2", 2), ("i4", 4), ("axis", 2), ("top", 3))},
     }
     outputs = [n.output[0] for n in extra] or ["scores", "decoded"]
     return model_of(nodes, {"x": ["N", 3, 3, 3]}, outputs, constants)

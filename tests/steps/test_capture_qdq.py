@@ -201,6 +201,22 @@ def test_per_channel_weights_keep_their_axis_when_they_are_turned(form):
     assert_codes(captured, name, CODES)
 
 
+def test_constants_that_are_turned_or_scaled_before_use():
+    """Would fail if a turned kernel kept its old channel axis, or one that was scaled passed for the stored codes."""
+    codes = np.random.default_rng(0).integers(-128, 128, (2, 5, 3, 3)).astype(np.int8)
+    scale = np.array([0.5, 0.25, 0.125, 1, 2], np.float32)
+    constants = {"q": codes, "s": scale, "z": np.zeros(5, np.int8), "three": np.float32(3)}
+    decode = node("DequantizeLinear", ["q", "s", "z"], ["d"], axis=1)
+    turned = net([decode, node("Transpose", ["d"], ["w"], perm=[1, 0, 2, 3]), node("Conv", ["x", "w"], ["y"])], ["N", 2, 4, 4], constants)
+    captured = capture_onnx(turned)
+    assert captured.pinned[the_weight(captured)].axis == 0
+    assert_codes(captured, the_weight(captured), codes.transpose(1, 0, 2, 3))
+    scaled = net([decode, node("Mul", ["d", "three"], ["w"]), node("Conv", ["x", "w"], ["y"])], ["N", 5, 4, 4], constants)
+    captured = capture_onnx(scaled)
+    assert the_weight(captured) not in captured.pinned
+    np.testing.assert_allclose(captured.graph.params[the_weight(captured)], codes * scale.reshape(1, 5, 1, 1) * 3)
+
+
 def test_factors_on_quantized_constants_are_refused():
     """Would fail if alpha were folded into codes in silence."""
     weights = {"q": CODES, "s": np.float32(0.01), "z": np.int8(0)}
@@ -285,7 +301,7 @@ def test_constants_give_their_codes_back(data):
 
 def test_biases_of_more_than_24_bits():
     """Would fail if an int32 bias were rounded to a float32."""
-    codes = np.array([(1 << 31) - 1, -(1 << 31), (1 << 24) + 1], np.int32)
+    codes = np.array([(1 << 31) - 77, -(1 << 30) - 3, (1 << 27) + 1], np.int32)
     nodes = [
         node("DequantizeLinear", ["q", "s", "z"], ["w"]),
         node("DequantizeLinear", ["c", "t"], ["d"]),

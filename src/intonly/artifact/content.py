@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from intonly.artifact.certificate import Certificate, certify
-from intonly.artifact.golden import Golden, Run, check_golden, check_sizes
+from intonly.artifact.golden import Golden, Run, check_golden, check_record
 from intonly.core.bounds import Failure
 from intonly.core.errors import ArtifactError
 from intonly.core.graph import Dim, Graph
@@ -82,7 +82,7 @@ def _input_problem(graph: Graph, spec: InputSpec) -> str:
         if spec.scale is None or spec.zero_point is None or not _positive(spec.scale) or abs(spec.zero_point) >= 1 << 31:
             return f"float32 needs a finite, positive scale and a zero point of 32 bits, got {spec.scale} and {spec.zero_point}"
     elif value.format is not None and (value.format.dtype != spec.dtype or spec.scale is not None or spec.zero_point is not None):
-        return f"{spec.dtype} goes in as it is, but the graph reads {value.format.name}, and scale and zero point are {spec.scale} and {spec.zero_point}"
+        return f"{spec.dtype} goes in as it is, but the graph reads {value.format.name}; scale {spec.scale}, zero point {spec.zero_point}"
     return ""
 
 
@@ -103,9 +103,10 @@ def verify_artifact(artifact: Artifact, run: Run | None = None) -> list[Failure]
     failures = list(proof.failures) or artifact.certificate.differences(proof)
     try:
         check_specs(artifact.graph, artifact.inputs, artifact.outputs)
-        check_sizes(artifact.graph, artifact.golden.sizes)
     except ArtifactError as problem:
         failures.append((problem.origin, str(problem)))
+    if not proof.failures:
+        failures.extend(check_record(artifact.graph, artifact.golden))
     if run is not None and not failures:
         failures.extend(check_golden(artifact.graph, artifact.golden, run))
     return failures

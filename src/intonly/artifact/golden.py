@@ -100,14 +100,14 @@ def make_golden(graph: Graph, run: Run, seed: int = SEED) -> Golden:
 
 def check_golden(graph: Graph, golden: Golden, run: Run) -> list[Failure]:
     """Return (origin, reason) for each output in which `run` answers differently from `golden`."""
-    if [o.name for o in golden.outputs] != list(graph.outputs):
-        return [("", f"the golden vectors are those of outputs {', '.join(o.name for o in golden.outputs):.200}")]
+    failures = check_record(graph, golden)
+    if failures:
+        return failures
     try:
         outputs = run(golden_inputs(graph, golden.seed, golden.sizes))
     except IntonlyError as problem:
         return [(problem.origin, f"the golden inputs could not be run: {problem}")]
     producers = graph.producers()
-    failures: list[Failure] = []
     for stated in golden.outputs:
         made = _answer(stated.name, outputs[stated.name])
         if made != stated:
@@ -116,6 +116,22 @@ def check_golden(graph: Graph, golden: Golden, run: Run) -> list[Failure]:
             numbers = f"begins {list(made.first)} of shape {made.shape}, the golden one {list(stated.first)} of shape {stated.shape}"
             failures.append((origin, f"output {stated.name!r} differs from its golden vector: it {numbers}"))
     return failures
+
+
+def check_record(graph: Graph, golden: Golden) -> list[Failure]:
+    """Return (origin, reason) for what can be seen to be wrong with golden vectors without running the graph."""
+    if [o.name for o in golden.outputs] != list(graph.outputs):
+        return [("", f"the golden vectors are those of outputs {', '.join(o.name for o in golden.outputs):.200}")]
+    try:
+        check_sizes(graph, golden.sizes)
+        shapes = {name: resolve_shape(graph.values[name].shape, golden.sizes) for name in graph.outputs}
+    except (ArtifactError, KeyError) as problem:
+        return [("", f"the golden vectors do not fit the graph: {problem}")]
+    return [
+        ("", f"the golden vector of output {o.name!r} has shape {o.shape}, the graph makes {shapes[o.name]}")
+        for o in golden.outputs
+        if o.shape != shapes[o.name]
+    ]
 
 
 def golden_inputs(graph: Graph, seed: int, sizes: Mapping[str, int]) -> dict[str, Array]:

@@ -39,7 +39,7 @@ def graph_from_json(data: Any, store: FileReader) -> Graph:
     try:
         check(graph)
     except InvalidGraphError as problem:
-        raise VerificationError([failure_of(problem)]) from None
+        raise VerificationError([(problem.origin, str(problem).removeprefix(f"{problem.origin} "))]) from None
     return graph
 
 
@@ -160,15 +160,16 @@ class _Reader:
         try:
             value = primitive.infer(node, [scope.values[name] for name in node.inputs])
         except InvalidGraphError as problem:
-            raise VerificationError([failure_of(problem)]) from None
+            origin = node.origin or node.output
+            raise VerificationError([(origin, str(problem).removeprefix(f"{origin} "))]) from None
         except (ValueError, IndexError, TypeError, OverflowError) as problem:
-            raise VerificationError([(node.origin, f"{node.op}: operands do not fit: {problem}")]) from None
-        _check_x_zero(node, value, where)
+            raise VerificationError([(node.origin or node.output, f"{node.op}: operands do not fit: {problem}")]) from None
+        _bounded(value, where)
         last = value.shape[-1] if value.shape else 1
         self.channels -= last if isinstance(last, int) else 1
         if self.channels < 0:
             raise ArtifactError(f"{where}: the values up to here have more than {schema.MAX_CHANNELS} channels")
-        scope.add(node.output, _bounded(value, where))
+        scope.add(node.output, value)
         return node
 
     def _attributes(self, data: Any, where: str) -> dict[str, Any]:
@@ -206,11 +207,6 @@ class _Reader:
             raise ArtifactError(f"{where}: {problem}") from None
 
 
-def failure_of(problem: InvalidGraphError) -> tuple[str, str]:
-    """Return (origin, reason) of a broken rule; the reason does not name the layer again."""
-    return problem.origin, str(problem).removeprefix(f"{problem.origin} ")
-
-
 def _reader_of(rows: list[Any], index: int) -> str:
     """Return the origin of the first node that reads value `index`, as far as unchecked rows tell; "" otherwise."""
     for row in rows:
@@ -244,10 +240,3 @@ def _bounded(value: Value, where: str) -> Value:
             f"{where}: shape {shape_text(value.shape):.200} is beyond {schema.MAX_RANK} axes or {schema.MAX_ELEMENTS} elements"
         )
     return value
-
-
-def _check_x_zero(node: Node, value: Value, where: str) -> None:
-    rescale = node.attrs.get("rescale")
-    x_zero = rescale.to_arrays().get("x_zero") if isinstance(rescale, Rescale) else None
-    if x_zero is not None and x_zero.shape not in {(), value.shape[-1:]}:
-        raise VerificationError([(node.origin, f"{node.op}: x_zero of shape {x_zero.shape} does not fit {shape_text(value.shape)}")])

@@ -81,7 +81,7 @@ def _array(path: Path) -> Array:
 
 def verify(artifact: options.ArtifactFile, json: options.Json = False) -> None:
     """Prove again that nothing overflows for any input and no float is left, and check the golden vectors."""
-    from intonly.verify import verify as verified
+    from intonly.verification import verify as verified
 
     result = verified(artifact)
     if json:

@@ -31,7 +31,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
 
     The input options describe the data for a float MODEL; an artifact knows what it takes.
     """
-    from intonly.evaluate import evaluate, opened
+    from intonly.evaluation import evaluate, opened
 
     options.checked_data(data)
     model = options.checked_model(model)

@@ -42,9 +42,10 @@ def nearest(size: int, out: int, factor: float | None) -> npt.NDArray[np.int64]:
 
 
 def nearest_exact(size: int, out: int, factor: float | None) -> npt.NDArray[np.int64]:
-    """Return which entry each output takes: floor((i + 1/2) * step), in float32 as PyTorch computes it."""
+    """Return which entry each output takes: floor((i + 1/2) * step), in float32 as PyTorch computes it for images."""
     step = np.float32(1.0 / factor) if factor else np.float32(size) / np.float32(out)
-    return np.asarray(np.minimum(np.floor((np.arange(out, dtype=np.float32) + np.float32(0.5)) * step), size - 1), np.int64)
+    place = (np.arange(out, dtype=np.float32) + np.float32(0.5)) * step
+    return np.asarray(np.minimum(np.floor(place), size - 1), np.int64)
 
 
 def _importer(rule: Callable[[int, int, float | None], npt.NDArray[np.int64]]) -> Callable[[Call], str]:

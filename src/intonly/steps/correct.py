@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from intonly.core.graph import Graph, Node, Value, element_count
 from intonly.core.number_format import QParams
+from intonly.core.ranges import Ranges
 from intonly.core.spec import check
 from intonly.ops import OPS
-from intonly.steps.calibrate import Ranges
 
 MEMORY_BYTES = 1 << 30
 """Most activation memory that the corrections hold; it limits how many samples they use."""

@@ -5,38 +5,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from intonly.core.errors import CalibrationError
 from intonly.core.graph import Graph
+from intonly.core.ranges import Ranges, Statistics
 from intonly.ops import OPS
-from intonly.steps.calibrate.statistics import Statistics
+from intonly.steps.calibrate.statistics import update
 
 Batch = Mapping[str, Any]
-
-
-@dataclass
-class Ranges:
-    """What calibration saw: statistics by value, mean output of each weighted layer by channel, and of which data."""
-
-    statistics: dict[str, Statistics] = field(default_factory=dict)
-    channel_means: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
-    samples: int = 0
-    data_digest: str = ""
-
-    def of(self, name: str, origin: str) -> Statistics:
-        """Return the statistics of a value.
-
-        Raises:
-            CalibrationError: when it was never seen.
-        """
-        if name not in self.statistics or not self.statistics[name].batches:
-            raise CalibrationError(f"{origin}: no calibration range was recorded for value {name!r}; give calibration data", origin=origin)
-        return self.statistics[name]
 
 
 def calibrate(graph: Graph, batches: Iterable[Batch], *, progress: Callable[[int], None] | None = None) -> Ranges:
@@ -60,7 +39,7 @@ def calibrate(graph: Graph, batches: Iterable[Batch], *, progress: Callable[[int
         if not x.dtype.is_floating_point:
             return
         node = producers.get(name)
-        ranges.statistics.setdefault(name, Statistics()).update(x, node.origin if node is not None else name)
+        update(ranges.statistics.setdefault(name, Statistics()), x, node.origin if node is not None else name)
         if node is not None and OPS[node.op].weight is not None:
             axis = x.ndim - 1 if node.op == "linear" else 1
             rows = x.movedim(axis, 0).reshape(x.shape[axis], -1).double()

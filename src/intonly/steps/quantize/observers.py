@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intonly.core.number_format import QParams, uniform
-from intonly.steps.calibrate.statistics import Statistics
+from intonly.core.ranges import BINS, Statistics
 
 Range = tuple[float, float]
 SMALLEST_RANGE = 1e-12
@@ -20,16 +20,15 @@ def activation_qparams(low: float, high: float, bits: int, *, symmetric: bool = 
     """Return per-tensor QParams that cover low..high with real 0 on the grid.
 
     A range without negatives is unsigned with zero point 0; any other is signed, with a zero point unless `symmetric`
-    (or at 16 bits and more, where it always is).
+    (or at 16 bits and more, where it always is). One bit spans 0 and the limit that lies farther from it.
     """
     low, high = min(low, 0.0), max(high, 0.0)
     reach = max(high, -low, SMALLEST_RANGE)
+    if bits == 1:
+        return QParams(uniform(1, signed=False), np.asarray(reach), np.asarray(int(-low > high)))
     if low == 0.0 and bits < 32:
         fmt = uniform(bits, signed=False)
-        return QParams(fmt, np.asarray(max(high, SMALLEST_RANGE) / fmt.qmax))
-    if bits == 1:
-        fmt = uniform(1, signed=False)
-        return QParams(fmt, np.asarray(reach))
+        return QParams(fmt, np.asarray(reach / fmt.qmax))
     fmt = uniform(bits, signed=True)
     if symmetric or bits >= 16:
         return QParams(fmt, np.asarray(reach / fmt.qmax))
@@ -96,16 +95,15 @@ def _entropy(stats: Statistics, bits: int, symmetric: bool, percentile: float) -
     Source: the entropy calibration of Migacz, "8-bit inference with TensorRT", 2017, on any number of levels.
     """
     del symmetric, percentile
-    centers = stats.centers
     reach = max(abs(stats.low), abs(stats.high))
-    edge = np.abs(centers)
-    order = max(int(np.ceil(reach / stats.width)), 1)
+    width = max(stats.width, reach / BINS)
+    order = max(int(np.ceil(reach / width)), 1)
     folded = np.zeros(order)
-    np.add.at(folded, np.minimum((edge / stats.width).astype(int), order - 1), stats.counts)
-    levels = (1 << bits) - 1 if stats.low >= 0 else (1 << (bits - 1)) - 1
-    candidates = range(min(max(levels, 1), order), order + 1, max(1, order // 256))
-    best = min(candidates, key=lambda n: _divergence(folded, n, levels), default=order)
-    limit = best * stats.width
+    np.add.at(folded, np.minimum((np.abs(stats.centers) / width).astype(int), order - 1), stats.counts)
+    levels = (1 << bits) - 1 if stats.low >= 0 else max((1 << (bits - 1)) - 1, 1)
+    candidates = range(min(levels, order), order + 1, max(1, order // 256))
+    best = min(candidates, key=lambda n: _divergence(folded, n, levels))
+    limit = best * width
     return max(stats.low, -limit), min(stats.high, limit)
 
 

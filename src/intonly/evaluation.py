@@ -172,7 +172,7 @@ def _without_own(model: FloatModel, spec: InputSpec) -> InputSpec:
     """
     if spec.dtype != "float32":
         return spec
-    _, own = absorb_normalization(model.graph, InputSpec(spec.name))
+    _, own = absorb_normalization(model.graph, InputSpec(spec.name), model.pinned)
     std = np.asarray(spec.std) / np.asarray(own.std)
     mean, std = np.broadcast_arrays(np.asarray(spec.mean) - np.asarray(own.mean) * std, std)
     return replace(spec, mean=tuple(mean.tolist()), std=tuple(std.tolist()))

@@ -17,7 +17,7 @@ import intonly  # noqa: E402
 from intonly import InputSpec  # noqa: E402
 from intonly.core.errors import DataError  # noqa: E402
 from intonly.core.graph import Dim  # noqa: E402
-from intonly.evaluate import _agreement, _top1, evaluate, sqnr_db  # noqa: E402
+from intonly.evaluation import _agreement, _top1, evaluate, sqnr_db  # noqa: E402
 from intonly.info import info, layers_of  # noqa: E402
 from intonly.model import FloatModel  # noqa: E402
 from intonly.steps.capture.builder import GraphBuilder  # noqa: E402
