@@ -150,7 +150,7 @@ def test_float_network_sees_what_the_artifact_sees(net, artifact):
     x = images(20, seed=3)
     result = evaluate(artifact, x, against=net, score="agreement")
     y, reference = artifact.dequantize(artifact(x)), intonly.load(net, inputs=IMAGES, example_inputs=torch.zeros(2, 3, SIDE, SIDE))(x)
-    assert result.sqnr_db == pytest.approx(sqnr_db(reference, y), abs=1e-9)
+    assert result.sqnr_db == pytest.approx(sqnr_db(reference, y), abs=1e-6)
     assert result.sqnr_db > 30
     assert result.score == result.agreement == 100 * (y.argmax(1) == reference.argmax(1)).mean()
 

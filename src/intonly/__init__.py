@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from intonly.core.errors import IntonlyError
     from intonly.core.records import InputSpec, LayerRule, Plan, Recipe
     from intonly.evaluation import evaluate
+    from intonly.loading import load
     from intonly.model import FloatModel, QuantizedModel
-    from intonly.pipeline import load, quantize
+    from intonly.pipeline import quantize
     from intonly.verification import verify
 
 __version__ = "0.1.0"
@@ -35,7 +36,7 @@ _HOMES = {
     "QuantizedModel": "intonly.model",
     "Recipe": "intonly.core.records",
     "evaluate": "intonly.evaluation",
-    "load": "intonly.pipeline",
+    "load": "intonly.loading",
     "quantize": "intonly.pipeline",
     "verify": "intonly.verification",
 }

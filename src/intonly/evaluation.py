@@ -16,9 +16,11 @@ from intonly.core.errors import DataError
 from intonly.core.graph import Dim
 from intonly.core.records import InputSpec
 from intonly.data import Dataset, load_data
+from intonly.loading import example_from, from_factory, load, peeked
 from intonly.model import FloatModel, QuantizedModel
-from intonly.pipeline import Progress, example_from, from_factory, load, peeked
+from intonly.pipeline import Progress
 from intonly.steps.canonicalize import absorb_normalization
+from intonly.steps.lower import layout_perm
 
 Array = npt.NDArray[Any]
 Score = Callable[[Any, Any], float]
@@ -153,8 +155,6 @@ def _counterpart(against: Any, source: FloatModel | QuantizedModel, dataset: Dat
 
 def _model_shapes(source: FloatModel | QuantizedModel) -> dict[str, tuple[Any, ...]]:
     """Return the input shapes in the model's own axis order; symbolic extents are None."""
-    from intonly.steps.lower import layout_perm
-
     shapes = {}
     for spec in specs_of(source):
         shape = [None if isinstance(d, Dim) else d for d in source.graph.values[spec.name].shape]

@@ -162,17 +162,22 @@ class QuantizedModel:
 
     def run(self, arrays: Mapping[str, Array], done: Callable[[int], None] | None = None) -> dict[str, Array]:
         """Return the output integers by name for raw input arrays by name."""
-        graph = self.graph
+        return run_in_chunks(self.graph, arrays, lambda piece: self._interpreter.run(self._codes(piece)), done)
 
-        def step(piece: dict[str, Array]) -> dict[str, Array]:
-            codes = {}
-            for spec in self.artifact.inputs:
-                value = graph.values[spec.name]
-                assert value.format is not None
-                codes[spec.name] = integer_input(piece[spec.name], spec, value.shape, value.format.dtype)
-            return self._interpreter.run(codes)
+    def observe(self, x: Any, see: Callable[[str, Array], None]) -> None:
+        """Run one batch and call `see` with (name, integers) for the inputs and for every value that a node makes."""
+        codes = self._codes(_named_inputs((x,), self.artifact.inputs))
+        for name, array in codes.items():
+            see(name, array)
+        self._interpreter.run(codes, see)
 
-        return run_in_chunks(graph, arrays, step, done)
+    def _codes(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        codes = {}
+        for spec in self.artifact.inputs:
+            value = self.graph.values[spec.name]
+            assert value.format is not None
+            codes[spec.name] = integer_input(arrays[spec.name], spec, value.shape, value.format.dtype)
+        return codes
 
     def dequantize(self, outputs: Any) -> Any:
         """Return the reals, float64, that output integers (as `q(x)` gave them) stand for."""

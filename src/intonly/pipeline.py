@@ -3,20 +3,19 @@
 
 from __future__ import annotations
 
-import importlib
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from intonly.artifact import Artifact, certify, make_golden
 from intonly.backends.interpreter import Interpreter
-from intonly.core.errors import DataError, IntonlyError
+from intonly.core.errors import DataError
 from intonly.core.graph import Dim, Graph
 from intonly.core.number_format import QParams
-from intonly.core.records import InputSpec, Note, Recipe, recipe_of, to_json
+from intonly.core.ranges import Ranges
+from intonly.core.records import InputSpec, Plan, recipe_of, to_json
 from intonly.data import Dataset, load_data
+from intonly.loading import example_from, from_factory, load, peeked
 from intonly.model import FloatModel, QuantizedModel, to_model_units
 from intonly.steps.calibrate import calibrate
 from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_input, pin_input
@@ -28,81 +27,6 @@ from intonly.steps.quantize import quantize_graph, weights_by_origin
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); total 0 = unknown."""
 CALIBRATION_BATCH = 32
-
-
-def load(
-    model: Any,
-    *,
-    inputs: InputSpec | Sequence[InputSpec] | None = None,
-    example_inputs: Any = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    outputs: Sequence[str] | str | None = None,
-) -> FloatModel | QuantizedModel:
-    """Return the network that `model` names: captured, when it is a float one; ready to run, when it is an artifact.
-
-    Args:
-        model: an nn.Module, an ExportedProgram, an ONNX ModelProto, or a path or text: `.onnx`, `.pt2`, `.intonly`, or
-            `package.module:factory` (imported because you typed it; it returns a module, or a module and example inputs).
-        inputs: what callers hand in; default: float32 in the model's own units and axis order.
-        example_inputs: arrays or tensors an nn.Module is traced with.
-        input_shapes: for ONNX inputs with unknown extents.
-        outputs: ONNX only: tensors to cut at; "auto" cuts in front of unsupported post-processing.
-    """
-    note = Note(source=type(model).__name__)
-    if isinstance(model, (FloatModel, QuantizedModel)):
-        return model
-    if isinstance(model, (str, Path)):
-        text = str(model)
-        note = Note(source=Path(text).name)
-        if text.endswith(".intonly"):
-            return QuantizedModel.load(text)
-        if text.endswith(".pt2"):
-            from intonly.steps.capture.torch_export import load_pt2
-
-            model = load_pt2(text)
-        elif not text.endswith(".onnx"):
-            model, example_inputs = from_factory(text, example_inputs)
-            note = Note(source=text)
-    if isinstance(model, (str, Path)) or type(model).__name__ == "ModelProto":
-        from intonly.steps.capture.onnx_import import capture_onnx
-
-        captured = capture_onnx(model, input_shapes=input_shapes, outputs=outputs)
-        cut = captured.graph.outputs if captured.cut or outputs not in (None, "auto") else ()
-        return _float_model(captured.graph, captured.pinned, inputs, replace(note, cut=cut))
-    from intonly.steps.capture.torch_export import capture_torch
-
-    graph, pinned = capture_torch(model, example_inputs)
-    return _float_model(graph, pinned, inputs, note)
-
-
-def from_factory(text: str, example_inputs: Any = None) -> tuple[Any, Any]:
-    """Return (model, example inputs) of `package.module:factory`; given example inputs go before the factory's own.
-
-    Raises:
-        DataError: when there is no such module or factory.
-    """
-    module_name, _, factory = text.partition(":")
-    if not factory:
-        raise DataError(f"model {text!r}: expected a .onnx, .pt2 or .intonly file, or package.module:factory")
-    try:
-        made = getattr(importlib.import_module(module_name), factory)()
-    except (ImportError, AttributeError) as problem:
-        raise DataError(f"model {text!r}: {problem}") from None
-    if isinstance(made, tuple):
-        made, example_inputs = made[0], made[1] if example_inputs is None else example_inputs
-    return made, example_inputs
-
-
-def _float_model(graph: Graph, pinned: Mapping[str, Any], inputs: InputSpec | Sequence[InputSpec] | None, note: Note) -> FloatModel:
-    asked = [inputs] if isinstance(inputs, InputSpec) else list(inputs or [])
-    if len(asked) == 1 and not asked[0].name and len(graph.inputs) == 1:
-        asked = [replace(asked[0], name=graph.inputs[0])]
-    by_name = {spec.name: spec for spec in asked}
-    unknown = [name for name in by_name if name not in graph.inputs]
-    if unknown:
-        raise DataError(f"input {unknown[0]!r} does not exist; the model's inputs are {', '.join(graph.inputs)}")
-    specs = tuple(by_name.get(name, InputSpec(name)) for name in graph.inputs)
-    return FloatModel(graph, specs, pinned, note)
 
 
 def quantize(
@@ -129,7 +53,7 @@ def quantize(
         IntonlyError: one of its kinds, naming the layer or input and what to do.
     """
     asked = recipe_of(recipe)
-    report = progress or (lambda stage, done, total: None)
+    report = progress or _silent
     if data is None:
         raise DataError("quantize needs calibration data: an .npz file, a folder of images, an array or a loader")
     report("capture", 0, 1)
@@ -142,55 +66,75 @@ def quantize(
     if isinstance(source, QuantizedModel):
         raise DataError("this network is quantized already")
     report("capture", 1, 1)
+    return journey(source, asked, data, report).model
+
+
+@dataclass(frozen=True, eq=False)
+class Journey:
+    """Every station of one quantization, for whoever wants to look."""
+
+    captured: Graph
+    canonical: Graph
+    ranges: Ranges
+    quantized: Graph
+    plan: Plan
+    model: QuantizedModel
+
+
+def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | None = None) -> Journey:
+    """Return the integer-only counterpart of a captured network, and what it was at each stage on the way."""
+    asked = recipe_of(recipe)
+    report = progress or _silent
     dataset = load_data(data, source.specs, samples=asked.samples)
-    return quantize_captured(source, asked, dataset, report)
-
-
-def quantize_captured(source: FloatModel, recipe: Recipe, dataset: Dataset, report: Progress) -> QuantizedModel:
-    """Return the integer-only counterpart of a captured network, calibrated on `dataset`."""
-    graph, specs, pinned = prepared(source)
-    wanted = recipe.equalization if recipe.equalization is not None else recipe.weight_granularity == "tensor"
+    canonical, specs, pinned = prepared(source)
+    wanted = asked.equalization if asked.equalization is not None else asked.weight_granularity == "tensor"
     if wanted and not pinned:
-        graph = equalize(graph)
-    batches = _batches(dataset, graph, specs)
-    seen = 0
-
-    def count(size: int) -> None:
-        nonlocal seen
-        seen += size
-        report("calibrate", seen, len(dataset))
-
-    ranges = calibrate(graph, batches, progress=count)
-    report("quantize", 0, 1)
-    quantized, plan = quantize_graph(graph, ranges, recipe, {s.name: s for s in specs}, pinned)
-    report("quantize", 1, 1)
-    weighted = weights_by_origin(graph)
-    corrected = 0
-
-    def layer(origin: str) -> None:
-        nonlocal corrected
-        corrected += 1
-        report("correct", corrected, len(quantized.nodes))
-
+        canonical = equalize(canonical)
+    batches = _batches(dataset, canonical, specs)
+    ranges = calibrate(canonical, batches, progress=_counter(report, "calibrate", len(dataset)))
+    quantized, plan = quantize_graph(canonical, ranges, asked, {s.name: s for s in specs}, pinned)
+    count = _counter(report, "correct", len(quantized.nodes))
     quantized = correct(
         quantized,
         batches,
         ranges,
-        bias_correction=recipe.bias_correction,
-        rounding=recipe.rounding,
-        weights=weighted,
+        bias_correction=asked.bias_correction,
+        rounding=asked.rounding,
+        weights=weights_by_origin(canonical),
         pinned=pinned,
-        progress=layer,
+        progress=lambda origin: count(1),
     )
-    report("lower", 0, 1)
     integer, _, outputs = lower(quantized, specs)
-    user_specs = _user_specs(source.specs, specs, quantized)
-    report("lower", 1, 1)
     certificate = certify(integer)
     certificate.raise_if_failed()
-    golden = make_golden(integer, Interpreter(integer).run)
+    report("certify", 1, 1)
     note = replace(source.note, extra={**source.note.extra, "data_digest": ranges.data_digest, "samples": str(ranges.samples)})
-    return QuantizedModel(Artifact(integer, user_specs, outputs, to_json(plan), note, certificate, golden))
+    artifact = Artifact(
+        integer,
+        _user_specs(source.specs, specs, quantized),
+        outputs,
+        to_json(plan),
+        note,
+        certificate,
+        make_golden(integer, Interpreter(integer).run),
+    )
+    return Journey(source.graph, canonical, ranges, quantized, plan, QuantizedModel(artifact))
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def _counter(report: Progress, stage: str, total: int) -> Callable[[int], None]:
+    """Return a function that adds to what is done of a stage, and reports it."""
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        report(stage, done, total)
+
+    return add
 
 
 def prepared(source: FloatModel) -> tuple[Graph, tuple[InputSpec, ...], dict[str, QParams]]:
@@ -231,35 +175,3 @@ def _batches(dataset: Dataset, graph: Graph, specs: Sequence[InputSpec]) -> list
             raise DataError(f"the model has a fixed batch of {size}; give at least that many samples")
         result.append({s.name: to_model_units(piece[s.name], s, graph) for s in specs})
     return result
-
-
-def peeked(data: Any) -> tuple[Any, Any]:
-    """Return (data to look at, data with nothing missing): the first batch of an iterator; other data can be read twice."""
-    if not isinstance(data, Iterator):
-        return data, data
-    first = list(itertools.islice(data, 1))
-    return first, itertools.chain(first, data)
-
-
-def example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> Any:
-    """Return example inputs for tracing a module, taken from the calibration data."""
-    import torch
-
-    asked = [inputs] if isinstance(inputs, InputSpec) else list(inputs or [InputSpec("x")])
-    named = [replace(s, name=s.name or "x") for s in asked]
-    try:
-        sample = load_data(data, named, samples=2)
-    except IntonlyError as problem:
-        raise DataError(f"give example_inputs to trace the module with; the data do not provide them: {problem}") from None
-    from intonly.data import model_units
-    from intonly.steps.lower import layout_perm
-
-    result: list[torch.Tensor] = []
-    for spec in named:
-        x = sample.arrays[spec.name][:2]
-        perm = layout_perm(spec, x.ndim)
-        shape = [0] * x.ndim
-        for k, p in enumerate(perm):
-            shape[p] = x.shape[k]
-        result.append(torch.from_numpy(model_units(x, spec, shape, perm)))
-    return tuple(result)

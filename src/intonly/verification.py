@@ -29,6 +29,17 @@ class VerificationResult:
         """Whether everything holds."""
         return not self.failures
 
+    def summary(self) -> str:
+        """Return one line for people."""
+        if not self.ok or self.certificate is None:
+            return f"{len(self.failures)} failures"
+        layers = self.certificate.layers
+        least = min((layer.headroom_bits for layer in layers), default=0)
+        return (
+            f"{len(layers)} accumulators bounded for any input, at least {least} bits of headroom, {self.certificate.float_values} floats, "
+            f"{self.certificate.divisions} divisions by data, golden vectors answered"
+        )
+
     def raise_if_failed(self) -> None:
         """Raise VerificationError, naming each layer, unless everything holds."""
         if self.failures:

@@ -96,6 +96,20 @@ def test_one_wrong_integer_is_noticed():
     assert "no engine" in check_golden(graph, golden, fails)[0][1]
 
 
+def test_dead_answers_are_avoided():
+    """Golden vectors of all zeros would pass on a backend that computes nothing."""
+    graph = graph_of(((Dim("N", 1, 4), 3), UINT8))
+    alive = golden_inputs(graph, 3, {"N": 2})["x0"]
+
+    def often_dead(x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"yx0": x["x0"] if (x["x0"] == alive).all() else np.zeros_like(alive)}
+
+    golden = make_golden(graph, often_dead)
+    assert (golden.seed, len(set(golden.outputs[0].first)) > 1) == (3, True)
+    dead = make_golden(graph, lambda x: {"yx0": np.zeros((2, 3), np.uint8)})
+    assert dead.seed == 1
+
+
 def test_symbolic_extents_get_legal_sizes():
     """A network with a least or largest length would have no golden vectors."""
     batch, length, fixed = Dim("N", 1, 64), Dim("T", 1, 128), Dim("S", 7, 7)

@@ -97,6 +97,34 @@ def test_bytes_depend_on_content_only():
         assert expected == done.stdout.strip()
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [],
+        [{"match": "a", "bits": 8}],
+        [{"match": "a", "bits": 8, "share": 0.5}, {"match": "b", "bits": 8, "share": 0.5}],
+        [{"bits": 8, "match": "a"}, {"bits": 8.0, "match": "a"}, {"bits": True, "match": "a"}],
+        [{"match": "a"}, {"bits": 8}],
+        [{"match": "a"}, {"match": "a"}],
+        ["each", "each"],
+        None,
+    ],
+)
+def test_plans_come_back_exactly(rules):
+    """What the rules of a plan share would be lost, or given to rules that do not have it."""
+    made = artifact(random_network(1), plan={"name": "mine", "rules": rules, "each": {"match": 1}})
+    again = load_artifact(made.to_bytes())
+    assert json.dumps(again.plan, sort_keys=True) == json.dumps(made.plan, sort_keys=True)
+    assert again.to_bytes() == made.to_bytes()
+
+
+def test_a_long_plan_is_short_on_disk():
+    """The plan of a small network would take more room than its biases."""
+    rules = [{"match": f"layer{i}", "weight_bits": 8, "weight_observer": "mse", "activation_observer": "mse"} for i in range(50)]
+    short, long = (len(artifact(random_network(1), plan={"name": "p", "rules": r}).to_bytes()) for r in ([], rules))
+    assert long - short < 50 * 26 + 200
+
+
 def test_what_no_output_needs_is_left_out():
     """Dead weights would fill files."""
     graph = random_network(3)

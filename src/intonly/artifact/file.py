@@ -18,6 +18,7 @@ from intonly.artifact.golden import Golden, check_sizes
 from intonly.artifact.graph_reader import graph_from_json
 from intonly.artifact.graph_writer import graph_digest, graph_to_json
 from intonly.artifact.packing import FileReader, FileStore
+from intonly.artifact.schema import plan_from_json, plan_to_json
 from intonly.core.arith import LAW_VERSION
 from intonly.core.errors import ArtifactError, IntonlyError, VerificationError
 from intonly.core.records import InputSpec, Note, OutputSpec, from_json, to_json
@@ -35,7 +36,7 @@ def to_bytes(artifact: Artifact) -> bytes:
         "graph": graph_to_json(artifact.graph, store),
         "inputs": to_json(artifact.inputs),
         "outputs": to_json(artifact.outputs),
-        "plan": to_json(artifact.plan),
+        "plan": plan_to_json(artifact.plan),
         "note": to_json(artifact.note),
         "certificate": artifact.certificate.to_json(),
         "golden": artifact.golden.to_json(),
@@ -136,7 +137,7 @@ def from_bytes(data: bytes | bytearray | memoryview) -> Artifact:
             graph,
             tuple(_record(InputSpec, entry, "inputs") for entry in js.entries(parsed["inputs"], "inputs")),
             tuple(_record(OutputSpec, entry, "outputs") for entry in js.entries(parsed["outputs"], "outputs")),
-            js.members(parsed["plan"], "plan", (), parsed["plan"] if isinstance(parsed["plan"], dict) else ()),
+            plan_from_json(parsed["plan"]),
             _record(Note, parsed["note"], "note"),
             Certificate.from_json(parsed["certificate"]),
             Golden.from_json(parsed["golden"]),

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -96,5 +95,4 @@ app.command("info")(artifact.info)
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    os.environ.setdefault("TORCH_LOGS", "-all")
     app(prog_name="intonly")

@@ -117,9 +117,19 @@ class Rescale:
         return self.residual_multiplier is not None
 
     @property
+    def reads_acc(self) -> bool:
+        """Whether x enters as it is, as an accumulator does, and not as codes with a zero point."""
+        return not self.x_zero.any()
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the per-channel constants: (), (C,) or (H, W, 1)."""
         return self.multiplier.shape
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of everything that broadcasts to x: the constants, and what is subtracted from x."""
+        return self.multiplier.shape, self.x_zero.shape
 
     @property
     def output_range(self) -> tuple[int, int]:

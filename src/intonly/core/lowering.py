@@ -113,8 +113,14 @@ class Lowering:
         perm = tuple(perm)
         if perm == x.perm:
             return x
-        moved = self.emit("transpose", [x.name], {"perm": tuple(x.perm.index(p) for p in perm)})
-        return replace(x, name=moved, perm=perm)
+        axes = tuple(x.perm.index(p) for p in perm)
+        stored = self.values[x.name].shape
+        moving = [a for a in axes if stored[a] != 1]
+        free = moving == sorted(moving) and all(axes[k] == k for k, a in enumerate(axes) if not isinstance(stored[a], int))
+        if free:  # only axes of extent 1 move
+            shape = tuple(d if isinstance(d, int) else 0 for d in (stored[a] for a in axes))
+            return replace(x, name=self.emit("reshape", [x.name], {"shape": shape}), perm=perm)
+        return replace(x, name=self.emit("transpose", [x.name], {"perm": axes}), perm=perm)
 
     def plain(self, x: Lowered) -> Lowered:
         """Return `x` stored in its source layout."""

@@ -77,7 +77,7 @@ class Statistics:
     @property
     def centers(self) -> npt.NDArray[np.float64]:
         """Middle of each bin."""
-        return (self.start + np.arange(BINS) + 0.5) * self.width
+        return (self.start + np.arange(BINS, dtype=np.float64) + 0.5) * self.width
 
 
 @dataclass

@@ -93,11 +93,7 @@ def _with_ones(shape: Shape, order: Sequence[int]) -> tuple[int, ...]:
     for perm in (NHWC, range(len(shape))):
         if len(perm) == len(shape) and [p for p in perm if p in order] == list(order):
             return tuple(perm)
-    result = list(order)
-    for axis, extent in enumerate(shape):
-        if extent == 1:
-            result.insert(result.index(axis - 1) + 1 if axis else 0, axis)
-    return tuple(result)
+    return (*(axis for axis in range(len(shape)) if axis not in order), *order)
 
 
 def emit(call: Call, name: str, new: Sequence[Any]) -> str:

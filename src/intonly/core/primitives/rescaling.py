@@ -38,7 +38,7 @@ def epilogue_format(node: Node, residuals: Sequence[Value], shape: Shape) -> Num
     require(len(residuals) == joins, node, "the residual operand and the rescale do not agree")
     if rescale is None:
         return INT32
-    for constants in (rescale.shape, rescale.x_zero.shape):
+    for constants in rescale.shapes:
         require(_spreads(constants, shape), node, f"rescale constants of shape {constants} do not fit output {shape_text(shape)}")
     for residual in residuals:
         bits = max(integer_format(residual, node).bits, carried_format(residual, node).bits)

@@ -63,7 +63,7 @@ def _clamp_into_rescale(graph: Graph, node: Node, consumers: Consumers, producer
 
 def _rescale_into_sum(graph: Graph, node: Node, consumers: Consumers, producers: Producers) -> Graph | None:
     """requantize of a sum of products that nobody else reads: it becomes the epilogue."""
-    if node.op != "requantize" or node.attrs["rescale"].x_zero.any():
+    if node.op != "requantize" or not node.attrs["rescale"].reads_acc:
         return None
     producer = producers.get(node.inputs[0])
     if producer is None or producer.op not in ("conv2d", "matmul") or producer.attrs["rescale"] is not None:

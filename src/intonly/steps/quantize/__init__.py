@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Float graph, ranges and recipe in; quantized graph and plan out.
+
+Values that must have equal units form a group (`groups`). Each group gets one QParams, from the statistics of its last
+computed member (`activations`, `observers`). A value that only one addition reads, and that a weighted layer makes, gets
+none: it stays an accumulator and joins the addition without a rounding of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from intonly.core.graph import Graph, Stage
+from intonly.core.number_format import QParams
+from intonly.core.ranges import Ranges
+from intonly.core.records import InputSpec, Plan, Recipe
+from intonly.core.spec import check
+from intonly.steps.quantize.activations import Asked, quantize_activations
+from intonly.steps.quantize.settings import LayerSettings, layer_settings, plan_of, weighted_nodes
+from intonly.steps.quantize.weights import quantize_weights, unshared_weights, weight_scale, weights_by_origin
+
+__all__ = [
+    "LayerSettings",
+    "layer_settings",
+    "plan_of",
+    "quantize_graph",
+    "weight_scale",
+    "weighted_nodes",
+    "weights_by_origin",
+]
+
+
+def quantize_graph(
+    graph: Graph, ranges: Ranges, recipe: Recipe, specs: Mapping[str, InputSpec], pinned: Mapping[str, QParams]
+) -> tuple[Graph, Plan]:
+    """Return the QUANTIZED graph and the plan.
+
+    Args:
+        graph: canonical FLOAT graph.
+        specs: for each input, how its integers come about (after `fold_input`).
+        pinned: QParams that the source file fixes; they go before calibrated ranges.
+    """
+    settings = layer_settings(graph, recipe)
+    graph = unshared_weights(graph, pinned)
+    graph = quantize_activations(graph, Asked(recipe, settings, ranges, specs, pinned))
+    graph = quantize_weights(graph, settings, pinned).replace(stage=Stage.QUANTIZED)
+    check(graph)
+    return graph, plan_of(recipe, settings)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The QParams of activations: one for each group of values, and narrower copies for readers that ask for less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from intonly.core.graph import Graph, Node, Value
+from intonly.core.number_format import INT8, INT32, UINT8, QParams
+from intonly.core.ranges import Ranges
+from intonly.core.records import InputSpec, Recipe
+from intonly.ops import OPS
+from intonly.steps.quantize.groups import Groups, accumulators, consumer_bits, needed_bits
+from intonly.steps.quantize.observers import SMALLEST_RANGE, activation_qparams, choose_qparams
+from intonly.steps.quantize.settings import LayerSettings
+
+OUTPUT_HEADROOM = 1 << 16
+"""An int32 output spans this many times its calibrated range: it never saturates in practice, and keeps 15 bits of it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the choice of activation units depends on."""
+
+    recipe: Recipe
+    settings: Mapping[str, LayerSettings]
+    ranges: Ranges
+    specs: Mapping[str, InputSpec]
+    pinned: Mapping[str, QParams]
+
+    def chosen(self, value: str, origin: str, observer: str, bits: int) -> QParams:
+        """Return what `observer` chooses for a value of `bits` bits."""
+        r = self.recipe
+        return choose_qparams(self.ranges.of(value, origin), observer, bits, symmetric=r.activation_symmetric, percentile=r.percentile)
+
+
+def quantize_activations(graph: Graph, asked: Asked) -> Graph:
+    """Return the graph with QParams on every real value but accumulators and parameters."""
+    groups = Groups(graph, asked.pinned)
+    needs = needed_bits(graph, groups, asked.settings, asked.recipe)
+    kept = accumulators(graph, asked.pinned)
+    chosen: dict[str, QParams] = {}
+    values = dict(graph.values)
+    for name, value in graph.values.items():
+        real = name in asked.ranges.statistics or name in asked.pinned or name in asked.specs
+        if name in graph.params or name in kept or not real:
+            continue
+        root = groups.root(name)
+        if root not in chosen:
+            bits = needs.get(root, max(8, asked.recipe.activation_bits))
+            chosen[root] = groups.pinned(root) or _group_qparams(graph, root, groups.members(root), bits, asked)
+        values[name] = replace(value, qparams=chosen[root])
+    return _with_narrow_copies(graph.replace(values=values), groups, asked)
+
+
+def _group_qparams(graph: Graph, root: str, members: list[str], bits: int, asked: Asked) -> QParams:
+    for name in members:
+        if name in asked.specs:
+            return _input_qparams(asked.specs[name], name, asked)
+    producer = graph.producers().get(root)
+    origin = producer.origin if producer is not None else root
+    if producer is not None:
+        span = OPS[producer.op].fixed_range(producer)
+        if span is not None and bits < INT32.bits:
+            return activation_qparams(*span, bits, symmetric=asked.recipe.activation_symmetric)
+    if bits >= INT32.bits:
+        stats = asked.ranges.of(root, origin)
+        reach = max(abs(stats.low), abs(stats.high), SMALLEST_RANGE)
+        return QParams(INT32, np.asarray(reach * OUTPUT_HEADROOM / INT32.qmax))
+    return asked.chosen(root, origin, asked.recipe.activation_observer, bits)
+
+
+def _input_qparams(spec: InputSpec, name: str, asked: Asked) -> QParams:
+    """Return the QParams of a graph input in model units: from its dtype, or calibrated at a float boundary."""
+    if spec.dtype == "float32":
+        return asked.chosen(name, name, asked.recipe.activation_observer, 8)
+    mean, std = np.asarray(spec.mean), np.asarray(spec.std)
+    per_channel = mean.size > 1 or std.size > 1
+    return QParams(
+        UINT8 if spec.dtype == "uint8" else INT8,
+        np.asarray(1 / std if std.size > 1 else 1 / std[0]),
+        np.asarray(mean if mean.size > 1 else mean[0]).astype(np.int64),
+        1 if per_channel else None,
+    )
+
+
+def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
+    """Insert an identity in narrower units before each reader that asks for fewer bits than its value carries."""
+    nodes: list[Node] = []
+    values = dict(graph.values)
+    copies: dict[tuple[str, int, str], str] = {}
+    for node in graph.nodes:
+        inputs = list(node.inputs)
+        for k, name in enumerate(inputs):
+            qparams = graph.values[name].qparams if name and name not in graph.params else None
+            bits = consumer_bits(node, name, asked.settings, asked.recipe) if qparams is not None else None
+            if qparams is None or bits is None or qparams.format.bits <= bits or name in asked.pinned:
+                continue
+            settings = asked.settings.get(node.origin)
+            observer = settings.activation_observer if settings is not None else asked.recipe.activation_observer
+            key = (name, bits, observer)
+            if key not in copies:
+                measured = name if name in asked.ranges.statistics else groups.root(name)
+                copies[key] = _unused(f"{name}@{bits}", values)
+                values[copies[key]] = Value(graph.values[name].shape, None, asked.chosen(measured, node.origin, observer, bits))
+                nodes.append(Node("identity", (name,), (copies[key],), {}, f"{node.origin}.input"))
+            inputs[k] = copies[key]
+        nodes.append(replace(node, inputs=tuple(inputs)))
+    return graph.replace(nodes=tuple(nodes), values=values)
+
+
+def _unused(hint: str, taken: Mapping[str, Value]) -> str:
+    name, count = hint, 1
+    while name in taken:
+        count += 1
+        name = f"{hint}.{count}"
+    return name

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which values have equal units, how wide each must be, and which stay accumulators.
+
+Data movement shares the units of its input. A value that only a clamp or a concat reads takes over theirs, so the clamp
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from intonly.core.graph import Graph, Node
+from intonly.core.number_format import QParams
+from intonly.core.records import Recipe
+from intonly.ops import OPS
+from intonly.steps.quantize.settings import LayerSettings
+
+
+class Groups:
+    """Partition of the values; one group shares one QParams. The root is the member whose statistics decide.
+
+    Args:
+        pinned: QParams that the source file fixes; values that are pinned differently stay apart.
+    """
+
+    def __init__(self, graph: Graph, pinned: Mapping[str, QParams]) -> None:
+        self._root = {name: name for name in graph.values}
+        self._members = {name: [name] for name in graph.values}
+        self._pinned = {name: pinned[name] for name in graph.values if name in pinned}
+        for node in graph.nodes:
+            if OPS[node.op].shares_input and node.inputs[0] not in graph.params:
+                self._join(node.output, node.inputs[0])
+        consumers = graph.consumers()
+        for node in graph.nodes:
+            if OPS[node.op].limits_output:
+                for name in node.inputs:
+                    if name and name not in graph.params and self._ends_at(node, name, graph, consumers):
+                        self._join(name, node.output)
+
+    def root(self, name: str) -> str:
+        """Return the representative of `name`."""
+        return self._root[name]
+
+    def members(self, name: str) -> list[str]:
+        """Return all values in the group of `name`."""
+        return self._members[self._root[name]]
+
+    def pinned(self, name: str) -> QParams | None:
+        """Return the QParams that the source file fixes for the group of `name`."""
+        return self._pinned.get(self._root[name])
+
+    def _join(self, name: str, to: str) -> None:
+        """Let the group of `name` take over the units of the group of `to`, unless both are pinned differently."""
+        old, new = self._root[name], self._root[to]
+        mine, theirs = self._pinned.get(old), self._pinned.get(new)
+        if old == new or (mine is not None and theirs is not None and not mine.same_as(theirs)):
+            return
+        if theirs is None and mine is not None:
+            self._pinned[new] = mine
+        for member in self._members[old]:
+            self._root[member] = new
+        self._members[new] += self._members.pop(old)
+
+    def _ends_at(self, node: Node, name: str, graph: Graph, consumers: Mapping[str, list[Node]]) -> bool:
+        """Return whether nothing outside the group of `name` sees its values but `node`, so that what it limits is lost to nobody."""
+        return all(
+            member not in graph.inputs
+            and member not in graph.outputs
+            and all(reader is node or self._root[reader.output] == self._root[name] for reader in consumers[member])
+            for member in self.members(name)
+        )
+
+
+def consumer_bits(node: Node, name: str, settings: Mapping[str, LayerSettings], recipe: Recipe) -> int | None:
+    """Return the width that `node` asks of its input `name`; None when it only passes it on."""
+    spec = OPS[node.op]
+    if spec.shares_input or spec.limits_output:
+        return None
+    if node.origin in settings and spec.weight is not None:
+        return settings[node.origin].activation_bits
+    if spec.accepts_acc:
+        return max(recipe.residual_bits, recipe.activation_bits)
+    if spec.input_bits is not None and name == node.inputs[0]:
+        return spec.input_bits
+    return max(8, recipe.activation_bits)
+
+
+def needed_bits(graph: Graph, groups: Groups, settings: Mapping[str, LayerSettings], recipe: Recipe) -> dict[str, int]:
+    """Return the widest width that any reader asks of each group, by root."""
+    needs: dict[str, int] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            if not name or name in graph.params:
+                continue
+            bits = consumer_bits(node, name, settings, recipe)
+            if bits is not None:
+                root = groups.root(name)
+                needs[root] = max(needs.get(root, 0), bits)
+    producers = graph.producers()
+    for name in graph.outputs:
+        root = groups.root(name)
+        producer = producers.get(name)
+        exact = producer is not None and OPS[producer.op].fixed_range(producer) is not None
+        bits = 8 if recipe.output == "int8" else 16 if exact else 32
+        needs[root] = max(needs.get(root, 0), bits)
+    return needs
+
+
+def accumulators(graph: Graph, pinned: Mapping[str, QParams]) -> set[str]:
+    """Return the values that stay accumulators: made by a weighted layer and read by one addition only, once."""
+    consumers = graph.consumers()
+    producers = graph.producers()
+    order = {n.output: i for i, n in enumerate(graph.nodes)}
+    kept: set[str] = set()
+    for node in graph.nodes:
+        if not OPS[node.op].accepts_acc or len(node.inputs) != 2 or node.inputs[0] == node.inputs[1]:
+            continue
+        candidates = [
+            name
+            for name in node.inputs
+            if name in producers
+            and OPS[producers[name].op].leaves_acc
+            and name not in pinned
+            and graph.sole_consumer(name, consumers) is node
+            and graph.values[name].shape == graph.values[node.output].shape
+        ]
+        if candidates and not (set(node.inputs) & set(graph.params)):
+            kept.add(max(candidates, key=lambda name: order[name]))
+    return kept
