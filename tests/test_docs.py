@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from intonly.core.arith import LAW_VERSION, Rescale
 from intonly.core.number_format import UINT8, QParams
@@ -37,3 +39,13 @@ def test_law_version_and_primitives_are_documented():
     assert f"version {LAW_VERSION}" in text
     missing = [name for name in PRIMITIVES if name not in text and name not in ("conv2d", "matmul", "requantize")]
     assert not missing
+
+
+def test_journey_shows_what_the_example_prints(capsys):
+    """The page that introduces the system would show other numbers than the system computes."""
+    pytest.importorskip("torch", reason="the example trains nothing but captures a PyTorch module")
+    runpy.run_path(str(DOCS.parent / "examples" / "journey.py"), run_name="__main__")
+    page = {line.strip() for line in (DOCS / "journey.md").read_text(encoding="utf-8").splitlines()}
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert len(printed) > 40
+    assert [line for line in printed if line not in page] == []

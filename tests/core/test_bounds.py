@@ -148,14 +148,15 @@ def test_symbolic_extents_count_at_both_ends() -> None:
     assert proof.proven
 
 
+@pytest.mark.parametrize("zero", [0, 255])
 @pytest.mark.parametrize("rescale", [None, Rescale.from_real(1e-6, zero_point=0, lo=-128, hi=127)], ids=["plain", "fused"])
-def test_one_more_would_overflow(rescale: Rescale | None) -> None:
+def test_one_more_would_overflow(rescale: Rescale | None, zero: int) -> None:
     """The limit of 2^31 - 1 would be off by one, or the message would not name layer and channel."""
     w = np.asarray([[1, -1], [127, -127]])
     room = INT32_MAX - 2 * 127 * 255
-    safe = bounds(matmul_graph(UINT8, w, np.asarray([5, room]), rescale=rescale))
+    safe = bounds(matmul_graph(UINT8, w, np.asarray([5, room]), zero, rescale=rescale))
     assert safe.proven and safe.of("y0").acc == (5 - 255, INT32_MAX - 127 * 255)
-    unsafe = bounds(matmul_graph(UINT8, w, np.asarray([5, room + 1]), rescale=rescale))
+    unsafe = bounds(matmul_graph(UINT8, w, np.asarray([5, room + 1]), zero, rescale=rescale))
     assert [origin for origin, _ in unsafe.failures] == ["net.fc"]
     assert f"output channel 1 can reach {INT32_MAX + 1}" in unsafe.failures[0][1]
     assert unsafe.of("y0").acc is None and not unsafe.proven
@@ -193,6 +194,15 @@ def test_every_failing_layer_is_reported_at_once() -> None:
     assert [node.name for node in proof.nodes] == [first, code, root, last]
     with pytest.raises(KeyError):
         proof.of("x0")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_side_of_a_format_is_enough(sign: int) -> None:
+    """A sum that leaves int32 at one end only would be certified."""
+    make = GraphMaker()
+    attrs = {"a_zero_point": 0, "b_zero_point": 0, "sign": sign}
+    y = make.node("add", attrs, make.input(INT32, (3,)), make.param(INT8, np.asarray(1)), origin="net.bad")
+    assert [origin for origin, _ in bounds(make.graph(y)).failures] == ["net.bad"]
 
 
 def failing(op: str, attrs: dict[str, Any], *operands: tuple[NumberFormat, Sequence[int], bool]) -> Graph:
@@ -239,12 +249,13 @@ def test_inputs_of_64_bits_are_understood() -> None:
 
 
 def composite_graph(rescale: Rescale, inner_origin: str = "") -> tuple[Graph, str, str]:
-    """Return (graph, name, name) of a composite with two outputs: the sum of a row, and its requantized form."""
+    """Return (graph, name, name) of a composite with two outputs: the sum of a row, and the root of its requantized form."""
     inner = GraphMaker("p")
     p = inner.input(UINT8, (2, 50))
     total = inner.node("reduce_sum", {"axes": (1,), "keepdims": True, "x_zero_point": 0}, p, origin=inner_origin)
     scaled = inner.node("requantize", {"rescale": rescale}, total, origin=inner_origin)
     root = inner.node("isqrt", {}, scaled, origin=inner_origin)
+    inner.node("reduce_sum", {"axes": (0,), "keepdims": True, "x_zero_point": 255}, p, origin=inner_origin)
     body = inner.graph(total, root)
     make = GraphMaker()
     x = make.input(UINT8, (2, 50))
@@ -260,8 +271,8 @@ def test_composites_mean_their_bodies() -> None:
     proof = bounds(graph)
     assert proof.proven and [entry.name for entry in proof.nodes] == [total, root]
     assert proof.of(total).output == (0, 12750) and proof.of(root).output == (0, 10)
-    assert proof.of(root).acc == (0, 12750)
-    assert [entry.op for entry in proof.of(root).body] == ["reduce_sum", "requantize", "isqrt"]
+    assert proof.of(root).acc == (-510, 12750)
+    assert [entry.op for entry in proof.of(root).body] == ["reduce_sum", "requantize", "isqrt", "reduce_sum"]
     made = Interpreter(graph).run({"x0": np.full((2, 50), 255, np.uint8)})
     assert (made[total].max(), made[root].max()) == (12750, 10)
 
