@@ -246,10 +246,21 @@ class Journey:
         made, wanted = self.reals(x), self.simulated(x)
         return {s.name: np.abs(made[s.name] - wanted[s.name]) / s.scale for s in self.outputs}
 
+    def floats(self, x: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs of the float graph by the names of the integer graph's."""
+        outputs = run_float(self.graph, self.real_inputs(x))
+        return {s.name: outputs[name] for s, name in zip(self.outputs, self.graph.outputs, strict=True)}
+
     def sqnr(self, x: Mapping[str, Array]) -> float:
         """Return the lowest SQNR of an output against the float graph, dB."""
-        made, wanted = list(self.reals(x).values()), list(run_float(self.graph, self.real_inputs(x)).values())
-        return min(10 * math.log10(float((w**2).sum() / max(float(((m - w) ** 2).sum()), 1e-30))) for m, w in zip(made, wanted, strict=True))
+        made, wanted = self.reals(x), self.floats(x)
+        return min(sqnr(wanted[name], made[name]) for name in wanted)
+
+
+def sqnr(wanted: Array, made: Array) -> float:
+    """Return the ratio of signal and error, dB."""
+    signal, noise = float((wanted**2).sum()), float(((made - wanted) ** 2).sum())
+    return 10 * math.log10(max(signal, 1e-300) / max(noise, 1e-300))
 
 
 def units(x: Array, spec: InputSpec, graph: Graph) -> Array:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from intonly.core.arith import Rescale
+from intonly.core.arith import RESIDUAL_BITS, Rescale
 from intonly.core.errors import LoweringError
 from intonly.core.graph import Graph, Node, Shape, Stage, Value
 from intonly.core.number_format import INT32, NumberFormat, QParams
@@ -22,6 +22,8 @@ from intonly.core.primitives import PRIMITIVES
 
 NHWC = (0, 2, 3, 1)
 INT32_MAX = (1 << 31) - 1
+SATURATING = 2.0**29
+"""A factor that takes every integer but 0 beyond 16 bits, like any larger one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +171,7 @@ class Lowering:
 
         Args:
             factor: extra real multiplier, () or (C,) along the stored last axis, or (H, W, 1) for an image.
-            residual: joins before the rounding; at most 16 bits, stored like `x` or broadcast to it.
+            residual: joins before the rounding; at most 16 bits, stored in the order of `x`, or broadcast to it.
         """
         if target.scale.ndim or target.zero_point.ndim:
             raise LoweringError(f"{self.origin}: activations are quantized per tensor", origin=self.origin)
@@ -177,8 +179,11 @@ class Lowering:
             x = self.channels_last(x, x.axis)
         to = 1.0 / float(target.scale)
         step = self.spread(x.scale, x.axis, x) * np.asarray(factor, np.float64) * to
+        if residual is None and target.format.bits <= RESIDUAL_BITS:
+            step = np.clip(step, -SATURATING, SATURATING)
         names, extra = [x.name], {}
         if residual is not None:
+            residual = self.aligned(residual, x)
             names.append(residual.name)
             extra = {"residual_factor": residual_factor * float(residual.scale) * to, "residual_zero": residual.zero}
         try:

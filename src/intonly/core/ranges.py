@@ -75,6 +75,11 @@ class Statistics:
         self.start, self.width, self.counts = start, self.width * 2, counts
 
     @property
+    def reach(self) -> float:
+        """Largest |value|."""
+        return max(abs(self.low), abs(self.high))
+
+    @property
     def centers(self) -> npt.NDArray[np.float64]:
         """Middle of each bin."""
         return (self.start + np.arange(BINS, dtype=np.float64) + 0.5) * self.width

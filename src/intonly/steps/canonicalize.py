@@ -18,18 +18,26 @@ from intonly.core.spec import check
 from intonly.ops import OPS
 
 Array = npt.NDArray[Any]
+HALF_CODE = 0.5 + 1e-9
 Rule = Callable[[Graph, Node, "dict[str, list[Node]]", "dict[str, Node]", Collection[str]], "Graph | None"]
 
 
 def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
-    """Return an equal float graph in which batch norms, scales, shifts and pads are folded where they can be.
+    """Return an equal float graph in which constants, batch norms, scales, shifts and pads are folded where they can be.
 
-    Exactness: the float meaning is kept up to float32 rounding. The rules are applied until none applies.
+    Exactness: the float meaning is kept up to float32 rounding. The rules are applied until none applies. Outputs keep
+    their names.
 
     Args:
         pinned: values and parameters whose quantization the source file fixes; they stay where they are.
+
+    Raises:
+        InvalidGraphError: when a batch norm has no finite meaning, or an output is constant.
     """
-    rules: Sequence[Rule] = (_drop_identity, _fold_batch_norm, _fold_channel_constant, _fold_pad)
+    for node in graph.nodes:
+        if node.op == "batch_norm":
+            _affine_of(graph, node)
+    rules: Sequence[Rule] = (_fold_constants, _drop_identity, _fold_batch_norm, _fold_channel_constant, _fold_pad)
     changed = True
     while changed:
         changed = False
@@ -43,6 +51,9 @@ def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
             if changed:
                 break
     graph = graph.pruned()
+    for name in graph.outputs:
+        if name in graph.params:
+            raise InvalidGraphError(f"output {name!r} is constant; remove it from the outputs of the model", origin=name)
     check(graph)
     return graph
 
@@ -71,16 +82,48 @@ def _renamed_output(graph: Graph, producer: Node, removed: Node, params: dict[st
     return graph.replace(nodes=nodes, values=values, params={**graph.params, **params})
 
 
-def _drop_identity(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]) -> Graph | None:
+def _fold_constants(
+    graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]
+) -> Graph | None:
+    """Compute a node that reads constants only."""
     del consumers, producers
+    names = [name for name in node.inputs if name]
+    if not names or any(name not in graph.params or name in pinned for name in names) or node.output in pinned:
+        return None
+    import torch
+
+    operands = [torch.from_numpy(np.array(graph.params[name])) if name else None for name in node.inputs]
+    made = OPS[node.op].run_torch(node, operands).numpy()
+    return graph.replace(
+        nodes=tuple(n for n in graph.nodes if n is not node),
+        values={**graph.values, node.output: Value(made.shape)},
+        params={**graph.params, node.output: made},
+    )
+
+
+def _drop_identity(
+    graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]
+) -> Graph | None:
+    """Drop a node that changes nothing; where it makes an output, the node before it makes that output instead."""
+    del consumers
     if node.output in pinned:
         return None
+    source = node.inputs[0]
     trivial = node.op == "identity"
-    if node.op == "reshape" and graph.values[node.inputs[0]].shape == graph.values[node.output].shape:
+    if node.op == "reshape" and graph.values[source].shape == graph.values[node.output].shape:
         trivial = True
-    if not trivial or (node.output in graph.outputs and node.inputs[0] in (*graph.inputs, *graph.outputs)):
+    if not trivial:
         return None
-    return _rewired(graph, node, node.inputs[0])
+    if node.output not in graph.outputs:
+        return _rewired(graph, node, source)
+    if source not in producers or source in graph.outputs or source in pinned:
+        return None
+
+    def renamed(names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(node.output if name == source else name for name in names)
+
+    nodes = [replace(n, inputs=renamed(n.inputs), outputs=renamed(n.outputs)) for n in graph.nodes if n is not node]
+    return graph.replace(nodes=tuple(nodes))
 
 
 def _weighted_producer(
@@ -122,7 +165,31 @@ def _fresh(graph: Graph, *hints: str) -> list[str]:
     return names
 
 
-def _fold_batch_norm(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]) -> Graph | None:
+def _affine_of(graph: Graph, node: Node) -> tuple[Array, Array] | None:
+    """Return (factor, shift) of a batch norm by channel, y = x * factor + shift, or None when it is not constant.
+
+    Raises:
+        InvalidGraphError: when a variance is negative or not finite, or variance + eps is 0.
+    """
+    if not all(name in graph.params for name in node.inputs[1:5]):
+        return None
+    gamma, beta, mean, var = (graph.params[name].astype(np.float64) for name in node.inputs[1:5])
+    spread = var + node.attrs["eps"]
+    bad = ~(np.isfinite(var) & (var >= 0) & (spread > 0))
+    if bad.any():
+        channel = int(np.argmax(bad))
+        raise InvalidGraphError(
+            f"{node.origin} (batch_norm): the variance of channel {channel} is {var[channel]:.4g} (eps {node.attrs['eps']:.4g}); "
+            "it must be finite and not negative, and variance + eps positive",
+            origin=node.origin,
+        )
+    factor = gamma / np.sqrt(spread)
+    return factor, beta - mean * factor
+
+
+def _fold_batch_norm(
+    graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]
+) -> Graph | None:
     """Fold y = (x - mean) / sqrt(var + eps) * gamma + beta into the layer before it.
 
     Source: Jacob et al. 2018, section 3.2.
@@ -130,13 +197,10 @@ def _fold_batch_norm(graph: Graph, node: Node, consumers: dict[str, list[Node]],
     if node.op != "batch_norm":
         return None
     producer = _weighted_producer(graph, node.inputs[0], consumers, producers, pinned)
-    if producer is None or not all(i in graph.params for i in node.inputs[1:]):
-        return None
-    gamma, beta, mean, var = (graph.params[i].astype(np.float64) for i in node.inputs[1:5])
-    if (var < 0).any() or not np.isfinite(var).all():
-        raise InvalidGraphError(f"{node.origin} (batch_norm): a running variance is negative or not finite", origin=node.origin)
-    factor = gamma / np.sqrt(var + node.attrs["eps"])
-    return _scaled(graph, producer, node, factor, beta - mean * factor)
+    affine = _affine_of(graph, node)
+    if producer is None or affine is None or (producer.op == "linear" and len(graph.values[node.output].shape) != 2):
+        return None  # a linear layer has its channels on the last axis, a batch norm on axis 1
+    return _scaled(graph, producer, node, *affine)
 
 
 def _channel_constant(graph: Graph, producer: Node, constant: Array) -> Array | None:
@@ -249,7 +313,8 @@ def fold_input(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
     zero_point[c] = floor(mean[c] + 1/2) within the codes; 1/std goes into the weights that read the input and the rest
     of the mean into their bias. A padded border then stands for normalized 0 up to half a code. The spec returned has
     integer `mean` and, where folding was possible, `std` 1. Where some reader has no weights, `std` stays, the fraction
-    of the mean is dropped (an error of at most half a code), and an identity brings the channels to one scale.
+    of the mean is dropped (an error of at most half a code), and an identity brings the channels to one scale. A mean
+    outside the codes is added by a node of its own where readers pad or have no weights.
     """
     if spec.dtype == "float32":
         return graph, spec
@@ -259,22 +324,17 @@ def fold_input(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
     if mean.size == 1 and zero[0] == mean[0]:
         return graph, replace(spec, mean=(float(zero[0]),), std=(float(std[0]),))
     readers = graph.consumers()[spec.name]
-    foldable = spec.name not in graph.outputs and all(
-        r.op in ("conv2d", "linear") and r.inputs[0] == spec.name and all(i in graph.params for i in r.inputs[1:] if i) for r in readers
-    )
-    if not foldable:
+    rest = (zero - mean) / std
+    outside = bool((np.abs(zero - mean) > HALF_CODE).any())
+    if spec.name in graph.outputs or not all(_takes_input(graph, r, spec.name, mean.size, outside) for r in readers):
         common = replace(spec, mean=tuple(zero.tolist()), std=tuple(std.tolist()))
-        if all(r.op == "identity" for r in readers):
+        if all(r.op == "identity" for r in readers) and not outside:
             return graph, common
-        name = f"{spec.name}.common"
-        nodes = tuple(replace(n, inputs=tuple(name if i == spec.name else i for i in n.inputs)) for n in graph.nodes)
-        entry = Node("identity", (spec.name,), (name,), {}, name)
-        outputs = tuple(name if o == spec.name else o for o in graph.outputs)
-        return graph.replace(nodes=(entry, *nodes), outputs=outputs, values={**graph.values, name: graph.values[spec.name]}), common
+        return _with_entry(graph, spec.name, rest if outside else None), common
     for reader in readers:
         w = graph.params[reader.inputs[1]].astype(np.float64)
         bias = graph.params[reader.inputs[2]].astype(np.float64) if len(reader.inputs) > 2 and reader.inputs[2] else np.zeros(w.shape[0])
-        per_input = _per_weight_input(reader, w, std), _per_weight_input(reader, w, (zero - mean) / std)
+        per_input = _per_weight_input(reader, w, std), _per_weight_input(reader, w, rest)
         names = _fresh(graph, f"{reader.origin}.weight", f"{reader.origin}.bias")
         moved = bias + (w * per_input[1]).reshape(w.shape[0], -1).sum(axis=1)
         params = {names[0]: (w / per_input[0]).astype(np.float32), names[1]: moved.astype(np.float32)}
@@ -285,6 +345,34 @@ def fold_input(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
             params={**graph.params, **params},
         )
     return graph.pruned(), replace(spec, mean=tuple(zero.tolist()), std=(1.0,))
+
+
+def _takes_input(graph: Graph, reader: Node, name: str, channels: int, outside: bool) -> bool:
+    """Return whether the scale of each input channel, and what is left of its mean, can go into the weights of `reader`."""
+    if reader.op not in ("conv2d", "linear") or reader.inputs[0] != name or not all(i in graph.params for i in reader.inputs[1:] if i):
+        return False
+    if reader.op == "linear":
+        return channels == 1 or len(graph.values[name].shape) == 2
+    return not (outside and any(reader.attrs["pads"]))
+
+
+def _with_entry(graph: Graph, name: str, shift: Array | None) -> Graph:
+    """Return `graph` whose readers of input `name` read it through an identity, or through the addition of `shift` by channel."""
+    rank = len(graph.values[name].shape)
+    params, values = dict(graph.params), dict(graph.values)
+    entry = Node("identity", (name,), (f"{name}.common",), {}, f"{name}.common")
+    values[entry.output] = values[name]
+    if shift is not None:
+        constant = f"{name}.mean"
+        params[constant] = (shift.reshape(-1, *([1] * (rank - 2))) if shift.size > 1 else shift.reshape(())).astype(np.float32)
+        values[constant] = Value(params[constant].shape)
+        entry = replace(entry, op="add", inputs=(name, constant), attrs={"sign": 1})
+
+    def behind(names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(entry.output if n == name else n for n in names)
+
+    nodes = (entry, *(replace(n, inputs=behind(n.inputs)) for n in graph.nodes))
+    return graph.replace(nodes=nodes, outputs=behind(graph.outputs), values=values, params=params)
 
 
 def _per_weight_input(reader: Node, w: Array, per_channel: Array) -> Array:

@@ -55,9 +55,10 @@ def lower(graph: Graph, specs: Sequence[InputSpec]) -> tuple[Graph, tuple[InputS
             raise LoweringError(f"{node.origin} ({node.op}): {error}", origin=node.origin) from None
     low.origin = "output"
     outputs = [low.plain(low.lowered[name]) for name in graph.outputs]
-    names = [_unaliased(low, x, set(graph.inputs)) for x in outputs]
-    specs_out = tuple(OutputSpec(name, float(x.scale), x.zero) for name, x in zip(graph.outputs, outputs, strict=True))
-    integer = _renamed(fuse(low.integer_graph(names, graph.inputs)), dict(zip(names, graph.outputs, strict=True)))
+    names = _output_names(graph)
+    made = _unaliased(low, outputs, graph.inputs)
+    specs_out = tuple(OutputSpec(name, float(x.scale), x.zero) for name, x in zip(names, outputs, strict=True))
+    integer = _renamed(fuse(low.integer_graph(made, graph.inputs)), dict(zip(made, names, strict=True)))
     check(integer)
     return integer, inputs, specs_out
 
@@ -75,13 +76,31 @@ def _input(low: Lowering, spec: InputSpec) -> InputSpec:
     return replace(spec, scale=float(qparams.scale), zero_point=int(qparams.zero_point))
 
 
-def _unaliased(low: Lowering, x: Lowered, taken: set[str]) -> str:
-    """Return a value name of its own for an output: an input, or the same value twice, is copied by a reshape."""
-    name = x.name
-    if name in taken:
-        name = low.emit("reshape", [name], {"shape": tuple(0 for _ in x.shape)})
-    taken.add(name)
-    return name
+def _output_names(graph: Graph) -> list[str]:
+    """Return what the outputs are called: as in the model, with a number where an input or an earlier output has that name."""
+    taken = set(graph.inputs)
+    names = []
+    for output in graph.outputs:
+        name, count = output, 1
+        while name in taken:
+            count += 1
+            name = f"{output}.{count}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _unaliased(low: Lowering, outputs: Sequence[Lowered], inputs: Sequence[str]) -> list[str]:
+    """Return a stored value of its own for each output: an input, or a value that is an output already, is copied by a reshape."""
+    taken = set(inputs)
+    names = []
+    for x in outputs:
+        name = x.name
+        if name in taken:
+            name = low.emit("reshape", [name], {"shape": tuple(0 for _ in x.shape)})
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:

@@ -31,10 +31,25 @@ class Asked:
     specs: Mapping[str, InputSpec]
     pinned: Mapping[str, QParams]
 
-    def chosen(self, value: str, origin: str, observer: str, bits: int) -> QParams:
-        """Return what `observer` chooses for a value of `bits` bits."""
-        r = self.recipe
-        return choose_qparams(self.ranges.of(value, origin), observer, bits, symmetric=r.activation_symmetric, percentile=r.percentile)
+    def chosen(self, graph: Graph, value: str, origin: str, observer: str, bits: int) -> QParams:
+        """Return what `observer` chooses for a value of `bits` bits, or the units of its operands when it never leaves 0."""
+        stats, symmetric = self.ranges.of(value, origin), self.recipe.activation_symmetric
+        if stats.reach < SMALLEST_RANGE:
+            reach = _reach_behind(graph, value, self.ranges)
+            return activation_qparams(-reach, reach, bits, symmetric=symmetric)
+        return choose_qparams(stats, observer, bits, symmetric=symmetric, percentile=self.recipe.percentile)
+
+
+def _reach_behind(graph: Graph, name: str, ranges: Ranges) -> float:
+    """Return the largest |value| among the nearest values that `name` is computed from and that leave 0; 1 without any."""
+    producers = graph.producers()
+    front = {name}
+    while front:
+        front = {i for n in front if n in producers for i in producers[n].inputs if i and i not in graph.params}
+        reach = max((ranges.statistics[n].reach for n in front if n in ranges.statistics), default=0.0)
+        if reach >= SMALLEST_RANGE:
+            return reach
+    return 1.0
 
 
 def quantize_activations(graph: Graph, asked: Asked) -> Graph:
@@ -59,7 +74,7 @@ def quantize_activations(graph: Graph, asked: Asked) -> Graph:
 def _group_qparams(graph: Graph, root: str, members: list[str], bits: int, asked: Asked) -> QParams:
     for name in members:
         if name in asked.specs:
-            return _input_qparams(asked.specs[name], name, asked)
+            return _input_qparams(graph, asked.specs[name], name, asked)
     producer = graph.producers().get(root)
     origin = producer.origin if producer is not None else root
     if producer is not None:
@@ -67,16 +82,17 @@ def _group_qparams(graph: Graph, root: str, members: list[str], bits: int, asked
         if span is not None and bits < INT32.bits:
             return activation_qparams(*span, bits, symmetric=asked.recipe.activation_symmetric)
     if bits >= INT32.bits:
-        stats = asked.ranges.of(root, origin)
-        reach = max(abs(stats.low), abs(stats.high), SMALLEST_RANGE)
+        reach = asked.ranges.of(root, origin).reach
+        if reach < SMALLEST_RANGE:
+            reach = _reach_behind(graph, root, asked.ranges)
         return QParams(INT32, np.asarray(reach * OUTPUT_HEADROOM / INT32.qmax))
-    return asked.chosen(root, origin, asked.recipe.activation_observer, bits)
+    return asked.chosen(graph, root, origin, asked.recipe.activation_observer, bits)
 
 
-def _input_qparams(spec: InputSpec, name: str, asked: Asked) -> QParams:
+def _input_qparams(graph: Graph, spec: InputSpec, name: str, asked: Asked) -> QParams:
     """Return the QParams of a graph input in model units: from its dtype, or calibrated at a float boundary."""
     if spec.dtype == "float32":
-        return asked.chosen(name, name, asked.recipe.activation_observer, 8)
+        return asked.chosen(graph, name, name, asked.recipe.activation_observer, 8)
     mean, std = np.asarray(spec.mean), np.asarray(spec.std)
     per_channel = mean.size > 1 or std.size > 1
     return QParams(
@@ -105,7 +121,7 @@ def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
             if key not in copies:
                 measured = name if name in asked.ranges.statistics else groups.root(name)
                 copies[key] = _unused(f"{name}@{bits}", values)
-                values[copies[key]] = Value(graph.values[name].shape, None, asked.chosen(measured, node.origin, observer, bits))
+                values[copies[key]] = Value(graph.values[name].shape, None, asked.chosen(graph, measured, node.origin, observer, bits))
                 nodes.append(Node("identity", (name,), (copies[key],), {}, f"{node.origin}.input"))
             inputs[k] = copies[key]
         nodes.append(replace(node, inputs=tuple(inputs)))

@@ -12,8 +12,8 @@ from intonly.core.number_format import QParams, uniform
 from intonly.core.ranges import BINS, Statistics
 
 Range = tuple[float, float]
-SMALLEST_RANGE = 1e-12
-"""A value that never leaves 0 still gets a positive scale."""
+SMALLEST_RANGE = 1e-20
+"""Values below this count as 0; a value that never leaves 0 still gets a positive scale."""
 
 
 def activation_qparams(low: float, high: float, bits: int, *, symmetric: bool = False) -> QParams:
