@@ -245,3 +245,32 @@ def test_products_of_activations_count_both_widths():
     assert layer.macs == 10 * 10 * 4
     assert layer.weight_bits is None
     assert layer.bit_operations == layer.macs * 8 * 8
+
+
+def test_a_quantized_file_is_judged_by_its_own_runtime(tmp_path):
+    """Agreement with a QDQ file would be measured against float arithmetic that its users never run."""
+    ort = pytest.importorskip("onnxruntime", reason="onnxruntime runs the source of a QDQ import")
+    quantization = pytest.importorskip("onnxruntime.quantization", reason="onnxruntime writes the QDQ file")
+    x = (images(64) / np.float32(64)).astype(np.float32)
+    x = x if x.shape[1] == 3 else x.transpose(0, 3, 1, 2)
+
+    class Reader(quantization.CalibrationDataReader):
+        """Yield one batch."""
+
+        def __init__(self) -> None:
+            self.batches = iter([{"input": x}])
+
+        def get_next(self):
+            """Return the next batch or None."""
+            return next(self.batches, None)
+
+    path = tmp_path / "qdq.onnx"
+    quantization.quantize_static(str(save_onnx(tmp_path / "float.onnx")), str(path), Reader(), per_channel=True)
+    source = intonly.load(path)
+    assert source.pinned
+    reference = ort.InferenceSession(str(path)).run(None, {"input": x})[0]
+    np.testing.assert_allclose(source(x), reference, atol=1e-6)
+    q = intonly.quantize(path, "w8a8", data=x)
+    result = intonly.evaluate(q, x, against=path)
+    assert result.agreement >= 95
+    assert result.sqnr_db > 25

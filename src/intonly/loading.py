@@ -15,6 +15,7 @@ from intonly.core.graph import Graph
 from intonly.core.records import InputSpec, Note
 from intonly.data import load_data, model_units
 from intonly.model import FloatModel, QuantizedModel
+from intonly.source_runtime import OnnxRuntime
 from intonly.steps.lower import layout_perm
 
 
@@ -56,7 +57,8 @@ def load(
 
         captured = capture_onnx(model, input_shapes=input_shapes, outputs=outputs)
         cut = captured.graph.outputs if captured.cut or outputs not in (None, "auto") else ()
-        return _float_model(captured.graph, captured.pinned, inputs, replace(note, cut=cut))
+        made = _float_model(captured.graph, captured.pinned, inputs, replace(note, cut=cut))
+        return replace(made, runtime=OnnxRuntime(model, captured.graph.outputs)) if captured.pinned else made
     from intonly.steps.capture.torch_export import capture_torch
 
     graph, pinned = capture_torch(model, example_inputs)

@@ -91,27 +91,33 @@ class FloatModel:
 
     Args:
         graph: FLOAT, as captured. specs: what callers hand in. pinned: QParams that the source file fixes.
+        runtime: what the outputs come from when the source is quantized already: arrays by name to arrays by name.
     """
 
     graph: Graph
     specs: tuple[InputSpec, ...]
     pinned: Mapping[str, QParams] = field(default_factory=dict)
     note: Note = field(default_factory=Note)
+    runtime: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
 
     def __call__(self, *inputs: Any, done: Callable[[int], None] | None = None) -> Any:
-        """Return the float outputs for raw inputs as the specs describe them, float32, the model's own axis order."""
+        """Return the outputs for raw inputs as the specs describe them, float32, the model's own axis order."""
+        run = self.runtime or self._torch_runtime()
+        outputs = run_in_chunks(self.graph, _named_inputs(inputs, self.specs), lambda piece: run(self.model_units(piece)), done)
+        return _as_given([outputs[name] for name in self.graph.outputs], inputs)
+
+    def _torch_runtime(self) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
         import torch
 
         from intonly.torch_exec import TorchRunner
 
         runner = TorchRunner(self.graph)
 
-        def run(arrays: dict[str, Array]) -> dict[str, Array]:
+        def run(arrays: Mapping[str, Array]) -> dict[str, Array]:
             with torch.inference_mode():
-                return {k: v.numpy() for k, v in runner.run(self.model_units(arrays)).items()}
+                return {k: v.numpy() for k, v in runner.run(arrays).items()}
 
-        outputs = run_in_chunks(self.graph, _named_inputs(inputs, self.specs), run, done)
-        return _as_given([outputs[name] for name in self.graph.outputs], inputs)
+        return run
 
     def model_units(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Return what the float graph sees for callers' arrays."""

@@ -105,7 +105,9 @@ class Net(GraphBuilder):
         names = [x, self.const(w, f"{origin}.weight"), *([self.const(b, f"{origin}.bias")] if b is not None else [])]
         return self.emit("linear", names, {}, origin=origin)
 
-    def bn(self, x: str, *, gamma: Any = None, beta: Any = None, mean: Any = None, var: Any = None, eps: float = 1e-5, name: str = "") -> str:
+    def bn(
+        self, x: str, *, gamma: Any = None, beta: Any = None, mean: Any = None, var: Any = None, eps: float = 1e-5, name: str = ""
+    ) -> str:
         """Append a batch norm over axis 1."""
         c, rng = self._channels(x), self.rng
         drawn = [rng.uniform(0.5, 1.5, c), rng.normal(0, 0.3, c), rng.normal(0, 0.2, c), rng.uniform(0.3, 2, c)]
@@ -191,7 +193,9 @@ def samples(graph: Graph, count: int = 8, seed: int = 0, low: float = -1.5, high
 def run_float(graph: Graph, x: Mapping[str, Array], dtype: torch.dtype = torch.float64) -> dict[str, Array]:
     """Return the outputs of a FLOAT graph, or of a QUANTIZED one in simulation, by name."""
     with torch.no_grad():
-        return {k: v.numpy() for k, v in TorchRunner(graph, dtype=dtype).run({k: torch.from_numpy(v).to(dtype) for k, v in x.items()}).items()}
+        return {
+            k: v.numpy() for k, v in TorchRunner(graph, dtype=dtype).run({k: torch.from_numpy(v).to(dtype) for k, v in x.items()}).items()
+        }
 
 
 def assert_same_meaning(before: Graph, after: Graph, x: Mapping[str, Array], tolerance: float = 1e-4) -> None:

@@ -86,8 +86,7 @@ class Lowering:
         data = np.asarray(array)
         if data.size and (data.min() < fmt.qmin or data.max() > fmt.qmax):
             raise LoweringError(
-                f"{self.origin}: constant {hint!r} reaches {data.min()}..{data.max()}, outside {fmt.name}; "
-                "a scale is far too small for it",
+                f"{self.origin}: constant {hint!r} reaches {data.min()}..{data.max()}, outside {fmt.name}; a scale is far too small for it",
                 origin=self.origin,
             )
         self.params[name] = np.ascontiguousarray(data, fmt.dtype).reshape(data.shape)
@@ -164,7 +163,7 @@ class Lowering:
         *,
         factor: npt.ArrayLike = 1.0,
         residual: Lowered | None = None,
-        residual_factor: float = 1.0,
+        residual_factor: npt.ArrayLike = 1.0,
         hint: str = "",
     ) -> Lowered:
         """Return real(x) * factor [+ real(residual) * residual_factor] in the units of `target`, rounded once.
@@ -181,11 +180,15 @@ class Lowering:
         step = self.spread(x.scale, x.axis, x) * np.asarray(factor, np.float64) * to
         if residual is None and target.format.bits <= RESIDUAL_BITS:
             step = np.clip(step, -SATURATING, SATURATING)
-        names, extra = [x.name], {}
+        names: list[str] = [x.name]
+        extra: dict[str, Any] = {}
         if residual is not None:
             residual = self.aligned(residual, x)
             names.append(residual.name)
-            extra = {"residual_factor": residual_factor * float(residual.scale) * to, "residual_zero": residual.zero}
+            extra = {
+                "residual_factor": np.asarray(residual_factor, np.float64) * float(residual.scale) * to,
+                "residual_zero": residual.zero,
+            }
         try:
             rescale = Rescale.from_real(
                 step,
@@ -208,10 +211,15 @@ class Lowering:
         target = self.target(output)
         if target is None:
             if options:
-                raise LoweringError(f"{self.origin}: this operator cannot leave an accumulator; value {output!r} needs QParams", origin=self.origin)
+                raise LoweringError(
+                    f"{self.origin}: this operator cannot leave an accumulator; value {output!r} needs QParams", origin=self.origin
+                )
             return x
-        same = not options and x.zero_point.ndim == 0 and self.format_of(x).bits <= 16 and (
-            x.scale.ndim == 0 and x.scale == target.scale and x.zero_point == target.zero_point
+        same = (
+            not options
+            and x.zero_point.ndim == 0
+            and self.format_of(x).bits <= 16
+            and (x.scale.ndim == 0 and x.scale == target.scale and x.zero_point == target.zero_point)
         )
         if same and self._fits(x, target.format):
             return x
@@ -265,6 +273,4 @@ class Lowering:
 
     def integer_graph(self, outputs: Sequence[str], inputs: Sequence[str]) -> Graph:
         """Return what was emitted as a graph of stage INTEGER."""
-        return Graph(
-            self.graph.name, Stage.INTEGER, tuple(inputs), tuple(outputs), tuple(self.nodes), self.values, self.params
-        ).pruned()
+        return Graph(self.graph.name, Stage.INTEGER, tuple(inputs), tuple(outputs), tuple(self.nodes), self.values, self.params).pruned()

@@ -26,10 +26,21 @@ class Call(Protocol):
     the other arguments by the source's name (ONNX attributes; PyTorch schema arguments with their defaults).
     """
 
-    origin: str
-    operator: str
-    inputs: Sequence[str]
-    args: Mapping[str, Any]
+    @property
+    def origin(self) -> str:
+        """Name in the user's model."""
+
+    @property
+    def operator(self) -> str:
+        """Name of the source's operator."""
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Value names of the tensor arguments."""
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        """The other arguments."""
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a value."""

@@ -124,6 +124,7 @@ def from_torch(call: Call) -> str:
     args = call.args
     rank = len(call.shape(call.inputs[0])) - 2
     stride, dilation = pair(args["stride"]), pair(args["dilation"])
+    pads: tuple[int, ...]
     kernel = [int(k) for k in call.shape(call.inputs[1])[2:]]  # type: ignore[arg-type]
     if args["padding"] == "valid":
         pads = (0, 0, 0, 0)

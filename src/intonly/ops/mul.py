@@ -41,22 +41,21 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     constant = constant_input(node, index, low)
     assert constant is not None
     x = low.channels_last(x, x.axis) if x is not None and x.axis is not None else per_tensor(x, node)
-    factor = _channel_factor(constant, x, low.graph.values[node.output].shape)
-    if factor is not None and low.target(node.output) is not None:
-        return low.finished(x, node.output, factor=factor)
+    axis = _channel_axis(constant, x, low.graph.values[node.output].shape)
+    if axis is not None and low.target(node.output) is not None:
+        x = x if constant.size == 1 else low.channels_last(x, axis)
+        return low.finished(x, node.output, factor=constant.reshape(-1) if constant.size > 1 else constant.reshape(()))
     x = per_tensor(x, node)
     return low.finished(product(x, constant_codes(constant, x, low), low), node.output)
 
 
-def _channel_factor(constant: npt.NDArray[np.float64], x: Lowered, shape: Shape) -> npt.NDArray[np.float64] | None:
-    """Return `constant` as a factor () or (C,) along the stored last axis of `x`, or None when it varies otherwise."""
+def _channel_axis(constant: npt.NDArray[np.float64], x: Lowered, shape: Shape) -> int | None:
+    """Return the one axis that `constant` varies along (any, when it is one number), or None when it varies along more."""
     if x.shape != shape:
         return None
-    if constant.size == 1:
-        return constant.reshape(())
     aligned = (1,) * (len(shape) - constant.ndim) + constant.shape
     wide = [axis for axis, extent in enumerate(aligned) if extent != 1]
-    return constant.reshape(-1) if wide == [x.perm[-1]] else None
+    return (wide or [0])[0] if len(wide) <= 1 and len(aligned) == len(shape) else None
 
 
 def constant_codes(constant: npt.NDArray[np.float64], like: Lowered, low: Lowering) -> Lowered:

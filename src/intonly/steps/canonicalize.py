@@ -216,7 +216,9 @@ def _channel_constant(graph: Graph, producer: Node, constant: Array) -> Array | 
     return np.broadcast_to(constant.reshape(-1), (count,)).astype(np.float64)
 
 
-def _fold_channel_constant(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]) -> Graph | None:
+def _fold_channel_constant(
+    graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]
+) -> Graph | None:
     """Fold an addition or multiplication by per-channel constants into the layer before it."""
     if node.op not in ("add", "mul") or len(node.inputs) != 2:
         return None
@@ -239,7 +241,9 @@ def _fold_channel_constant(graph: Graph, node: Node, consumers: dict[str, list[N
     return None
 
 
-def _fold_pad(graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]) -> Graph | None:
+def _fold_pad(
+    graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]
+) -> Graph | None:
     """Fold spatial zero padding into the convolution that reads it."""
     del producers
     if node.op != "pad" or node.output in pinned or node.attrs.get("value", 0) != 0:
@@ -312,9 +316,9 @@ def fold_input(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
 
     zero_point[c] = floor(mean[c] + 1/2) within the codes; 1/std goes into the weights that read the input and the rest
     of the mean into their bias. A padded border then stands for normalized 0 up to half a code. The spec returned has
-    integer `mean` and, where folding was possible, `std` 1. Where some reader has no weights, `std` stays, the fraction
-    of the mean is dropped (an error of at most half a code), and an identity brings the channels to one scale. A mean
-    outside the codes is added by a node of its own where readers pad or have no weights.
+    integer `mean` and, where folding was possible, `std` 1. Where only linear layers read the input, their bias takes the
+    whole mean. Where some reader has no weights, `std` stays, the fraction of the mean is dropped (an error of at most
+    half a code), and an identity brings the channels to one scale; a mean outside the codes is added by a node instead.
     """
     if spec.dtype == "float32":
         return graph, spec
@@ -324,13 +328,15 @@ def fold_input(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
     if mean.size == 1 and zero[0] == mean[0]:
         return graph, replace(spec, mean=(float(zero[0]),), std=(float(std[0]),))
     readers = graph.consumers()[spec.name]
-    rest = (zero - mean) / std
     outside = bool((np.abs(zero - mean) > HALF_CODE).any())
     if spec.name in graph.outputs or not all(_takes_input(graph, r, spec.name, mean.size, outside) for r in readers):
         common = replace(spec, mean=tuple(zero.tolist()), std=tuple(std.tolist()))
-        if all(r.op == "identity" for r in readers) and not outside:
+        if all(r.op == "identity" for r in readers) and spec.name not in graph.outputs and not outside:
             return graph, common
-        return _with_entry(graph, spec.name, rest if outside else None), common
+        return _with_entry(graph, spec.name, (zero - mean) / std if outside else None), common
+    if all(r.op == "linear" for r in readers):
+        zero = np.zeros(1)  # no border to fill, so the bias takes the whole mean, and one zero point does for all columns
+    rest = (zero - mean) / std
     for reader in readers:
         w = graph.params[reader.inputs[1]].astype(np.float64)
         bias = graph.params[reader.inputs[2]].astype(np.float64) if len(reader.inputs) > 2 and reader.inputs[2] else np.zeros(w.shape[0])
@@ -344,7 +350,8 @@ def fold_input(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
             values={**graph.values, **{k: Value(v.shape) for k, v in params.items()}},
             params={**graph.params, **params},
         )
-    return graph.pruned(), replace(spec, mean=tuple(zero.tolist()), std=(1.0,))
+    same = bool((zero == zero[0]).all())
+    return graph.pruned(), replace(spec, mean=tuple(zero[:1].tolist() if same else zero.tolist()), std=(1.0,))
 
 
 def _takes_input(graph: Graph, reader: Node, name: str, channels: int, outside: bool) -> bool:

@@ -68,7 +68,11 @@ def _pairs(graph: Graph) -> list[tuple[Node, Node]]:
             reader = graph.sole_consumer(reader.output, consumers)
         if reader is None or reader.op != node.op or not all(i in graph.params for i in reader.inputs[1:] if i):
             continue
-        if OPS[reader.op].weight is not None and reader.inputs[0] not in graph.params and graph.values[node.output].shape[1] == _input_channels(graph, reader):
+        if (
+            OPS[reader.op].weight is not None
+            and reader.inputs[0] not in graph.params
+            and graph.values[node.output].shape[1] == _input_channels(graph, reader)
+        ):
             pairs.append((node, reader))
     return pairs
 

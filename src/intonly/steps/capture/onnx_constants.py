@@ -81,7 +81,7 @@ def fold(node: Any, operands: Sequence[Array | None], opsets: Mapping[str, int])
         except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
             raise Refusal(f"{OPEN_SIZE} ({error})") from error
     if node.op_type == "GatherElements":
-        return [_gathered(*(np.asarray(a) for a in operands[:2]), int(args.get("axis", 0)))]
+        return [_gathered(np.asarray(operands[0]), np.asarray(operands[1]), int(args.get("axis", 0)))]
     _refuse_huge(node.op_type, operands)
     return _reference(node, operands, opsets)
 
@@ -232,7 +232,7 @@ def _slice(operands: list[Array | None], args: Mapping[str, Any]) -> Array:
 
 def _reshape(operands: list[Array | None], args: Mapping[str, Any]) -> Array:
     del args
-    return _first(operands).reshape([int(d) for d in np.ravel(operands[1])])  # type: ignore[arg-type]
+    return _first(operands).reshape([int(d) for d in np.asarray(operands[1]).reshape(-1)])
 
 
 def _where(operands: list[Array | None], args: Mapping[str, Any]) -> Array:

@@ -175,7 +175,8 @@ def _function(net: _Net, root: Any) -> Any:
 
 def _leaves(net: _Net, root: Any) -> Iterator[str]:
     """Yield tensors in front of `root` that are read more than once: the variable stands twice in all these functions."""
-    todo, seen = [name for name in root.input if name], set()
+    todo: list[str] = [name for name in root.input if name]
+    seen: set[str] = set()
     while todo and len(seen) < 2 * LARGEST_PATTERN:
         name = todo.pop(0)
         if name in seen or name in net.constants:

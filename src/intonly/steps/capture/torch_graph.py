@@ -122,7 +122,7 @@ class ProgramReader:
         """
         output = self.program.nodes[-1]
         outputs = []
-        for spec, value in zip(self.program.exported.graph_signature.output_specs, output.args[0], strict=True):  # type: ignore[arg-type]
+        for spec, value in zip(self.program.exported.graph_signature.output_specs, output.args[0], strict=True):
             if spec.kind is OutputKind.BUFFER_MUTATION:
                 self._refuse(str(spec.target), "buffer", STATE_HINT)
             elif spec.kind is OutputKind.USER_OUTPUT and isinstance(value, FxNode) and isinstance(value.meta.get("val"), torch.Tensor):

@@ -81,7 +81,8 @@ def _origins(calls: Sequence[FxNode]) -> dict[FxNode, str]:
 
 def inlined(module: torch.fx.GraphModule) -> FxGraph:
     """Return a copy of the module's graph in which the bodies of `torch.no_grad()` blocks stand in line."""
-    graph, known = FxGraph(), {}
+    graph = FxGraph()
+    known: dict[FxNode, Any] = {}
     for node in module.graph.nodes:
         if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
             body = inlined(getattr(module, str(node.args[1].target)))

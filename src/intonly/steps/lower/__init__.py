@@ -30,7 +30,9 @@ def layout_perm(spec: InputSpec, rank: int) -> tuple[int, ...]:
         return tuple(range(rank))
     letters = MODEL_LAYOUTS.get(rank, "")
     if sorted(letters) != sorted(spec.layout):
-        raise InvalidGraphError(f"input {spec.name!r}: layout {spec.layout!r} does not fit its {rank} axes, a permutation of {letters!r} does")
+        raise InvalidGraphError(
+            f"input {spec.name!r}: layout {spec.layout!r} does not fit its {rank} axes, a permutation of {letters!r} does"
+        )
     return tuple(letters.index(c) for c in spec.layout)
 
 

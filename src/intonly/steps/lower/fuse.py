@@ -17,7 +17,11 @@ Producers = dict[str, Node]
 
 def fuse(graph: Graph) -> Graph:
     """Return an equal integer graph with requantizes, clamps and transposes merged into their neighbours."""
-    rules: Sequence[Callable[[Graph, Node, Consumers, Producers], Graph | None]] = (_clamp_into_rescale, _rescale_into_sum, _columns_into_weight)
+    rules: Sequence[Callable[[Graph, Node, Consumers, Producers], Graph | None]] = (
+        _clamp_into_rescale,
+        _rescale_into_sum,
+        _columns_into_weight,
+    )
     position = 0
     while position < len(graph.nodes):
         consumers, producers = graph.consumers(), graph.producers()
@@ -70,9 +74,7 @@ def _rescale_into_sum(graph: Graph, node: Node, consumers: Consumers, producers:
         return None
     if graph.sole_consumer(node.inputs[0], consumers) is not node:
         return None
-    merged = replace(
-        producer.with_attrs(rescale=node.attrs["rescale"]), inputs=(*producer.inputs, *node.inputs[1:]), outputs=node.outputs
-    )
+    merged = replace(producer.with_attrs(rescale=node.attrs["rescale"]), inputs=(*producer.inputs, *node.inputs[1:]), outputs=node.outputs)
     return _merged(graph, producer, node, merged)
 
 
