@@ -58,7 +58,7 @@ def broadcast(*shapes: Index) -> Index:
 
 def clamp(value: int, lo: int, hi: int) -> int:
     """Return the entry of lo..hi that is nearest to `value`."""
-    return lo if value < lo else hi if value > hi else value
+    return max(lo, min(value, hi))
 
 
 # Rescaling.
@@ -157,8 +157,8 @@ def matmul(attrs: Mapping[str, Any], a: Tensor, b: Tensor, bias: Tensor, *residu
 
     def one(index: Index) -> int:
         *batch, m, n = index
-        left = [at(a, (*batch, m, k)) - attrs["a_zero_point"] for k in range(a.shape[-1])]
-        right = [at(b, (*batch, n, k)) - attrs["b_zero_point"] for k in range(a.shape[-1])]
+        left: list[int] = [at(a, (*batch, m, k)) - attrs["a_zero_point"] for k in range(a.shape[-1])]
+        right: list[int] = [at(b, (*batch, n, k)) - attrs["b_zero_point"] for k in range(a.shape[-1])]
         return at(bias, (n,)) + sum(p * q for p, q in zip(left, right, strict=True))
 
     return epilogue(attrs, build(shape, one), residual)
@@ -302,8 +302,8 @@ PRIMITIVES: dict[str, Callable[..., Tensor]] = {
     "lookup": lookup,
     "floor_div": pairwise(lambda _, a, b: math.floor(Fraction(a, b))),
     "isqrt": pairwise(isqrt),
-    "minimum": pairwise(lambda _, a, b: a if a < b else b),
-    "maximum": pairwise(lambda _, a, b: a if a > b else b),
+    "minimum": pairwise(lambda _, a, b: min(a, b)),
+    "maximum": pairwise(lambda _, a, b: max(a, b)),
     "compare": pairwise(lambda k, a, b: 1 if RELATIONS[k["relation"]](a, b) else 0),
     "select": pairwise(lambda _, condition, a, b: a if condition != 0 else b),
     "max_pool2d": max_pool2d,
@@ -324,7 +324,7 @@ PRIMITIVES: dict[str, Callable[..., Tensor]] = {
 
 def pack(codes: Sequence[int], bits: int) -> bytes:
     """Return codes as one long little-endian integer, `bits` bits each, in two's complement."""
-    stream = sum((code % 2**bits) << (i * bits) for i, code in enumerate(codes))
+    stream = sum((code % (1 << bits)) << (i * bits) for i, code in enumerate(codes))
     return stream.to_bytes((len(codes) * bits + 7) // 8, "little")
 
 

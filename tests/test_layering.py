@@ -42,17 +42,18 @@ LAZY = {"core", "formats", "ops", "artifact", "backends"}
 """Rooms where heavy libraries may be imported inside functions only."""
 
 HEAVY = {"torch", "onnx", "onnxruntime", "onnx_ir", "transformers", "highspy", "typer", "rich", "plotly", "jinja2"}
+DYNAMIC = {"importlib.import_module", "import_module", "__import__"}
 CORE_OUTSIDE = {"numpy"}
 
 
 def room_of(module: str) -> str:
     """Return the first part below the package: "core" for intonly.core.arith, "" for the package itself."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def step_of(module: str) -> str:
     """Return the step that a module of `steps` belongs to."""
-    return (module.split(".") + ["", ""])[2]
+    return [*module.split("."), "", ""][2]
 
 
 def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[tuple[str, int, bool]]:
@@ -68,9 +69,8 @@ def imports(tree: ast.Module, module: str, is_package: bool) -> Iterator[tuple[s
             yield from (
                 (f"{source}.{alias.name}" if shallow else source, node.lineno, eager) for alias in node.names[: None if shallow else 1]
             )
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "import_module", "__import__"):
-            if node.args and isinstance(node.args[0], ast.Constant):
-                yield str(node.args[0].value), node.lineno, eager
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in DYNAMIC and node.args and isinstance(node.args[0], ast.Constant):
+            yield str(node.args[0].value), node.lineno, eager
         inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         typing_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
         for child in ast.iter_child_nodes(node):

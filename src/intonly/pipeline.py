@@ -91,7 +91,7 @@ def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | Non
     if wanted and not pinned:
         canonical = equalize(canonical)
     batches = _batches(dataset, canonical, specs)
-    ranges = calibrate(canonical, batches, progress=_counter(report, "calibrate", len(dataset)))
+    ranges = calibrate(canonical, batches, pinned=pinned, progress=_counter(report, "calibrate", len(dataset)))
     quantized, plan = quantize_graph(canonical, ranges, asked, {s.name: s for s in specs}, pinned)
     count = _counter(report, "correct", len(quantized.nodes))
     quantized = correct(

@@ -84,7 +84,7 @@ class Operands:
     def add(self, formats: Sequence[NumberFormat], shape: Sequence[int], constant: bool | None = None) -> NumberFormat:
         """Add an operand with drawn format and codes; only a constant may have levels."""
         is_constant = self.draw(st.booleans()) if constant is None else constant
-        fmt = self.draw(st.sampled_from([f for f in formats if is_constant or f.levels is None]))
+        fmt: NumberFormat = self.draw(st.sampled_from([f for f in formats if is_constant or f.levels is None]))
         self.array(fmt, self.draw(codes(fmt, shape)), is_constant)
         return fmt
 
@@ -101,7 +101,8 @@ def _residual(draw: Draw, operands: Operands, rescale: Rescale | None, shape: Se
 
 
 def _fused(draw: Draw, shape: Sequence[int], acc_bits: int) -> Rescale | None:
-    return draw(st.one_of(st.none(), rescales(shape, acc_bits)))
+    rescale: Rescale | None = draw(st.one_of(st.none(), rescales(shape, acc_bits)))
+    return rescale
 
 
 def _window(draw: Draw, max_pad: int) -> tuple[dict[str, Any], tuple[int, int], tuple[int, int]]:
@@ -159,13 +160,14 @@ def matmul(draw: Draw) -> Case:
     operands = Operands(draw)
     batch = draw(extents((0, 2), 3))
     m, n, k = draw(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5)))
-    a_format = operands.add(ACTIVATIONS[:6], (*draw(companions(batch)), m, k), False)
+    a_batch = draw(companions(batch))
+    a_format = operands.add(ACTIVATIONS[:6], (*a_batch, m, k), False)
     b_batch = draw(st.one_of(st.just(()), companions(batch)))
     b_format = operands.add((*ACTIVATIONS[:6], *WEIGHTS), (*b_batch, n, k))
     a_zero = draw(near(a_format.qmin, a_format.qmax))
     b_zero = draw(st.one_of(st.just(0), near(b_format.decoded_min, b_format.decoded_max)))
     operands.add((INT8, INT16, uniform(30, signed=True)), draw(st.sampled_from(((), (n,)))))
-    shape = (*np.broadcast_shapes(operands.values["x0"].shape[:-2], b_batch), m, n)
+    shape = (*np.broadcast_shapes(a_batch, b_batch), m, n)
     rescale = _fused(draw, shape, 14)
     _residual(draw, operands, rescale, shape)
     return operands.case("matmul", {"a_zero_point": a_zero, "b_zero_point": b_zero, "rescale": rescale})

@@ -119,15 +119,20 @@ def _walk(graph: Graph, inputs: Mapping[str, Operand], outer: str, failures: lis
 def _primitive(graph: Graph, node: Node, operands: Sequence[Operand], origin: str, failures: list[Failure]) -> tuple[NodeBounds, Interval]:
     fmt = _format(graph, node.output)
     try:
-        bound = PRIMITIVES[node.op].bound(node, operands)
-        lo, hi = bound.output.total
-        if lo < fmt.qmin or hi > fmt.qmax:
-            raise BoundError(f"the result can be {lo}..{hi}, outside {fmt.name} ({fmt.qmin}..{fmt.qmax})")
+        bound = _proved(node, operands, fmt)
     except BoundError as error:
         failures.append((origin, f"{node.op}: {error}"))
         bound = Bound(Interval.of_format(fmt))
     acc = None if bound.acc is None else bound.acc.total
     return NodeBounds(node.output, origin, node.op, bound.output.total, acc), bound.output
+
+
+def _proved(node: Node, operands: Sequence[Operand], fmt: NumberFormat) -> Bound:
+    bound = PRIMITIVES[node.op].bound(node, operands)
+    lo, hi = bound.output.total
+    if lo < fmt.qmin or hi > fmt.qmax:
+        raise BoundError(f"the result can be {lo}..{hi}, outside {fmt.name} ({fmt.qmin}..{fmt.qmax})")
+    return bound
 
 
 def _composite(

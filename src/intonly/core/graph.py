@@ -157,7 +157,7 @@ def broadcast_shapes(a: Shape, b: Shape) -> Shape:
     for i in range(max(len(a), len(b))):
         p = a[len(a) - 1 - i] if i < len(a) else 1
         q = b[len(b) - 1 - i] if i < len(b) else 1
-        if p != q and p != 1 and q != 1:
+        if p not in (q, 1) and q != 1:
             raise ValueError(f"shapes {shape_text(a)} and {shape_text(b)} do not broadcast")
         result.append(q if p == 1 else p)
     return tuple(reversed(result))

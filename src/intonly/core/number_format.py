@@ -64,7 +64,7 @@ class NumberFormat:
         elif not (
             self.qmin < self.qmax
             and (
-                (0 <= self.qmin and self.qmax < 1 << self.bits)
+                (self.qmin >= 0 and self.qmax < 1 << self.bits)
                 or (-(1 << (self.bits - 1)) <= self.qmin and self.qmax < 1 << (self.bits - 1))
             )
         ):

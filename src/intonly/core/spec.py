@@ -28,6 +28,7 @@ def check(graph: Graph) -> None:
     The body of a composite is checked as an integer graph of its own, whose inputs and outputs are the node's.
     """
     _check_names(graph)
+    _check_params(graph)
     if graph.stage is Stage.INTEGER:
         for node in graph.nodes:
             _check_integer_node(graph, node)
@@ -67,6 +68,9 @@ def _check_names(graph: Graph) -> None:
             _fail(None, f"graph {graph.name!r}: output {name!r} is made by no node")
     if not graph.outputs:
         _fail(None, f"graph {graph.name!r} has no output")
+
+
+def _check_params(graph: Graph) -> None:
     for name, array in graph.params.items():
         shape = graph.values[name].shape
         if any(isinstance(d, Dim) for d in shape) or tuple(shape) != array.shape:

@@ -78,7 +78,7 @@ def correct(
                         params[name] = codes
                         runner.params[name] = runner.tensor_of(name, codes)
             made = [spec.run_torch(node, [b.get(n, runner.params.get(n)) if n else None for n in node.inputs]) for b in live]
-            if weighted and bias_correction and node.output in ranges.channel_means and not _pinned_bias(node, pinned):
+            if weighted and bias_correction and node.output in ranges.channel_means and not _is_pinned(node, pinned):
                 node, shift = _shifted_bias(node, made, ranges.channel_means[node.output], params, values_of)
                 nodes[i] = node
                 made = [m + shift for m in made]
@@ -116,8 +116,9 @@ def _affordable(graph: Graph, batches: Sequence[Mapping[str, Any]]) -> list[dict
     return kept
 
 
-def _pinned_bias(node: Node, pinned: Mapping[str, QParams]) -> bool:
-    return len(node.inputs) > 2 and node.inputs[2] in pinned
+def _is_pinned(node: Node, pinned: Mapping[str, QParams]) -> bool:
+    """Return whether the source file fixes the weight or the bias of a layer."""
+    return any(name in pinned for name in node.inputs[1:])
 
 
 def _shifted_bias(

@@ -11,6 +11,7 @@ import numpy as np
 
 from intonly.core.errors import CalibrationError
 from intonly.core.graph import Graph
+from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges, Statistics
 from intonly.ops import OPS
 from intonly.steps.calibrate.statistics import update
@@ -18,15 +19,27 @@ from intonly.steps.calibrate.statistics import update
 Batch = Mapping[str, Any]
 
 
-def calibrate(graph: Graph, batches: Iterable[Batch], *, progress: Callable[[int], None] | None = None) -> Ranges:
+def calibrate(
+    graph: Graph,
+    batches: Iterable[Batch],
+    *,
+    pinned: Mapping[str, QParams] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Ranges:
     """Return the ranges of every real value of a FLOAT graph over `batches` (arrays by input name, model units).
 
     Memory does not grow with the number of samples. Raises CalibrationError when there is no data or a value is not
     finite.
+
+    Args:
+        pinned: values that the source file rounds; they are rounded here, too, because exporters leave out a clamp that
+            the limits of a format do.
     """
     import torch
 
-    from intonly.torch_exec import TorchRunner
+    from intonly.torch_exec import TorchRunner, fake_quantize
+
+    pins = pinned or {}
 
     runner = TorchRunner(graph)
     producers = graph.producers()
@@ -35,9 +48,9 @@ def calibrate(graph: Graph, batches: Iterable[Batch], *, progress: Callable[[int
     counts: dict[str, int] = {}
     digest = hashlib.sha256()
 
-    def observe(name: str, x: Any) -> None:
+    def observe(name: str, x: Any) -> Any:
         if not x.dtype.is_floating_point:
-            return
+            return None
         node = producers.get(name)
         update(ranges.statistics.setdefault(name, Statistics()), x, node.origin if node is not None else name)
         if node is not None and OPS[node.op].weight is not None:
@@ -45,6 +58,7 @@ def calibrate(graph: Graph, batches: Iterable[Batch], *, progress: Callable[[int
             rows = x.movedim(axis, 0).reshape(x.shape[axis], -1).double()
             sums[name] = sums.get(name, 0) + rows.sum(1)
             counts[name] = counts.get(name, 0) + rows.shape[1]
+        return fake_quantize(x, pins[name]) if name in pins else None
 
     with torch.no_grad():
         for batch in batches:
