@@ -247,7 +247,7 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize("row", FAILURES, ids=[row[0] for row in FAILURES])
+@pytest.mark.parametrize("row", FAILURES, ids=[str(row[0]) for row in FAILURES])
 def test_each_kind_of_failure_is_found(row: Any) -> None:
     """An undefined or wrapping operation would be certified."""
     _, reason, *parts = row
@@ -310,7 +310,7 @@ def test_only_sound_integer_graphs_are_proven() -> None:
     graph = failing("isqrt", {}, (UINT8, (2,), False))
     with pytest.raises(InvalidGraphError, match="stage float"):
         bounds(graph.replace(stage=Stage.FLOAT))
-    with pytest.raises(InvalidGraphError, match="^net[.]bad"):
+    with pytest.raises(InvalidGraphError, match=r"^net[.]bad"):
         bounds(graph.replace(values={**graph.values, "y0": Value((3,), INT32)}))
 
 

@@ -314,7 +314,7 @@ def journey(
     extent = graph.values[graph.inputs[0]].shape[0]
     size = extent if isinstance(extent, int) else batch
     batches = [{s.name: units(x[s.name][k : k + size], s, graph) for s in folded} for k in range(0, count, size)]
-    ranges = calibrate(graph, batches)
+    ranges = calibrate(graph, batches, pinned=pinned)
     quantized, plan = quantize_graph(graph, ranges, recipe, {s.name: s for s in folded}, pinned)
     quantized = correct(
         quantized,

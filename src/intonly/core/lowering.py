@@ -70,6 +70,7 @@ class Lowering:
         self.values: dict[str, Value] = {}
         self.params: dict[str, npt.NDArray[Any]] = {}
         self.origin = ""
+        self._moved: dict[tuple[str, tuple[int, ...]], str] = {}
 
     # -- emitting ---------------------------------------------------------------------------------------------------
 
@@ -110,18 +111,22 @@ class Lowering:
     # -- layout -----------------------------------------------------------------------------------------------------
 
     def arranged(self, x: Lowered, perm: Sequence[int]) -> Lowered:
-        """Return `x` stored so that stored axis k holds source axis perm[k], moving data only when needed."""
+        """Return `x` stored so that stored axis k holds source axis perm[k], moving data only when needed, and once."""
         perm = tuple(perm)
         if perm == x.perm:
             return x
         axes = tuple(x.perm.index(p) for p in perm)
-        stored = self.values[x.name].shape
+        if (x.name, axes) not in self._moved:
+            self._moved[x.name, axes] = self._rearranged(x.name, axes)
+        return replace(x, name=self._moved[x.name, axes], perm=perm)
+
+    def _rearranged(self, name: str, axes: tuple[int, ...]) -> str:
+        """Emit a transpose of a stored value, or a reshape where only axes of extent 1 move."""
+        stored = self.values[name].shape
         moving = [a for a in axes if stored[a] != 1]
-        free = moving == sorted(moving) and all(axes[k] == k for k, a in enumerate(axes) if not isinstance(stored[a], int))
-        if free:  # only axes of extent 1 move
-            shape = tuple(d if isinstance(d, int) else 0 for d in (stored[a] for a in axes))
-            return replace(x, name=self.emit("reshape", [x.name], {"shape": shape}), perm=perm)
-        return replace(x, name=self.emit("transpose", [x.name], {"perm": axes}), perm=perm)
+        if moving == sorted(moving) and all(a == k or isinstance(stored[a], int) for k, a in enumerate(axes)):
+            return self.emit("reshape", [name], {"shape": tuple(d if isinstance(d, int) else 0 for d in (stored[a] for a in axes))})
+        return self.emit("transpose", [name], {"perm": axes})
 
     def plain(self, x: Lowered) -> Lowered:
         """Return `x` stored in its source layout."""

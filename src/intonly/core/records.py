@@ -227,7 +227,7 @@ class Recipe:
 Plan = Recipe
 
 PRESETS: Mapping[str, Recipe] = {
-    "w8a8": Recipe("w8a8"),
+    "w8a8": Recipe("w8a8", rounding="compensated"),
     "w4a8": Recipe("w4a8", weight_bits=4, rounding="compensated"),
     "w4a4": Recipe("w4a4", weight_bits=4, activation_bits=4, rounding="compensated"),
 }

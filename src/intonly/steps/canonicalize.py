@@ -208,7 +208,7 @@ def _channel_constant(graph: Graph, producer: Node, constant: Array) -> Array | 
     rank = len(graph.values[producer.output].shape)
     channel_axis = rank - 1 if producer.op == "linear" else 1
     count = graph.values[producer.output].shape[channel_axis]
-    if constant.ndim > rank or not isinstance(count, int):
+    if constant.ndim > rank or constant.size not in (1, count) or not isinstance(count, int):
         return None
     shape = (1,) * (rank - constant.ndim) + constant.shape
     if any(d != 1 for i, d in enumerate(shape) if i != channel_axis):

@@ -42,7 +42,7 @@ def correct(
 
     Args:
         batches: calibration inputs by name, in model units. As many samples as fit in MEMORY_BYTES are used.
-        rounding: "compensated" re-rounds weights of less than 8 bits, passing each column's error on to the columns
+        rounding: "compensated" re-rounds uniform weights, passing each column's error on to the columns
             still to come, weighed by the inputs. Source: Frantar et al. 2022 (GPTQ), equation 2, with Cholesky.
         weights: real weights of each weighted layer, by origin. pinned: weights that keep their codes.
     """
@@ -72,7 +72,7 @@ def correct(
                 assert spec.weight is not None
                 name = node.inputs[spec.weight]
                 qparams = values_of[name].qparams
-                if qparams is not None and name not in pinned and qparams.format.bits < 8 and qparams.format.levels is None:
+                if qparams is not None and name not in pinned and qparams.format.levels is None:
                     codes = _compensated(node, weights[node.origin], qparams, [b[node.inputs[0]] for b in live])
                     if codes is not None:
                         params[name] = codes
@@ -96,7 +96,7 @@ def correct(
 
 
 def _affordable(graph: Graph, batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return as many of the batches as keep the live activations within MEMORY_BYTES, at least one sample."""
+    """Return as many of the batches as keep the live activations within MEMORY_BYTES, at least one sample or fixed batch."""
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     alive, now, peak = dict.fromkeys(graph.inputs, 0), 0, 1
     sizes = {name: element_count(graph.values[name].shape) for name in graph.values}
@@ -105,7 +105,8 @@ def _affordable(graph: Graph, batches: Sequence[Mapping[str, Any]]) -> list[dict
         now += sizes[node.output]
         peak = max(peak, now)
         now -= sum(sizes[n] for n in set(node.inputs) if last_use.get(n) == i and n not in graph.params)
-    most = max(1, MEMORY_BYTES // (8 * peak))
+    fixed = graph.values[graph.inputs[0]].shape[0]
+    most = max(1, MEMORY_BYTES // (8 * peak)) * (fixed if isinstance(fixed, int) else 1)
     kept: list[dict[str, Any]] = []
     for batch in batches:
         size = len(batch[graph.inputs[0]])
@@ -187,7 +188,10 @@ def _covariance(node: Node, inputs: Sequence[Any], groups: int, shape: tuple[int
 def _round_columns(
     w: npt.NDArray[Any], scale: npt.NDArray[np.float64], covariance: npt.NDArray[np.float64], qparams: QParams
 ) -> npt.NDArray[np.int64]:
-    """Return codes (O, K) of `w`, most active columns first, each error spread over the columns left."""
+    """Return codes (O, K) of `w`, most active columns first, each error spread over the columns left.
+
+    Weights that are exactly 0 stay 0: a pruned network keeps its zeros.
+    """
     diagonal = np.diag(covariance).copy()
     dead = diagonal <= 0
     h = covariance.copy()
@@ -196,10 +200,11 @@ def _round_columns(
     order = np.argsort(-diagonal, kind="stable")
     upper = np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)])).T
     rest = w.astype(np.float64)[:, order].copy()
+    pruned = rest == 0
     fmt = qparams.format
     codes = np.zeros(rest.shape, np.int64)
     for k in range(rest.shape[1]):
-        codes[:, k] = fmt.encode(rest[:, k] / scale)
+        codes[:, k] = np.where(pruned[:, k], 0, fmt.encode(rest[:, k] / scale))
         error = (rest[:, k] - codes[:, k] * scale) / upper[k, k]
         rest[:, k + 1 :] -= np.outer(error, upper[k, k + 1 :])
     result = np.empty_like(codes)

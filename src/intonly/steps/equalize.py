@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from intonly.core.graph import Graph, Node, Value
-from intonly.ops import OPS
 
 ROUNDS = 20
 LIMIT = 1e3
@@ -66,20 +65,9 @@ def _pairs(graph: Graph) -> list[tuple[Node, Node]]:
         reader = graph.sole_consumer(node.output, consumers)
         if reader is not None and reader.op == "clip" and reader.attrs["lo"] == 0 and math.isinf(reader.attrs["hi"]):
             reader = graph.sole_consumer(reader.output, consumers)
-        if reader is None or reader.op != node.op or not all(i in graph.params for i in reader.inputs[1:] if i):
-            continue
-        if (
-            OPS[reader.op].weight is not None
-            and reader.inputs[0] not in graph.params
-            and graph.values[node.output].shape[1] == _input_channels(graph, reader)
-        ):
+        if reader is not None and reader.op == node.op and all(i in graph.params for i in reader.inputs[1:] if i):
             pairs.append((node, reader))
     return pairs
-
-
-def _input_channels(graph: Graph, node: Node) -> int:
-    shape = graph.params[node.inputs[1]].shape
-    return int(shape[1]) * int(node.attrs.get("groups", 1))
 
 
 def _balance(first: Node, second: Node, params: dict[str, npt.NDArray[Any]]) -> float:

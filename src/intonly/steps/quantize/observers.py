@@ -75,7 +75,7 @@ def _mse(stats: Statistics, bits: int, symmetric: bool, percentile: float) -> Ra
         return _squared_error(centers, counts, activation_qparams(low, high, bits, symmetric=symmetric))
 
     shrinks = np.linspace(0.1 if bits < 6 else 0.3, 1.0, 71)
-    if symmetric and best[0] < 0:
+    if symmetric and best[0] < 0 and bits > 1:
         reach = max(-best[0], best[1])
         factor = min(shrinks, key=lambda f: loss(-reach * f, reach * f))
         return -reach * float(factor), reach * float(factor)
@@ -100,6 +100,8 @@ def _entropy(stats: Statistics, bits: int, symmetric: bool, percentile: float) -
     order = max(int(np.ceil(reach / width)), 1)
     folded = np.zeros(order)
     np.add.at(folded, np.minimum((np.abs(stats.centers) / width).astype(int), order - 1), stats.counts)
+    if order > 1:
+        folded[0] = min(folded[0], folded[1])  # 0 has a code of its own on every grid: the zeros of a relu do not count
     levels = (1 << bits) - 1 if stats.low >= 0 else max((1 << (bits - 1)) - 1, 1)
     candidates = range(min(levels, order), order + 1, max(1, order // 256))
     best = min(candidates, key=lambda n: _divergence(folded, n, levels))
