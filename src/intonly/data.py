@@ -210,6 +210,8 @@ def _from_batches(data: Iterable[Any], names: Sequence[str], samples: int | None
 def model_units(x: Array, spec: InputSpec, shape: Sequence[Any], perm: Sequence[int]) -> Array:
     """Return what the float model sees for callers' array `x`: its own axis order, (x - mean) / std, float32.
 
+    The result is stored in C order whatever the layout of `x`, because PyTorch rounds differently in another order.
+
     Args:
         shape: the model's input shape; perm: position of each handed-in axis in it.
     """
@@ -219,7 +221,7 @@ def model_units(x: Array, spec: InputSpec, shape: Sequence[Any], perm: Sequence[
     if x.ndim > 1:
         along[1] = -1
     mean, std = (np.asarray(v, np.float64).reshape(along if len(v) > 1 else ()) for v in (spec.mean, spec.std))
-    return ((x.astype(np.float64) - mean) / std).astype(np.float32)
+    return ((x.astype(np.float64) - mean) / std).astype(np.float32, order="C")
 
 
 def integer_input(x: Array, spec: InputSpec, shape: Sequence[Any], dtype: np.dtype[Any]) -> Array:

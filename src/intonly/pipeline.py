@@ -22,7 +22,7 @@ from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_
 from intonly.steps.correct import correct
 from intonly.steps.equalize import equalize
 from intonly.steps.lower import lower
-from intonly.steps.quantize import quantize_graph, weights_by_origin
+from intonly.steps.quantize import quantize_graph
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); total 0 = unknown."""
@@ -96,11 +96,10 @@ def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | Non
     count = _counter(report, "correct", len(quantized.nodes))
     quantized = correct(
         quantized,
+        canonical,
         batches,
-        ranges,
         bias_correction=asked.bias_correction,
         rounding=asked.rounding,
-        weights=weights_by_origin(canonical),
         pinned=pinned,
         progress=lambda origin: count(1),
     )

@@ -24,7 +24,7 @@ from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_
 from intonly.steps.capture.builder import GraphBuilder
 from intonly.steps.correct import correct
 from intonly.steps.lower import layout_perm, lower
-from intonly.steps.quantize import quantize_graph, weights_by_origin
+from intonly.steps.quantize import quantize_graph
 from intonly.torch_exec import TorchRunner
 
 Array = npt.NDArray[Any]
@@ -318,11 +318,10 @@ def journey(
     quantized, plan = quantize_graph(graph, ranges, recipe, {s.name: s for s in folded}, pinned)
     quantized = correct(
         quantized,
+        graph,
         batches,
-        ranges,
         bias_correction=recipe.bias_correction,
         rounding=recipe.rounding,
-        weights=weights_by_origin(graph),
         pinned=pinned,
     )
     integer, inputs, outputs = lower(quantized, folded)

@@ -114,8 +114,8 @@ def network():
     return n.graph([t, u])
 
 
-def test_every_value_and_mean_is_recorded():
-    """A value without statistics gets no range; a mean along the wrong axis would shift every bias."""
+def test_every_value_is_recorded():
+    """A value without statistics gets no range."""
     graph = network()
     x = samples(graph, 10)
     ranges = calibrate(graph, [{"x": x["x"][:4]}, {"x": x["x"][4:]}])
@@ -126,10 +126,6 @@ def test_every_value_and_mean_is_recorded():
         stats = ranges.of(name, name)
         assert stats.counts.sum() == value.size
         assert (stats.low, stats.high) == pytest.approx((value.min(), value.max()), rel=1e-5)
-    assert set(ranges.channel_means) == {"conv", "tokens", "up"}
-    np.testing.assert_allclose(ranges.channel_means["conv"], made["conv"].mean((0, 2, 3)), atol=1e-5)
-    np.testing.assert_allclose(ranges.channel_means["tokens"], made["tokens"].mean((0, 1)), atol=1e-5)
-    np.testing.assert_allclose(ranges.channel_means["up"], made["up"].mean((0, 2, 3)), atol=1e-5)
 
 
 def test_batches_do_not_matter():
@@ -142,7 +138,6 @@ def test_batches_do_not_matter():
     for name, stats in whole.statistics.items():
         assert (stats.low, stats.high) == pytest.approx((parts.statistics[name].low, parts.statistics[name].high), rel=1e-5)
         assert stats.counts.sum() == parts.statistics[name].counts.sum()
-    np.testing.assert_allclose(whole.channel_means["conv"], parts.channel_means["conv"], atol=1e-6)
 
 
 def test_digest_tells_data_apart():
@@ -196,5 +191,6 @@ def test_pinned_values_are_rounded():
     assert rounded.statistics["c"].low == plain.statistics["c"].low < 0
     codes = relu.dequantize(relu.quantize(run_float(graph.replace(outputs=("c",)), x)["c"]))
     tail = graph.replace(inputs=("c",), nodes=graph.nodes[1:])
-    np.testing.assert_allclose(rounded.channel_means["d"], run_float(tail, {"c": codes})["d"].mean((0, 2, 3)), atol=1e-5)
-    assert np.abs(rounded.channel_means["d"] - plain.channel_means["d"]).max() > 0.05
+    behind = run_float(tail, {"c": codes})["d"]
+    assert (rounded.statistics["d"].low, rounded.statistics["d"].high) == pytest.approx((behind.min(), behind.max()), rel=1e-5)
+    assert abs(rounded.statistics["d"].low - plain.statistics["d"].low) > 0.01

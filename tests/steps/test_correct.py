@@ -17,7 +17,7 @@ from intonly.steps import correct as module
 from intonly.steps.calibrate import calibrate
 from intonly.steps.canonicalize import canonicalize
 from intonly.steps.correct import correct
-from intonly.steps.quantize import quantize_graph, weighted_nodes, weights_by_origin
+from intonly.steps.quantize import quantize_graph, weighted_nodes
 from intonly.torch_exec import TorchRunner, fake_quantize
 from tests.steps.graphs import CODES, N, Net, journey, run_float, samples
 
@@ -42,14 +42,12 @@ class Prepared:
 
     def corrected(self, *, bias: bool = False, rounding: str = "nearest", **options) -> Graph:
         """Return the graph after corrections."""
-        weights = weights_by_origin(self.graph)
         return correct(
             self.quantized,
+            self.graph,
             self.batches,
-            self.ranges,
             bias_correction=bias,
             rounding=rounding,
-            weights=weights,
             pinned=self.pinned,
             **options,
         )

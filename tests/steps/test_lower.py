@@ -20,7 +20,7 @@ from tests.steps.random_nets import random_network, random_sequence_network
 
 W4A4 = replace(CODES, weight_bits=4, activation_bits=4)
 WIDE = replace(CODES, residual_bits=16, weight_granularity="tensor", activation_symmetric=True)
-SEEDS = range(16)
+SEEDS = range(18)
 
 
 def raw(graph: Graph, seed: int, count: int = 4) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from intonly.core.graph import Graph, Stage
 from intonly.core.number_format import BINARY, INT8, INT16, INT32, UINT8, UINT16, QParams, uniform
 from intonly.core.records import InputSpec, LayerRule, Plan, Recipe, from_json, to_json
 from intonly.steps.calibrate import calibrate
-from intonly.steps.quantize import layer_settings, plan_of, quantize_graph, weight_scale, weighted_nodes, weights_by_origin
+from intonly.steps.quantize import layer_settings, plan_of, quantize_graph, weight_scale, weighted_nodes
 from tests.steps.graphs import CODES, PLAIN, Net, journey, run_float, samples, sqnr
 from tests.strategies import LAW
 
@@ -552,7 +552,7 @@ RULES = st.lists(
 def test_a_plan_leads_to_the_same_settings(rules, weight_bits, activation_bits, edge, named):
     """Quantizing by a plan, also after a trip through JSON, would give another network than the one it describes."""
     graph = stack(5, ("fc[0]", "fc1", "layer[0].w", "fc3", "a*b?"))
-    names = list(weights_by_origin(graph))
+    names = [node.origin for node in weighted_nodes(graph)]
     recipe = Recipe("r", weight_bits, activation_bits, weight_format=named, first_last_bits=edge, rules=tuple(rules))
     try:
         settings = layer_settings(graph, recipe)

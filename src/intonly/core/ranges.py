@@ -87,10 +87,9 @@ class Statistics:
 
 @dataclass
 class Ranges:
-    """What calibration saw: statistics by value, mean output of each weighted layer by channel, and of which data."""
+    """What calibration saw: statistics by value, and of which data."""
 
     statistics: dict[str, Statistics] = field(default_factory=dict)
-    channel_means: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     samples: int = 0
     data_digest: str = ""
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ from typing import Any, TypeVar
 from intonly.core.errors import DataError, IntonlyError, RecipeError
 
 T = TypeVar("T")
+
 
 def to_json(record: Any) -> Any:
     """Return a record as plain JSON data; fields that hold their default are left out."""
@@ -42,7 +45,7 @@ def from_json(kind: type[T], data: Any, *, error: type[IntonlyError] = RecipeErr
     if not isinstance(data, Mapping):
         raise error(f"{place}: expected an object, got {data!r:.80}")
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
+    unknown = sorted(set(data) - set(fields), key=str)
     if unknown:
         raise error(f"{place}: unknown key {unknown[0]!r}; known are {', '.join(fields)}")
     for name, f in fields.items():
@@ -85,12 +88,24 @@ def _convert(hint: Any, value: Any, error: type[IntonlyError], where: str) -> An
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
-        return from_json(typing.cast(type[Any], hint), value, error=error, where=where)
-    if hint is float and type(value) in (int, float):
-        return float(value)
+        kind = typing.cast(type[Any], hint)
+        return value if isinstance(value, kind) else from_json(kind, value, error=error, where=where)
+    if hint in (int, float) and isinstance(value, numbers.Integral if hint is int else numbers.Real) and not isinstance(value, bool):
+        return hint(value)
     if type(value) is not hint:
         raise error(f"{where}: expected {hint.__name__}, got {value!r:.80}")
     return value
+
+
+def _settle(record: Any, error: type[IntonlyError], where: str) -> None:
+    """Bring every field of a new record to its declared type (lists become tuples, NumPy numbers plain ones).
+
+    Raises:
+        error: naming the field, when it has another type or is none of the words it may be.
+    """
+    hints = typing.get_type_hints(type(record))
+    for f in dataclasses.fields(record):
+        object.__setattr__(record, f.name, _convert(hints[f.name], getattr(record, f.name), error, f"{where}: {f.name}"))
 
 
 @dataclass(frozen=True)
@@ -120,12 +135,20 @@ class InputSpec:
     zero_point: int | None = None
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) and 1 not in (len(self.mean), len(self.std)):
-            raise DataError(f"input {self.name!r}: mean has {len(self.mean)} entries, std has {len(self.std)}")
-        if not all(s > 0 for s in self.std):
-            raise DataError(f"input {self.name!r}: std must be positive, got {self.std}")
+        where = f"input {self.name!r}"
+        _settle(self, DataError, where)
+        if not self.mean or not self.std or (len(self.mean) != len(self.std) and 1 not in (len(self.mean), len(self.std))):
+            raise DataError(
+                f"{where}: mean has {len(self.mean)} entries, std has {len(self.std)}; give one for each channel, or one for all"
+            )
+        if not all(s > 0 for s in self.std) or not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise DataError(f"{where}: mean must be finite and std positive and finite, got {self.mean} and {self.std}")
         if self.layout and (sorted(self.layout) != sorted(set(self.layout)) or "N" not in self.layout):
-            raise DataError(f"input {self.name!r}: layout {self.layout!r} must name each axis once and include N")
+            raise DataError(f"{where}: layout {self.layout!r} must name each axis once and include N")
+        if self.scale is not None and not 0 < self.scale < math.inf:
+            raise DataError(f"{where}: scale must be positive and finite, got {self.scale}")
+        if min(self.crop or (1,)) < 1 or (self.resize is not None and self.resize < 1):
+            raise DataError(f"{where}: resize and crop are in pixels, 1 or more, got {self.resize} and {self.crop}")
 
 
 @dataclass(frozen=True)
@@ -168,6 +191,7 @@ class LayerRule:
     activation_observer: typing.Literal["minmax", "moving_average", "percentile", "mse", "entropy"] | None = None
 
     def __post_init__(self) -> None:
+        _settle(self, RecipeError, f"rule {self.match!r}")
         _check_bits(f"rule {self.match!r}", weight_bits=self.weight_bits, activation_bits=self.activation_bits)
 
 
@@ -212,6 +236,7 @@ class Recipe:
     rules: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:
+        _settle(self, RecipeError, f"recipe {self.name!r}")
         _check_bits(
             f"recipe {self.name!r}",
             weight_bits=self.weight_bits,
@@ -233,6 +258,15 @@ PRESETS: Mapping[str, Recipe] = {
 }
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, or raise RecipeError when it says something twice."""
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise RecipeError(f"the recipe file gives {key!r} twice")
+    return dict(pairs)
+
+
 def recipe_of(asked: Any) -> Recipe:
     """Return a Recipe from a preset name, a JSON file's path, a mapping, or a Recipe itself.
 
@@ -250,7 +284,7 @@ def recipe_of(asked: Any) -> Recipe:
         return PRESETS[asked]
     if isinstance(asked, (str, Path)) and str(asked).endswith(".json"):
         try:
-            data = json.loads(Path(asked).read_text(encoding="utf-8"))
+            data = json.loads(Path(asked).read_text(encoding="utf-8"), object_pairs_hook=_once)
         except OSError as problem:
             raise RecipeError(f"recipe file {str(asked)!r} cannot be read: {problem.strerror}") from None
         except ValueError as problem:

@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from intonly.core.graph import Graph, Node, Value, element_count
 from intonly.core.number_format import QParams
-from intonly.core.ranges import Ranges
 from intonly.core.spec import check
 from intonly.ops import OPS
 
-MEMORY_BYTES = 1 << 30
+MEMORY_BYTES = 2 << 30
 """Most activation memory that the corrections hold; it limits how many samples they use."""
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the diagonal of the input covariance."""
@@ -29,22 +28,23 @@ MAX_COLUMNS = 4096
 
 def correct(
     graph: Graph,
+    reference: Graph,
     batches: Sequence[Mapping[str, Any]],
-    ranges: Ranges,
     *,
     bias_correction: bool,
     rounding: str,
-    weights: Mapping[str, npt.NDArray[Any]],
     pinned: Mapping[str, QParams],
     progress: Callable[[str], None] | None = None,
 ) -> Graph:
     """Return the QUANTIZED graph with corrected weight codes and biases.
 
     Args:
-        batches: calibration inputs by name, in model units. As many samples as fit in MEMORY_BYTES are used.
+        reference: the canonical FLOAT graph: its weights are rounded anew, its mean outputs are what biases aim at.
+        batches: calibration inputs by name, in model units. As many samples as fit in MEMORY_BYTES are used, spread
+            evenly over all; both graphs see the same ones.
         rounding: "compensated" re-rounds uniform weights, passing each column's error on to the columns
             still to come, weighed by the inputs. Source: Frantar et al. 2022 (GPTQ), equation 2, with Cholesky.
-        weights: real weights of each weighted layer, by origin. pinned: weights that keep their codes.
+        pinned: weights that keep their codes, and biases of theirs.
     """
     import torch
 
@@ -53,6 +53,7 @@ def correct(
     if not bias_correction and rounding == "nearest":
         return graph
     batches = _affordable(graph, batches)
+    weights = _real_weights(reference)
     runner = TorchRunner(graph)
     live: list[dict[str, Any]] = []
     for batch in batches:
@@ -65,6 +66,7 @@ def correct(
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     params, values_of, nodes = dict(graph.params), dict(graph.values), list(graph.nodes)
     with torch.no_grad():
+        wanted = _mean_outputs(reference, batches) if bias_correction else {}
         for i, node in enumerate(graph.nodes):
             spec = OPS[node.op]
             weighted = spec.weight is not None and node.inputs[spec.weight] in params
@@ -78,8 +80,8 @@ def correct(
                         params[name] = codes
                         runner.params[name] = runner.tensor_of(name, codes)
             made = [spec.run_torch(node, [b.get(n, runner.params.get(n)) if n else None for n in node.inputs]) for b in live]
-            if weighted and bias_correction and node.output in ranges.channel_means and not _is_pinned(node, pinned):
-                node, shift = _shifted_bias(node, made, ranges.channel_means[node.output], params, values_of)
+            if weighted and node.output in wanted and not _is_pinned(node, pinned):
+                node, shift = _shifted_bias(node, made, wanted[node.output], params, values_of)
                 nodes[i] = node
                 made = [m + shift for m in made]
             qparams = values_of[node.output].qparams
@@ -95,6 +97,12 @@ def correct(
     return graph
 
 
+def _real_weights(reference: Graph) -> dict[str, npt.NDArray[Any]]:
+    """Return the constant weight of each weighted layer, by origin."""
+    found = {n.origin: n.inputs[OPS[n.op].weight or 0] for n in reference.nodes if OPS[n.op].weight is not None}
+    return {origin: reference.params[name] for origin, name in found.items() if name in reference.params}
+
+
 def _affordable(graph: Graph, batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return as many of the batches as keep the live activations within MEMORY_BYTES, at least one sample or fixed batch."""
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
@@ -107,14 +115,42 @@ def _affordable(graph: Graph, batches: Sequence[Mapping[str, Any]]) -> list[dict
         now -= sum(sizes[n] for n in set(node.inputs) if last_use.get(n) == i and n not in graph.params)
     fixed = graph.values[graph.inputs[0]].shape[0]
     most = max(1, MEMORY_BYTES // (8 * peak)) * (fixed if isinstance(fixed, int) else 1)
-    kept: list[dict[str, Any]] = []
+    total = sum(len(batch[graph.inputs[0]]) for batch in batches)
+    if most >= total:
+        return [dict(batch) for batch in batches]
+    if isinstance(fixed, int):
+        count = most // fixed
+        return [dict(batches[k * len(batches) // count]) for k in range(count)]
+    size = len(batches[0][graph.inputs[0]])
+    picks = np.arange(most) * total // most
+    whole = {name: np.concatenate([np.asarray(batch[name]) for batch in batches])[picks] for name in graph.inputs}
+    return [{name: array[k : k + size] for name, array in whole.items()} for k in range(0, most, size)]
+
+
+def _mean_outputs(reference: Graph, batches: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the mean output of each weighted layer of the float network, by value and channel."""
+    from intonly.torch_exec import TorchRunner
+
+    weighted = {node.output: node for node in reference.nodes if OPS[node.op].weight is not None}
+    sums: dict[str, Any] = dict.fromkeys(weighted, 0)
+    counts = dict.fromkeys(weighted, 0)
+
+    def observe(name: str, x: Any) -> None:
+        if name in weighted:
+            rows = _by_channel(weighted[name], x)
+            sums[name] = sums[name] + rows.sum(1)
+            counts[name] += rows.shape[1]
+
+    runner = TorchRunner(reference)
     for batch in batches:
-        size = len(batch[graph.inputs[0]])
-        kept.append({name: batch[name][: min(size, most)] for name in graph.inputs})
-        most -= size
-        if most <= 0:
-            break
-    return kept
+        runner.run(batch, observe)
+    return {name: (sums[name] / counts[name]).numpy() for name in weighted if counts[name]}
+
+
+def _by_channel(node: Node, x: Any) -> Any:
+    """Return an output with its channels first and everything else in one axis, float64."""
+    axis = x.ndim - 1 if node.op == "linear" else 1
+    return x.movedim(axis, 0).reshape(x.shape[axis], -1).double()
 
 
 def _is_pinned(node: Node, pinned: Mapping[str, QParams]) -> bool:
@@ -132,8 +168,8 @@ def _shifted_bias(
     import torch
 
     axis = made[0].ndim - 1 if node.op == "linear" else 1
-    count = sum(m.numel() // m.shape[axis] for m in made)
-    mean = sum(m.movedim(axis, 0).reshape(m.shape[axis], -1).double().sum(1) for m in made).numpy() / count
+    rows = [_by_channel(node, m) for m in made]
+    mean = sum(r.sum(1) for r in rows).numpy() / sum(r.shape[1] for r in rows)
     shift = wanted - mean
     old = params[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(shift.size)
     name = f"{node.origin}.bias.corrected"

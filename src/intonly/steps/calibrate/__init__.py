@@ -13,7 +13,6 @@ from intonly.core.errors import CalibrationError
 from intonly.core.graph import Graph
 from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges, Statistics
-from intonly.ops import OPS
 from intonly.steps.calibrate.statistics import update
 
 Batch = Mapping[str, Any]
@@ -44,8 +43,6 @@ def calibrate(
     runner = TorchRunner(graph)
     producers = graph.producers()
     ranges = Ranges()
-    sums: dict[str, Any] = {}
-    counts: dict[str, int] = {}
     digest = hashlib.sha256()
 
     def observe(name: str, x: Any) -> Any:
@@ -53,11 +50,6 @@ def calibrate(
             return None
         node = producers.get(name)
         update(ranges.statistics.setdefault(name, Statistics()), x, node.origin if node is not None else name)
-        if node is not None and OPS[node.op].weight is not None:
-            axis = x.ndim - 1 if node.op == "linear" else 1
-            rows = x.movedim(axis, 0).reshape(x.shape[axis], -1).double()
-            sums[name] = sums.get(name, 0) + rows.sum(1)
-            counts[name] = counts.get(name, 0) + rows.shape[1]
         return fake_quantize(x, pins[name]) if name in pins else None
 
     with torch.no_grad():
@@ -71,6 +63,5 @@ def calibrate(
                 progress(size)
     if not ranges.samples:
         raise CalibrationError("calibration got no data; give at least one sample")
-    ranges.channel_means = {name: (total / counts[name]).numpy() for name, total in sums.items()}
     ranges.data_digest = digest.hexdigest()[:16]
     return ranges

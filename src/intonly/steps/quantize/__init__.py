@@ -17,7 +17,7 @@ from intonly.core.records import InputSpec, Plan, Recipe
 from intonly.core.spec import check
 from intonly.steps.quantize.activations import Asked, quantize_activations
 from intonly.steps.quantize.settings import LayerSettings, layer_settings, plan_of, weighted_nodes
-from intonly.steps.quantize.weights import quantize_weights, unshared_weights, weight_scale, weights_by_origin
+from intonly.steps.quantize.weights import quantize_weights, unshared_weights, weight_scale
 
 __all__ = [
     "LayerSettings",
@@ -26,7 +26,6 @@ __all__ = [
     "quantize_graph",
     "weight_scale",
     "weighted_nodes",
-    "weights_by_origin",
 ]
 
 

@@ -22,11 +22,6 @@ NEGLIGIBLE = 2.0**-30
 """Scale of a row of zeros in a format without a code for 0, in shares of the largest scale."""
 
 
-def weights_by_origin(graph: Graph) -> dict[str, npt.NDArray[Any]]:
-    """Return the real weight of each weighted layer of a FLOAT graph, by origin."""
-    return {n.origin: graph.params[n.inputs[OPS[n.op].weight or 0]] for n in weighted_nodes(graph)}
-
-
 def unshared_weights(graph: Graph, pinned: Mapping[str, QParams]) -> Graph:
     """Give each weighted node a weight that nobody else reads, so that each can be quantized on its own; pinned ones stay."""
     consumers = graph.consumers()
