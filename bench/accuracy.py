@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print the accuracy table: top-1, agreement with float, logits SQNR and bytes for every test bed and recipe.
 
-    python bench/accuracy.py                          every bed, three calibration draws, w8a8
-    python bench/accuracy.py --beds resnet20_jpeg --recipes w8a8,w4a8 --draws 1
+python bench/accuracy.py                          every bed, three calibration draws, w8a8
+python bench/accuracy.py --beds resnet20_jpeg --recipes w8a8,w4a8 --draws 1
 """
 
 from __future__ import annotations
@@ -84,7 +84,11 @@ def main() -> None:
                 file.write(json.dumps(row) + "\n")
             drop = None if row["top1"] is None else round(row["float_top1"] - row["top1"], 3)
             keys = ("bed", "recipe", "float_top1", "top1", "worst_top1")
-            cells = [row[k] for k in keys] + [drop] + [row[k] for k in ("agreement", "sqnr_db", "bytes", "official_bytes", "official_top1", "quantize_seconds")]
+            cells = (
+                [row[k] for k in keys]
+                + [drop]
+                + [row[k] for k in ("agreement", "sqnr_db", "bytes", "official_bytes", "official_top1", "quantize_seconds")]
+            )
             table.add_row(*("-" if c is None else f"{c:.2f}" if isinstance(c, float) else str(c) for c in cells))
             console.print(f"{name} {recipe}: {row}", soft_wrap=True)
     console.print(table)

@@ -94,7 +94,16 @@ def main() -> None:
         for label, names in (("all 12", list(wanted)), ("8 not calibrated on", [n for n in wanted if n not in CALIBRATION])):
             values = np.array([v for n in names for v in overlaps[n]])
             share = 100 * (values >= 0.9).mean()
-            cells = (form, ", ".join(q.artifact.note.cut) or "-", label, len(values), int((values >= 0.9).sum()), f"{share:.1f}", f"{values.min():.3f}", q.size)
+            cells = (
+                form,
+                ", ".join(q.artifact.note.cut) or "-",
+                label,
+                len(values),
+                int((values >= 0.9).sum()),
+                f"{share:.1f}",
+                f"{values.min():.3f}",
+                q.size,
+            )
             table.add_row(*map(str, cells))
     console.print(table)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Capture, quantize and verify network classes of `transformers`, built from configs with random weights.
 
-    pip install transformers; python bench/transformers_classes.py [--size 96]
+pip install transformers; python bench/transformers_classes.py [--size 96]
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def classes() -> dict[str, Any]:
 def settle(net: torch.nn.Module, x: torch.Tensor) -> torch.nn.Module:
     """Give batch norms the statistics of some data, so that random weights do not explode."""
     for module in net.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             module.momentum = None
     net.train()
     with torch.no_grad():
@@ -60,7 +60,16 @@ def main() -> None:
         result.raise_if_failed()
         score = intonly.evaluate(q, Dataset({spec: x[:8]}), against=source)
         headroom = min(layer.headroom_bits for layer in q.artifact.certificate.layers)
-        cells = (name, len(source.graph.nodes), len(q.graph.nodes), f"{score.sqnr_db:.1f}", f"{score.agreement:.0f}", q.size, headroom, f"{time.perf_counter() - start:.0f}")
+        cells = (
+            name,
+            len(source.graph.nodes),
+            len(q.graph.nodes),
+            f"{score.sqnr_db:.1f}",
+            f"{score.agreement:.0f}",
+            q.size,
+            headroom,
+            f"{time.perf_counter() - start:.0f}",
+        )
         table.add_row(*map(str, cells))
     Console(width=120).print(table)
 

@@ -26,8 +26,10 @@ CHUNK_ELEMENTS = 1 << 24
 
 
 def chunks(count: int, graph: Graph) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, stop, size) pieces of `count` samples: `size` is what the graph runs, more than stop - start when its
-    batch is fixed and the samples run out."""
+    """Yield (start, stop, size) pieces of `count` samples.
+
+    `size` is what the graph runs: more than stop - start when its batch is fixed and the samples run out.
+    """
     batch = graph.values[graph.inputs[0]].shape[0]
     if isinstance(batch, Dim):
         largest = max((element_count(v.shape) for k, v in graph.values.items() if k not in graph.params), default=1)
@@ -41,7 +43,10 @@ def chunks(count: int, graph: Graph) -> Iterator[tuple[int, int, int]]:
 
 
 def run_in_chunks(
-    graph: Graph, arrays: Mapping[str, Array], run: Callable[[dict[str, Array]], Mapping[str, Array]], done: Callable[[int], None] | None = None
+    graph: Graph,
+    arrays: Mapping[str, Array],
+    run: Callable[[dict[str, Array]], Mapping[str, Array]],
+    done: Callable[[int], None] | None = None,
 ) -> dict[str, Array]:
     """Return the outputs of `run` over all samples, piece by piece; a last piece that is too short is filled up.
 

@@ -137,8 +137,10 @@ def _counter(report: Progress, stage: str, total: int) -> Callable[[int], None]:
 
 
 def prepared(source: FloatModel) -> tuple[Graph, tuple[InputSpec, ...], dict[str, QParams]]:
-    """Return the canonical float graph of a captured network, the specs that make its inputs from callers' arrays, and
-    the pins by their names in that graph."""
+    """Return the canonical float graph of a captured network, the specs of its inputs, and the pins by their names in it.
+
+    The specs say how callers' arrays become what that graph sees.
+    """
     graph, specs, pinned = source.graph, [], dict(source.pinned)
     for spec in source.specs:
         graph, pinned = pin_input(graph, spec, pinned)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from intonly.core.errors import DataError
@@ -79,5 +78,9 @@ class Interpreter:
             assert value.format is not None
             if array.dtype != value.format.dtype:
                 raise DataError(f"input {name!r} must be {value.format.dtype}, got {array.dtype}")
-            if value.format.bits != 8 * array.itemsize and array.size and not (value.format.qmin <= array.min() and array.max() <= value.format.qmax):
+            if (
+                value.format.bits != 8 * array.itemsize
+                and array.size
+                and not (value.format.qmin <= array.min() and array.max() <= value.format.qmax)
+            ):
                 raise DataError(f"input {name!r} holds codes outside {value.format.name}")

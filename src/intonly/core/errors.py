@@ -30,9 +30,7 @@ class UnsupportedOpError(IntonlyError):
         lines = [f"  {origin} ({operator}): {hint}" for origin, operator, hint in self.operators]
         count = len(lines)
         what = "1 operator of this model is" if count == 1 else f"{count} operators of this model are"
-        super().__init__(
-            f"{what} not supported:\n" + "\n".join(lines), origin=self.operators[0][0] if self.operators else ""
-        )
+        super().__init__(f"{what} not supported:\n" + "\n".join(lines), origin=self.operators[0][0] if self.operators else "")
 
 
 class UnsupportedFormatError(IntonlyError):
@@ -69,9 +67,7 @@ class VerificationError(IntonlyError):
     def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
         self.failures = tuple(failures)
         lines = [f"  {origin or 'artifact'}: {reason}" for origin, reason in self.failures]
-        super().__init__(
-            "verification failed:\n" + "\n".join(lines), origin=self.failures[0][0] if self.failures else ""
-        )
+        super().__init__("verification failed:\n" + "\n".join(lines), origin=self.failures[0][0] if self.failures else "")
 
 
 class InfeasibleBudgetError(IntonlyError):

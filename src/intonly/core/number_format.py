@@ -56,9 +56,7 @@ class NumberFormat:
                     format=self.name,
                 )
             if (self.qmin, self.qmax) != (0, len(self.levels) - 1):
-                raise UnsupportedFormatError(
-                    f"format {self.name!r}: codes of a codebook are 0..{len(self.levels) - 1}", format=self.name
-                )
+                raise UnsupportedFormatError(f"format {self.name!r}: codes of a codebook are 0..{len(self.levels) - 1}", format=self.name)
             if max(abs(self.levels[0]), abs(self.levels[-1])) >= 1 << 31:
                 raise UnsupportedFormatError(f"format {self.name!r}: levels must fit in 32 bits", format=self.name)
         elif not (
@@ -148,9 +146,7 @@ class NumberFormat:
         """
         expected = (count * self.bits + 7) // 8
         if packed.size != expected:
-            raise UnsupportedFormatError(
-                f"format {self.name!r}: {count} codes take {expected} bytes, got {packed.size}", format=self.name
-            )
+            raise UnsupportedFormatError(f"format {self.name!r}: {count} codes take {expected} bytes, got {packed.size}", format=self.name)
         if self.bits % 8 == 0 and self.bits in (8, 16, 32, 64):
             kind = "i" if self.signed or self.bits == 64 else "u"
             codes = packed.view(f"<{kind}{self.bits // 8}").astype(np.int64)

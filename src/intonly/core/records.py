@@ -56,45 +56,50 @@ def from_json(kind: type[T], data: Any, *, error: type[IntonlyError] = RecipeErr
 
 
 def _convert(hint: Any, value: Any, error: type[IntonlyError], where: str) -> Any:
+    """Return `value` as the type that `hint` says, or raise `error` naming the place."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        last: IntonlyError | None = None
-        for option in args:
-            if option is type(None):
-                continue
-            try:
-                return _convert(option, value, error, where)
-            except IntonlyError as problem:
-                last = problem
-        raise last or error(f"{where}: {value!r:.80} does not fit")
+        return _convert_union(args, value, error, where)
     if origin is typing.Literal:
         if value not in args or type(value) not in {type(a) for a in args}:
             raise error(f"{where}: must be one of {', '.join(map(str, args))}, got {value!r:.80}")
         return value
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise error(f"{where}: expected a list, got {value!r:.80}")
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_convert(args[0], v, error, f"{where}[{i}]") for i, v in enumerate(value))
-        if len(args) != len(value):
-            raise error(f"{where}: expected {len(args)} entries, got {len(value)}")
-        return tuple(_convert(a, v, error, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
-    if origin in (dict, Mapping) or origin is not None and issubclass(origin, Mapping):
+        return _convert_tuple(args, value, error, where)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise error(f"{where}: expected an object, got {value!r:.80}")
         return {str(k): _convert(args[1], v, error, f"{where}.{k}") for k, v in value.items()}
-    if hint is Any:
-        return value
-    if dataclasses.is_dataclass(hint):
-        kind = typing.cast(type[Any], hint)
-        return value if isinstance(value, kind) else from_json(kind, value, error=error, where=where)
+    if dataclasses.is_dataclass(hint) and not isinstance(value, typing.cast(type[Any], hint)):
+        return from_json(typing.cast(type[Any], hint), value, error=error, where=where)
     if hint in (int, float) and isinstance(value, numbers.Integral if hint is int else numbers.Real) and not isinstance(value, bool):
         return hint(value)
-    if type(value) is not hint:
+    if hint is not Any and type(value) is not hint:
         raise error(f"{where}: expected {hint.__name__}, got {value!r:.80}")
     return value
+
+
+def _convert_union(options: Sequence[Any], value: Any, error: type[IntonlyError], where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    problem = error(f"{where}: {value!r:.80} does not fit")
+    for option in options:
+        if option is not type(None):
+            try:
+                return _convert(option, value, error, where)
+            except IntonlyError as last:
+                problem = last
+    raise problem
+
+
+def _convert_tuple(kinds: Sequence[Any], value: Any, error: type[IntonlyError], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise error(f"{where}: expected a list, got {value!r:.80}")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = [kinds[0]] * len(value)
+    if len(kinds) != len(value):
+        raise error(f"{where}: expected {len(kinds)} entries, got {len(value)}")
+    return tuple(_convert(kind, v, error, f"{where}[{i}]") for i, (kind, v) in enumerate(zip(kinds, value, strict=True)))
 
 
 def _settle(record: Any, error: type[IntonlyError], where: str) -> None:

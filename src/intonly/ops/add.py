@@ -42,7 +42,9 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
         assert constant is not None
         b = _constant(np.asarray(constant), a, node, low)
     if low.format_of(b).bits > RESIDUAL_BITS or a.shape != shape:
-        raise LoweringError(f"{node.origin} (add): operands {a.shape} and {b.shape} cannot join; requantize one of them first", origin=node.origin)
+        raise LoweringError(
+            f"{node.origin} (add): operands {a.shape} and {b.shape} cannot join; requantize one of them first", origin=node.origin
+        )
     b = low.aligned(b, a)
     return low.finished(a, node.output, factor=factors[0], residual=b, residual_factor=factors[1])
 

@@ -58,7 +58,16 @@ SPEC = OpSpec(
     same_shape,
     run_torch,
     lower,
-    from_torch={"relu": relu, "relu_": relu, "relu6": hardtanh, "hardtanh": hardtanh, "hardtanh_": hardtanh, "clamp": clamp, "clamp_min": clamp, "clamp_max": clamp},
+    from_torch={
+        "relu": relu,
+        "relu_": relu,
+        "relu6": hardtanh,
+        "hardtanh": hardtanh,
+        "hardtanh_": hardtanh,
+        "clamp": clamp,
+        "clamp_min": clamp,
+        "clamp_max": clamp,
+    },
     from_onnx={"Relu": relu, "Clip": from_onnx},
     limits_output=True,
     examples=(

@@ -188,8 +188,12 @@ SPEC = OpSpec(
     weight=1,
     leaves_acc=True,
     examples=(
-        Example([(2, 3, 8, 8), _w.shape, _b.shape], {"strides": (2, 1), "pads": (1, 0, 2, 1), "dilations": (1, 2), "groups": 1}, {1: _w, 2: _b}),
+        Example(
+            [(2, 3, 8, 8), _w.shape, _b.shape], {"strides": (2, 1), "pads": (1, 0, 2, 1), "dilations": (1, 2), "groups": 1}, {1: _w, 2: _b}
+        ),
         Example([(2, 4, 5, 5), (4, 1, 3, 3)], {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "groups": 4}, {1: _w[:, :1]}),
-        Example([(1, 6, 4, 4), (4, 3, 1, 1)], {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 2}, {1: _w[:, :, :1, :1]}),
+        Example(
+            [(1, 6, 4, 4), (4, 3, 1, 1)], {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 2}, {1: _w[:, :, :1, :1]}
+        ),
     ),
 )

@@ -28,7 +28,19 @@ def drop(call: Call) -> str:
     return call.inputs[0]
 
 
-_TORCH = ("dropout", "dropout_", "feature_dropout", "alpha_dropout", "contiguous", "clone", "alias", "detach", "detach_", "lift_fresh_copy", "identity")
+_TORCH = (
+    "dropout",
+    "dropout_",
+    "feature_dropout",
+    "alpha_dropout",
+    "contiguous",
+    "clone",
+    "alias",
+    "detach",
+    "detach_",
+    "lift_fresh_copy",
+    "identity",
+)
 _ONNX = ("Identity", "Dropout")
 
 SPEC = OpSpec(
@@ -36,7 +48,7 @@ SPEC = OpSpec(
     same_shape,
     run_torch,
     lower,
-    from_torch={name: drop for name in _TORCH},
-    from_onnx={name: drop for name in _ONNX},
+    from_torch=dict.fromkeys(_TORCH, drop),
+    from_onnx=dict.fromkeys(_ONNX, drop),
     examples=(Example([(2, 3, 4, 4)]), Example([(2, 5)])),
 )

@@ -66,6 +66,4 @@ class GraphBuilder:
         """
         if self.refusals:
             raise UnsupportedOpError(self.refusals)
-        return Graph(
-            self.name, Stage.FLOAT, tuple(self.inputs), tuple(outputs), tuple(self.nodes), self.values, self.params
-        ).pruned()
+        return Graph(self.name, Stage.FLOAT, tuple(self.inputs), tuple(outputs), tuple(self.nodes), self.values, self.params).pruned()
