@@ -251,7 +251,7 @@ class Lowering:
     def bias(self, bias: npt.NDArray[np.float64], acc_scale: npt.NDArray[np.float64], hint: str) -> str:
         """Add an int32 bias in accumulator units, floor(bias / acc_scale + 1/2); return its name."""
         codes = np.floor(np.asarray(bias, np.float64) / acc_scale + 0.5)
-        if codes.size and np.abs(codes).max() > INT32_MAX:
+        if not (np.abs(codes) <= INT32_MAX).all():
             channel = int(np.argmax(np.abs(codes)))
             raise LoweringError(
                 f"{self.origin}: the bias of channel {channel} is {np.abs(codes).max():.3g} accumulator steps, beyond int32; "
