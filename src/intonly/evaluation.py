@@ -20,7 +20,6 @@ from intonly.loading import example_from, from_factory, load, peeked
 from intonly.model import FloatModel, QuantizedModel
 from intonly.pipeline import Progress
 from intonly.steps.canonicalize import absorb_normalization
-from intonly.steps.lower import layout_perm
 
 Array = npt.NDArray[Any]
 Score = Callable[[Any, Any], float]
@@ -159,7 +158,7 @@ def _model_shapes(source: FloatModel | QuantizedModel) -> dict[str, tuple[Any, .
     for spec in specs_of(source):
         shape = [None if isinstance(d, Dim) else d for d in source.graph.values[spec.name].shape]
         if isinstance(source, QuantizedModel):
-            shape = [shape[k] for k in np.argsort(layout_perm(spec, len(shape)))]
+            shape = [shape[k] for k in np.argsort(spec.perm(len(shape)))]
         shapes[spec.name] = tuple(shape)
     return shapes
 

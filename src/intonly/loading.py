@@ -16,7 +16,6 @@ from intonly.core.records import InputSpec, Note
 from intonly.data import load_data, model_units
 from intonly.model import FloatModel, QuantizedModel
 from intonly.source_runtime import OnnxRuntime
-from intonly.steps.lower import layout_perm
 
 
 def load(
@@ -116,7 +115,7 @@ def example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> A
     result: list[torch.Tensor] = []
     for spec in named:
         x = sample.arrays[spec.name][:2]
-        perm = layout_perm(spec, x.ndim)
+        perm = spec.perm(x.ndim)
         shape = [0] * x.ndim
         for k, p in enumerate(perm):
             shape[p] = x.shape[k]

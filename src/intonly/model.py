@@ -18,7 +18,6 @@ from intonly.core.graph import Dim, Graph, element_count
 from intonly.core.number_format import QParams
 from intonly.core.records import InputSpec, Note, Plan, from_json
 from intonly.data import as_array, integer_input, model_units
-from intonly.steps.lower import layout_perm
 
 Array = npt.NDArray[Any]
 CHUNK_ELEMENTS = 1 << 24
@@ -132,7 +131,7 @@ class FloatModel:
 def to_model_units(x: Array, spec: InputSpec, graph: Graph) -> Array:
     """Return callers' array `x` in the units and axis order of the float graph's input."""
     shape = graph.values[spec.name].shape
-    return model_units(x, spec, shape, layout_perm(spec, len(shape)))
+    return model_units(x, spec, shape, spec.perm(len(shape)))
 
 
 class QuantizedModel:

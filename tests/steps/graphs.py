@@ -23,7 +23,7 @@ from intonly.steps.calibrate import calibrate
 from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_input
 from intonly.steps.capture.builder import GraphBuilder
 from intonly.steps.correct import correct
-from intonly.steps.lower import layout_perm, lower
+from intonly.steps.lower import lower
 from intonly.steps.quantize import quantize_graph
 from intonly.torch_exec import TorchRunner
 
@@ -270,7 +270,7 @@ def sqnr(wanted: Array, made: Array) -> float:
 def units(x: Array, spec: InputSpec, graph: Graph) -> Array:
     """Return callers' array in the units and order of the float graph's input."""
     shape = graph.values[spec.name].shape
-    return model_units(x, spec, shape, layout_perm(spec, len(shape)))
+    return model_units(x, spec, shape, spec.perm(len(shape)))
 
 
 def rounded_biases(graph: Graph) -> Graph:

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from intonly.core.errors import InvalidGraphError, LoweringError
+from intonly.core.errors import DataError, InvalidGraphError, LoweringError
 from intonly.core.graph import Graph, Stage
 from intonly.core.number_format import INT8, UINT8, QParams
 from intonly.core.records import InputSpec, Recipe
 from intonly.core.spec import check
-from intonly.steps.lower import layout_perm, lower
+from intonly.steps.lower import lower
 from tests.steps.graphs import CODES, PLAIN, N, Net, journey, run_float, samples, sqnr, units
 from tests.steps.random_nets import random_network, random_sequence_network
 
@@ -106,12 +106,12 @@ def test_every_layout_is_a_permutation(layout):
 
 def test_layouts_that_do_not_fit_are_refused():
     """Letters for another number of axes would be cut or filled up."""
-    assert layout_perm(InputSpec("x"), 5) == (0, 1, 2, 3, 4)
-    assert layout_perm(InputSpec("x", layout="NHWC"), 4) == (0, 2, 3, 1)
-    assert layout_perm(InputSpec("x", layout="NLC"), 3) == (0, 2, 1)
+    assert InputSpec("x").perm(5) == (0, 1, 2, 3, 4)
+    assert InputSpec("x", layout="NHWC").perm(4) == (0, 2, 3, 1)
+    assert InputSpec("x", layout="NLC").perm(3) == (0, 2, 1)
     for layout, rank in (("NHWC", 3), ("NC", 4), ("NXYZ", 4), ("NCHW", 5)):
-        with pytest.raises(InvalidGraphError, match=f"'image'.*'{layout}'"):
-            layout_perm(InputSpec("image", layout=layout), rank)
+        with pytest.raises(DataError, match=f"'image'.*'{layout}'"):
+            InputSpec("image", layout=layout).perm(rank)
 
 
 def test_images_stay_channels_last():

@@ -16,6 +16,9 @@ from intonly.core.errors import DataError, IntonlyError, RecipeError
 
 T = TypeVar("T")
 
+MODEL_LAYOUTS = {2: "NC", 3: "NCL", 4: "NCHW"}
+"""Axis letters of a model input of each rank."""
+
 
 def to_json(record: Any) -> Any:
     """Return a record as plain JSON data; fields that hold their default are left out."""
@@ -154,6 +157,19 @@ class InputSpec:
             raise DataError(f"{where}: scale must be positive and finite, got {self.scale}")
         if min(self.crop or (1,)) < 1 or (self.resize is not None and self.resize < 1):
             raise DataError(f"{where}: resize and crop are in pixels, 1 or more, got {self.resize} and {self.crop}")
+
+    def perm(self, rank: int) -> tuple[int, ...]:
+        """Return the permutation from the model's `rank` axes to the layout that callers hand in.
+
+        Raises:
+            DataError: when the letters do not fit the model's axes.
+        """
+        if not self.layout:
+            return tuple(range(rank))
+        letters = MODEL_LAYOUTS.get(rank, "")
+        if sorted(letters) != sorted(self.layout):
+            raise DataError(f"input {self.name!r}: layout {self.layout!r} does not fit its {rank} axes, a permutation of {letters!r} does")
+        return tuple(letters.index(c) for c in self.layout)
 
 
 @dataclass(frozen=True)

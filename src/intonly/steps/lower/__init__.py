@@ -16,25 +16,6 @@ from intonly.core.spec import check
 from intonly.ops import OPS
 from intonly.steps.lower.fuse import fuse
 
-MODEL_LAYOUTS = {2: "NC", 3: "NCL", 4: "NCHW"}
-"""Axis letters of a model input of each rank."""
-
-
-def layout_perm(spec: InputSpec, rank: int) -> tuple[int, ...]:
-    """Return the permutation from the model's axes to the layout that callers hand in.
-
-    Raises:
-        InvalidGraphError: when the letters do not fit the model's axes.
-    """
-    if not spec.layout:
-        return tuple(range(rank))
-    letters = MODEL_LAYOUTS.get(rank, "")
-    if sorted(letters) != sorted(spec.layout):
-        raise InvalidGraphError(
-            f"input {spec.name!r}: layout {spec.layout!r} does not fit its {rank} axes, a permutation of {letters!r} does"
-        )
-    return tuple(letters.index(c) for c in spec.layout)
-
 
 def lower(graph: Graph, specs: Sequence[InputSpec]) -> tuple[Graph, tuple[InputSpec, ...], tuple[OutputSpec, ...]]:
     """Return the INTEGER graph, and the specs of its inputs and outputs.
@@ -70,7 +51,7 @@ def _input(low: Lowering, spec: InputSpec) -> InputSpec:
     qparams = value.qparams
     if qparams is None:
         raise InvalidGraphError(f"input {spec.name!r} is not quantized")
-    perm = layout_perm(spec, len(value.shape))
+    perm = spec.perm(len(value.shape))
     low.values[spec.name] = Value(tuple(value.shape[p] for p in perm), qparams.format)
     low.lowered[spec.name] = Lowered(spec.name, value.shape, perm, qparams.scale, qparams.zero_point, qparams.axis)
     if spec.dtype != "float32":
