@@ -48,11 +48,13 @@ lint: $(READY) ## check style, format and types
 test-c: $(READY) ## run the tests of the C code: header, sanitizers, disassembly, equal bytes
 	$(PYTEST) tests/csrc tests/test_native.py
 
-bench: $(READY) ## measure; prints one JSON line per result
-	$(RUN) bench/run.py
+bench: $(READY) ## measure accuracy on the networks beside the project; prints tables, keeps JSON lines
+	$(RUN) bench/accuracy.py
+	$(RUN) bench/accuracy.py --beds resnet20_jpeg,resnet44_jpeg --recipes w4a8
+	$(RUN) bench/faces.py
 
 golden: $(READY) ## rewrite the golden files; review the difference like code
-	$(PYTEST) tests --update-golden
+	$(PYTEST) tests/test_golden.py --update-golden
 	git --no-pager diff --stat -- tests
 
 docs: $(READY) ## list the pages and check their links

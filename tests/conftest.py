@@ -13,3 +13,8 @@ import pytest
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Return random numbers that depend on nothing but the name of the test."""
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the switch that rewrites golden files."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden; review the difference like code")

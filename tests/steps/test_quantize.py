@@ -407,6 +407,15 @@ def test_pinned_values_win():
         np.testing.assert_array_equal(q.params[name], pin.quantize(graph.params[name]))
 
 
+def test_layers_read_pinned_values_as_they_are():
+    """A recipe with fewer bits would put a rounding between a pinned value and its reader."""
+    n = Net(36)
+    r = n.relu(n.conv(n.image(), 4), "r")
+    graph = n.graph([n.conv(r, 2)])
+    q = quantized(graph, replace(W4A4, first_last_bits=None), {"r": QParams(UINT8, np.asarray(0.03))})
+    assert q.nodes[-1].inputs[0] == "r"
+
+
 def test_pins_that_differ_stay_apart():
     """Of two pinned values that could share units, one would silently take the other's."""
     n = Net(24)

@@ -230,8 +230,6 @@ def _fold_channel_constant(
         constant = _channel_constant(graph, producer, graph.params[other]) if producer is not None else None
         if producer is None or constant is None:
             continue
-        if graph.values[producer.output].shape != graph.values[node.output].shape:
-            continue
         if node.op == "mul":
             return _scaled(graph, producer, node, constant, np.zeros_like(constant))
         sign = float(node.attrs["sign"])
