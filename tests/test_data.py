@@ -314,3 +314,9 @@ def test_specs_that_contradict_themselves():
     for options in ({"std": (0.0,)}, {"mean": (1.0, 2.0), "std": (1.0, 1.0, 1.0)}, {"layout": "NCC"}, {"layout": "HWC"}):
         with pytest.raises(IntonlyError):
             InputSpec("x", **options)
+
+
+def test_axes_in_another_order_are_recognised():
+    """Channels-last data for a channels-first model is the usual slip; the error says how to mend it."""
+    with pytest.raises(DataError, match="layout"):
+        check_input(np.zeros((2, 8, 8, 3), np.uint8), InputSpec("x", dtype="uint8"), (2, 3, 8, 8))

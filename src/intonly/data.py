@@ -260,4 +260,6 @@ def check_input(x: Array, spec: InputSpec, shape: Sequence[Any]) -> None:
     fits = x.ndim == len(shape) and all(not isinstance(want, int) or want == got for want, got in zip(shape, x.shape, strict=True))
     if not fits:
         wanted = ", ".join(str(getattr(d, "name", d)) for d in shape)
-        raise DataError(f"input {spec.name!r}: expected shape ({wanted}), got {x.shape}")
+        reordered = x.ndim == len(shape) and sorted(x.shape[1:]) == sorted(d for d in shape[1:] if isinstance(d, int))
+        hint = "; the same axes in another order: say which with `layout`" if reordered else ""
+        raise DataError(f"input {spec.name!r}: expected shape ({wanted}), got {x.shape}{hint}")

@@ -166,6 +166,24 @@ def test_compensated_rounding_lowers_the_output_error(layer, bits):
     assert moved.any()
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2}, {"dilation": 2}, {"pad": 0}, {"groups": 2}, {"groups": 4, "stride": 2, "dilation": 2, "pad": 3}]
+)
+def test_covariance_is_that_of_the_patches(options, rng):
+    """Errors would be weighed by inputs that the layer does not see: another stride, dilation, border or group."""
+    n = Net(11)
+    graph = n.graph([n.conv(n.image(4), 8, bias=False, **options)])
+    node = graph.nodes[0]
+    w = graph.params[node.inputs[1]].astype(np.float64)
+    batches = [torch.from_numpy(rng.normal(size=(3, 4, 6, 6)) + 0.5), torch.from_numpy(rng.normal(size=(2, 4, 6, 6)))]
+    groups = options.get("groups", 1)
+    covariance = module._covariance(node, batches, groups, w.shape)
+    y = np.concatenate([run_float(graph, {"x": x.numpy()})[node.output] for x in batches])
+    rows = w.reshape(groups, 8 // groups, -1)
+    power = np.einsum("gok,gkl,gol->go", rows, covariance, rows).reshape(-1)
+    np.testing.assert_allclose(power, (y**2).mean((0, 2, 3)), rtol=1e-6)
+
+
 def test_white_inputs_are_rounded_to_nearest():
     """Where no input resembles another there is nothing to pass on, so a code that moves is an error."""
     rng = np.random.default_rng(5)
