@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("torch", reason="the float stages run in PyTorch")
 
-from intonly.backends.interpreter import Interpreter  # noqa: E402
-from intonly.core.graph import Graph  # noqa: E402
-from intonly.core.records import InputSpec  # noqa: E402
-from intonly.core.text import dump  # noqa: E402
-from tests.steps.graphs import PLAIN, Net, journey  # noqa: E402
+from intonly.backends.interpreter import Interpreter
+from intonly.core.graph import Graph
+from intonly.core.records import InputSpec
+from intonly.core.text import dump
+from tests.steps.graphs import PLAIN, Net, journey
 
 FOLDER = Path(__file__).parent / "golden"
 SPEC = InputSpec("x", "NHWC", "uint8", (127.5, 110.0, 96.0), (64.0, 60.0, 58.0))
