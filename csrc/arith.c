@@ -99,7 +99,7 @@ static intonly_status check_rescale(const intonly_rescale *rescale, size_t rows,
     if (rescale->width != 1 && rescale->width != channels) return INTONLY_ERROR_ARGUMENT;
     if (rescale->x_zero != NULL && rescale->x_zero_width != 1 && rescale->x_zero_width != channels)
         return INTONLY_ERROR_ARGUMENT;
-    if (rescale->lo > rescale->hi || rescale->zero_point == INT32_MIN) return INTONLY_ERROR_ARGUMENT;
+    if (rescale->lo > rescale->hi) return INTONLY_ERROR_ARGUMENT;
     for (size_t i = 0; i < constants; ++i) {
         int64_t largest = magnitude(rescale->multiplier[i]);
         if (rescale->residual_multiplier != NULL && magnitude(rescale->residual_multiplier[i]) > largest)

@@ -154,7 +154,7 @@ nb::object requantized(const intonly_rescale &rescale, Operand x, Operand residu
         status = intonly_requantize(&rescale, x.data, x.type, residual.data, residual.type, rows, channels,
                                     result.owned.get(), type);
     }
-    check(status, "requantize: |multiplier| must be 0 or in [2^30, 2^31), shift in 1..62, zero_point above -2^31");
+    check(status, "requantize: |multiplier| must be 0 or in [2^30, 2^31), shift in 1..62");
     return result.array(shape);
 }
 

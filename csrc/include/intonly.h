@@ -61,7 +61,7 @@ typedef struct intonly_rescale {
     size_t width;                       /* 1 or the number of channels */
     size_t x_zero_width;                /* 1 or the number of channels; not read when x_zero is null */
     int32_t residual_zero;
-    int32_t zero_point; /* not INT32_MIN */
+    int32_t zero_point;
     int32_t lo;         /* lo <= hi, both within the output type */
     int32_t hi;
 } intonly_rescale;
