@@ -76,7 +76,7 @@ def main() -> None:
     console = Console(width=150)
     for name in names:
         bed = beds[name]
-        source = intonly.load(bed.model(), inputs=bed.spec, example_inputs=_example(bed))
+        source = intonly.load(bed.model(), inputs=bed.spec, example_inputs=bed.example())
         reference = (source, intonly.evaluate(source, bed.test()) if bed.test().labels is not None else None)
         for recipe in options.recipes.split(","):
             row = {**measure(bed, recipe, options.draws, reference), "commit": commit}
@@ -92,12 +92,6 @@ def main() -> None:
             table.add_row(*("-" if c is None else f"{c:.2f}" if isinstance(c, float) else str(c) for c in cells))
             console.print(f"{name} {recipe}: {row}", soft_wrap=True)
     console.print(table)
-
-
-def _example(bed: Bed) -> object:
-    import torch
-
-    return (torch.zeros(2, 3, 32, 32),) if bed.name.startswith("resnet") else None
 
 
 if __name__ == "__main__":

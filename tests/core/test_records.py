@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intonly.core.errors import ArtifactError, DataError, IntonlyError, RecipeError
 from intonly.core.records import PRESETS, InputSpec, LayerRule, Note, OutputSpec, Recipe, from_json, recipe_of, to_json
 from tests.strategies import LAW
 
+FEW = settings(LAW, max_examples=80)
 OBSERVERS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 BITS = st.integers(1, 8)
 RULES = st.builds(
@@ -74,7 +75,7 @@ def through_json(record):
     return from_json(type(record), json.loads(json.dumps(to_json(record), allow_nan=False)))
 
 
-@LAW
+@FEW
 @given(record=st.one_of(RECIPES, RULES, input_specs(), st.builds(OutputSpec, st.text(max_size=3), REALS, st.integers(-128, 255))))
 def test_records_survive_json(record):
     """A stored plan or spec would read back as something else than was written."""
@@ -82,7 +83,7 @@ def test_records_survive_json(record):
     assert type(through_json(record)) is type(record)
 
 
-@LAW
+@FEW
 @given(record=RECIPES)
 def test_json_holds_what_was_chosen(record):
     """Files would repeat every default, or leave out something that is not one."""
@@ -270,7 +271,7 @@ class Sample:
     inner: LayerRule = field(default_factory=lambda: LayerRule("*"))
 
 
-@LAW
+@FEW
 @given(
     number=REALS,
     pair=st.tuples(st.integers(), st.text(max_size=3)),

@@ -14,7 +14,7 @@ import torch
 
 from intonly.backends.interpreter import Interpreter
 from intonly.core.bounds import bounds
-from intonly.core.graph import Dim, Graph, max_shape
+from intonly.core.graph import Dim, Graph, Value, max_shape
 from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, OutputSpec, Plan, Recipe
@@ -286,7 +286,7 @@ def rounded_biases(graph: Graph) -> Graph:
             params[name] = np.floor(params[node.inputs[2]].astype(np.float64) / step + 0.5) * step
             node = replace(node, inputs=(*node.inputs[:2], name))
         nodes.append(node)
-    values = {**graph.values, **{k: replace(graph.values[k.split("@")[0]]) for k in params if k not in graph.values}}
+    values = {**graph.values, **{k: Value(v.shape) for k, v in params.items() if k not in graph.values}}
     return graph.replace(nodes=tuple(nodes), params=params, values=values)
 
 

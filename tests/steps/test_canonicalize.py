@@ -329,7 +329,7 @@ def test_absorbing_joins_the_spec_that_was_given():
     assert_same_network(graph, spec, after, absorbed)
 
 
-@pytest.mark.parametrize("form", ["negative", "zero", "reversed", "spatial", "two_readers", "output", "self"])
+@pytest.mark.parametrize("form", ["negative", "zero", "reversed", "spatial", "two_readers", "output", "self", "normalized_output"])
 def test_what_is_no_normalization_stays(form):
     """A factor that is not positive, or a constant by pixel, would end up in a mean and std that cannot say it."""
     n = Net(23)
@@ -342,8 +342,13 @@ def test_what_is_no_normalization_stays(form):
         "two_readers": lambda: n.add(x, n.const(1.0)),
         "output": lambda: n.add(x, n.const(1.0)),
         "self": lambda: n.add(x, x),
+        "normalized_output": lambda: n.add(x, n.const(1.0)),
     }[form]()
-    outputs = [n.conv(y, 4), *([n.conv(x, 2)] if form == "two_readers" else []), *([x] if form == "output" else [])]
+    outputs = [
+        y if form == "normalized_output" else n.conv(y, 4),
+        *([n.conv(x, 2)] if form == "two_readers" else []),
+        *([x] if form == "output" else []),
+    ]
     graph = n.graph(outputs)
     spec = InputSpec("x", dtype="uint8")
     assert absorb_normalization(graph, spec) == (graph, spec)

@@ -17,6 +17,7 @@ from intonly.steps.canonicalize.rewrite import fresh_names, rewired
 
 Array = npt.NDArray[Any]
 HALF_CODE = 0.5 + 1e-9
+"""A mean farther than this from every code lies outside them; the rest covers the rounding of float64."""
 
 
 def pin_input(graph: Graph, spec: InputSpec, pinned: Mapping[str, QParams]) -> tuple[Graph, dict[str, QParams]]:
@@ -37,11 +38,11 @@ def pin_input(graph: Graph, spec: InputSpec, pinned: Mapping[str, QParams]) -> t
 def absorb_normalization(graph: Graph, spec: InputSpec, pinned: Collection[str] = ()) -> tuple[Graph, InputSpec]:
     """Return the graph without the additions and multiplications by constants at its input, and the spec that does them.
 
-    They become part of `mean` and `std`; a negative or zero factor, and a `pinned` value, stay in the graph.
+    They become part of `mean` and `std`; a negative or zero factor, a `pinned` value and an output stay in the graph.
     """
     while True:
         reader = graph.sole_consumer(spec.name)
-        if spec.name in pinned or (reader is not None and reader.output in pinned):
+        if spec.name in pinned or (reader is not None and (reader.output in pinned or reader.output in graph.outputs)):
             return graph, spec
         if reader is None or reader.op not in ("add", "mul") or len(reader.inputs) != 2:
             return graph, spec

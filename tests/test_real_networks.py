@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real trained networks, end to end, on a little of their data; the whole tables are made by `bench/`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="capture and calibration run in PyTorch")
+pytest.importorskip("onnx", reason="some of the networks are ONNX files")
+pytest.importorskip("PIL", reason="the pictures are JPEG")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+
+import beds
+
+import intonly
+
+pytestmark = pytest.mark.skipif(not beds.ROOT.exists(), reason="the folder with real networks and data is not beside the project")
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "agreement", "sqnr"),
+    [
+        ("resnet20_jpeg", "w8a8", 98.0, 32.0),
+        ("resnet20_jpeg", "w4a8", 94.0, 12.0),
+        ("ic_resnet8", "w8a8", 96.0, 26.0),
+        ("kws_dscnn", "w8a8", 97.0, 26.0),
+    ],
+)
+def test_integers_follow_the_float_network(name, recipe, agreement, sqnr):
+    """The main job would lose accuracy on networks that people use."""
+    bed = beds.classifiers()[name]
+    q = intonly.quantize(bed.model(), recipe, data=bed.calibration(0).take(96), inputs=bed.spec)
+    intonly.verify(q).raise_if_failed()
+    source = intonly.load(bed.model(), inputs=bed.spec, example_inputs=bed.example())
+    found = intonly.evaluate(q, bed.test().take(200), against=source)
+    assert found.agreement >= agreement
+    assert found.sqnr_db >= sqnr
+    if bed.official is not None:
+        assert q.size <= (beds.ROOT / bed.official).stat().st_size
