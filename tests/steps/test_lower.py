@@ -91,7 +91,7 @@ def test_samples_do_not_see_each_other(seed):
             np.testing.assert_array_equal(alone[name], codes[k : k + 1])
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_any_recipe_on_any_network(seed):
     """Some combination of widths, observers, granularity and corrections would crash, overflow, or not repeat."""
     rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ import numpy as np
 
 from intonly.core.arith import RESIDUAL_BITS
 from intonly.core.errors import LoweringError
-from intonly.core.graph import Node, Shape, Value, broadcast_shapes
+from intonly.core.graph import Node, Shape, Value, broadcast_shapes, shape_text
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import INT16
 from intonly.core.opspec import Call, Example, OpSpec, constant_input
@@ -43,7 +43,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
         b = _constant(np.asarray(constant), a, node, low)
     if low.format_of(b).bits > RESIDUAL_BITS or a.shape != shape:
         raise LoweringError(
-            f"{node.origin} (add): operands {a.shape} and {b.shape} cannot join; requantize one of them first", origin=node.origin
+            f"{node.origin} (add): operands {shape_text(a.shape)} and {shape_text(b.shape)} cannot join; requantize one of them first", origin=node.origin
         )
     b = low.aligned(b, a)
     return low.finished(a, node.output, factor=factors[0], residual=b, residual_factor=factors[1])
