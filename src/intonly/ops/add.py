@@ -43,7 +43,8 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
         b = _constant(np.asarray(constant), a, node, low)
     if low.format_of(b).bits > RESIDUAL_BITS or a.shape != shape:
         raise LoweringError(
-            f"{node.origin} (add): operands {shape_text(a.shape)} and {shape_text(b.shape)} cannot join; requantize one of them first", origin=node.origin
+            f"{node.origin} (add): operands {shape_text(a.shape)} and {shape_text(b.shape)} cannot join; requantize one of them first",
+            origin=node.origin,
         )
     b = low.aligned(b, a)
     return low.finished(a, node.output, factor=factors[0], residual=b, residual_factor=factors[1])
