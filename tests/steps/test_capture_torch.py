@@ -497,3 +497,19 @@ def test_missing_and_damaged_pt2_files_are_explained(archive: Path, tmp_path: Pa
     cut.write_bytes(archive.read_bytes()[:500])
     with pytest.raises(DataError, match=r"cut\.pt2"):
         load_pt2(cut)
+
+
+class FixedBatch(nn.Module):
+    """Reads its batch as a number, so that torch cannot free it."""
+
+    def forward(self, x: Any) -> Any:
+        """Rows plus a constant that only fits two of them."""
+        return x + torch.ones(2, 3)
+
+
+def test_a_batch_that_stays_fixed_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    """A user who expects any batch would find out only when the network runs."""
+    with caplog.at_level("WARNING", logger="intonly"):
+        graph, _ = capture_torch(FixedBatch(), torch.zeros(2, 3), name="small")
+    assert graph.values[graph.inputs[0]].shape == (2, 3)
+    assert any("small" in r.message and "batch" in r.message for r in caplog.records if r.levelname == "WARNING")

@@ -77,7 +77,7 @@ def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batc
     except Exception as error:
         hint = f"torch.export cannot trace it ({_first_line(error)}); remove control flow that depends on data"
         raise UnsupportedOpError([(name, "torch.export", hint)]) from error
-    log.info("%s: the batch stays as in the example (%s)", name, reason)
+    log.warning("%s: its batch cannot be free and stays as in the example (%s); other numbers of samples run in pieces of it", name, reason)
     reader = ProgramReader(fixed, name, batch_max)
     reader.read()
     return reader.graph()
