@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from intonly.core.errors import DataError
-from intonly.core.graph import Dim, Graph, shape_text
+from intonly.backends.inputs import checked_inputs
+from intonly.core.graph import Graph
 from intonly.core.primitives import PRIMITIVES
 
 Array = npt.NDArray[Any]
@@ -41,7 +41,7 @@ class Interpreter:
         Raises:
             DataError: when an input is missing or has another shape or type than declared.
         """
-        self._check_inputs(inputs)
+        checked_inputs(self.graph, inputs)
         live: dict[str, Array] = {**self._params, **inputs}
         for i, node in enumerate(self.graph.nodes):
             operands = [live[name] for name in node.inputs]
@@ -59,28 +59,3 @@ class Interpreter:
                 if self._last_use[name] == i:
                     live.pop(name, None)
         return {name: live[name] for name in self.graph.outputs}
-
-    def _check_inputs(self, inputs: Mapping[str, Array]) -> None:
-        sizes: dict[str, int] = {}
-        for name in self.graph.inputs:
-            value = self.graph.values[name]
-            if name not in inputs:
-                raise DataError(f"input {name!r} is missing; give {', '.join(self.graph.inputs)}")
-            array = inputs[name]
-            fits = len(array.shape) == len(value.shape)
-            for got, want in zip(array.shape, value.shape, strict=False):
-                if isinstance(want, Dim):
-                    fits &= want.min <= got <= want.max and sizes.setdefault(want.name, got) == got
-                else:
-                    fits &= got == want
-            if not fits:
-                raise DataError(f"input {name!r} must have shape {shape_text(value.shape)}, got {array.shape}")
-            assert value.format is not None
-            if array.dtype != value.format.dtype:
-                raise DataError(f"input {name!r} must be {value.format.dtype}, got {array.dtype}")
-            if (
-                value.format.bits != 8 * array.itemsize
-                and array.size
-                and not (value.format.qmin <= array.min() and array.max() <= value.format.qmax)
-            ):
-                raise DataError(f"input {name!r} holds codes outside {value.format.name}")

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every backend asks of the arrays it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from intonly.core.errors import DataError
+from intonly.core.graph import Dim, Graph, shape_text
+
+Array = npt.NDArray[Any]
+
+
+def checked_inputs(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
+    """Return the size of each symbolic extent of `graph`, read off its inputs.
+
+    Raises:
+        DataError: when an input is missing, or has another shape or type than declared, or codes its format lacks.
+    """
+    sizes: dict[str, int] = {}
+    for name in graph.inputs:
+        value = graph.values[name]
+        if name not in inputs:
+            raise DataError(f"input {name!r} is missing; give {', '.join(graph.inputs)}")
+        array = inputs[name]
+        fits = len(array.shape) == len(value.shape)
+        for got, want in zip(array.shape, value.shape, strict=False):
+            if isinstance(want, Dim):
+                fits &= want.min <= got <= want.max and sizes.setdefault(want.name, got) == got
+            else:
+                fits &= got == want
+        if not fits:
+            raise DataError(f"input {name!r} must have shape {shape_text(value.shape)}, got {array.shape}")
+        assert value.format is not None
+        if array.dtype != value.format.dtype:
+            raise DataError(f"input {name!r} must be {value.format.dtype}, got {array.dtype}")
+        narrow = value.format.bits != 8 * array.itemsize
+        if narrow and array.size and not (value.format.qmin <= array.min() and array.max() <= value.format.qmax):
+            raise DataError(f"input {name!r} holds codes outside {value.format.name}")
+    return sizes

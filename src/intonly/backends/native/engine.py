@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native engine: plans an integer graph once for each set of extents and runs it in one call, on any number of threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from intonly import _native
+from intonly.backends.inputs import checked_inputs
+from intonly.backends.native.constants import Constants
+from intonly.backends.native.emit import planned
+from intonly.backends.native.plan import Plan
+from intonly.backends.native.rewrite import inlined, unsigned
+from intonly.core.errors import BackendError
+from intonly.core.graph import Graph
+
+Array = npt.NDArray[Any]
+ISA_VARIABLE = "INTONLY_ISA"
+"""Environment variable that forces an instruction set."""
+
+
+def chosen_isa(isa: str | None = None) -> str:
+    """Return the instruction set to use: the one asked for, that of INTONLY_ISA, or the best that this machine has.
+
+    Raises:
+        BackendError: when it is unknown, or this processor or this build lacks it.
+    """
+    asked = isa or os.environ.get(ISA_VARIABLE) or _native.best_isa()
+    if asked not in _native.isas():
+        raise BackendError(
+            f"instruction set {asked!r} cannot run here; this machine and build have {', '.join(_native.isas())}", backend="native"
+        )
+    return asked
+
+
+class _Packer:
+    """Packs constants for one instruction set."""
+
+    def __init__(self, isa: str) -> None:
+        self.isa = isa
+
+    def gemm(self, weights: Array, tap_bytes: int, bias: Array, constants: dict[str, Any]) -> Array | None:
+        return _native.gemm_pack(self.isa, weights, tap_bytes, bias, **constants)
+
+    def depthwise(self, weights: Array, bias: Array, constants: dict[str, Any]) -> Array | None:
+        return _native.depthwise_pack(self.isa, weights, bias, **constants)
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """What one step of a program cost: the user's layer, primitive, kind of step, nanoseconds (median), multiply-accumulates."""
+
+    origin: str
+    op: str
+    kind: str
+    ns: int
+    macs: int
+
+
+class NativeEngine:
+    """Runs one integer graph with the kernels of one instruction set; bytes equal to the interpreter's.
+
+    Several threads may call one engine at the same time: each run has its own arena. Programs are made at the first run
+    with new extents, or beforehand by `reserve`; after that a run allocates nothing but its outputs.
+
+    Args:
+        graph: stage INTEGER. isa: see `chosen_isa`. threads: how many threads share one run.
+    """
+
+    def __init__(self, graph: Graph, *, isa: str | None = None, threads: int = 1) -> None:
+        self.isa = chosen_isa(isa)
+        self.threads = threads
+        self.source = graph
+        plain = inlined(graph)
+        self.graph = unsigned(plain) if _native.isa_facts(self.isa)["wants_signed"] == 0 else plain
+        self._constants = Constants()
+        self._block: npt.NDArray[np.uint8] | None = None
+        self._programs: dict[tuple[tuple[str, int], ...], tuple[Plan, _native.Program]] = {}
+        self._lock = threading.Lock()
+
+    def program(self, sizes: Mapping[str, int]) -> tuple[Plan, _native.Program]:
+        """Return the plan and the program for one size of each symbolic extent."""
+        key = tuple(sorted(sizes.items()))
+        with self._lock:
+            if key not in self._programs:
+                self._programs[key] = self._made(sizes)
+            return self._programs[key]
+
+    def _made(self, sizes: Mapping[str, int]) -> tuple[Plan, _native.Program]:
+        plan = planned(self.graph, sizes, self._constants, _Packer(self.isa), _native.STEPS)
+        if self._block is None or self._block.size < self._constants.size:
+            self._block = _native.aligned_bytes(max(self._constants.size, 1))
+            self._constants.fill(self._block)
+        program = _native.Program(plan.words, self._block, plan.arena_bytes, plan.inputs, plan.outputs, self.isa)
+        return plan, program
+
+    def reserve(self, **sizes: int) -> None:
+        """Make the program and the memory for one size of each symbolic extent, for example `reserve(N=8)`."""
+        self.program(sizes)[1].reserve(1, self.threads)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the output integers by name.
+
+        Args:
+            inputs: input codes by name, shapes as declared (symbolic extents within their limits).
+
+        Raises:
+            DataError: when an input is missing or has another shape or type than declared.
+        """
+        sizes = checked_inputs(self.source, inputs)
+        _, program = self.program(sizes)
+        arrays = [np.ascontiguousarray(inputs[name]) for name in self.graph.inputs]
+        return dict(zip(self.graph.outputs, program.run(arrays, None, self.threads), strict=True))
+
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], None]:
+        """Return a function that runs the graph on these very arrays, with the least overhead there is.
+
+        Args:
+            inputs, outputs: C-contiguous, in the order of the graph's; overwritten or read at each call.
+        """
+        sizes = checked_inputs(self.source, dict(zip(self.graph.inputs, inputs, strict=True)))
+        bound: Callable[[], None] = self.program(sizes)[1].bind(list(inputs), list(outputs), self.threads)
+        return bound
+
+    def profile(self, inputs: Mapping[str, Array], repeats: int = 20) -> list[StepTime]:
+        """Return what each step costs on one thread, median over `repeats` runs."""
+        sizes = checked_inputs(self.source, inputs)
+        plan, program = self.program(sizes)
+        arrays = [np.ascontiguousarray(inputs[name]) for name in self.graph.inputs]
+        times = np.median([program.profile(arrays, 1) for _ in range(repeats)], axis=0)
+        return [StepTime(s.origin, s.op, s.kind, int(ns), s.macs) for s, ns in zip(plan.steps, times, strict=True)]
+
+    def arena_bytes(self, **sizes: int) -> int:
+        """Return the memory that one run needs beside weights, inputs and outputs."""
+        return self.program(sizes)[0].arena_bytes
