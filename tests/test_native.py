@@ -61,7 +61,9 @@ def test_stub_lists_what_the_module_has():
     """Type checkers would accept a call that fails, or refuse one that works."""
     stub = ast.parse((ROOT / "src" / "intonly" / "_native.pyi").read_text(encoding="utf-8"))
     functions = {node.name: [a.arg for a in node.args.args] for node in stub.body if isinstance(node, ast.FunctionDef)}
-    assert sorted(functions) == sorted(name for name in dir(native) if not name.startswith("_"))
+    others = [node.name for node in stub.body if isinstance(node, ast.ClassDef)]
+    others += [node.target.id for node in stub.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
+    assert sorted([*functions, *others]) == sorted(name for name in dir(native) if not name.startswith("_"))
     for name, arguments in functions.items():
         signature = getattr(native, name).__nb_signature__[0][0]
         assert arguments == re.findall(r"[(,] ?(\w+):", signature), signature

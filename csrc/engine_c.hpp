@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The C headers of the engine, as C++ sees them.
+#pragma once
+
+extern "C" {
+#include "exec/exec.h"
+#include "exec/program.h"
+#include "intonly.h"
+#include "kernels/kernels.h"
+}
