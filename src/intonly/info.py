@@ -82,10 +82,18 @@ class Totals:
 
 @dataclass(frozen=True)
 class Info:
-    """What `info` found. `bytes` is the size of the file; `cut` names the tensors that the source was cut at."""
+    """What `info` found.
+
+    Args:
+        bytes: size of the file. cut: tensors that the source was cut at.
+        arena_bytes: peak memory of one native run of one sample (symbolic extents at their minimum), beside weights,
+            inputs and outputs. resident_bytes: packed weights and tables of the native engine.
+    """
 
     source: str
     bytes: int
+    arena_bytes: int
+    resident_bytes: int
     inputs: tuple[PortInfo, ...]
     outputs: tuple[PortInfo, ...]
     cut: tuple[str, ...]
@@ -111,7 +119,10 @@ def info(q: QuantizedModel | Artifact | str | Path) -> Info:
         sum(layer.bit_operations for layer in layers),
         min(headroom, default=None),
     )
-    return Info(artifact.note.source, model.size, _inputs(artifact), _outputs(artifact), artifact.note.cut, layers, totals)
+    engine = model.engine
+    sizes = {d.name: max(d.min, 1) for name in graph.inputs for d in graph.values[name].shape if isinstance(d, Dim)}
+    peak = engine.arena_bytes(**sizes)
+    return Info(artifact.note.source, model.size, peak, engine.resident_bytes, _inputs(artifact), _outputs(artifact), artifact.note.cut, layers, totals)
 
 
 def layers_of(graph: Graph) -> tuple[LayerInfo, ...]:

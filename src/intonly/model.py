@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy.typing as npt
 
 from intonly.artifact import Artifact, load_artifact, save_artifact
 from intonly.backends.interpreter import Interpreter
-from intonly.core.errors import DataError
+from intonly.backends.native import NativeEngine, chosen_isa
+from intonly.core.errors import BackendError, DataError
 from intonly.core.graph import Dim, Graph, element_count
 from intonly.core.number_format import QParams
 from intonly.core.records import InputSpec, Note, Plan, from_json
@@ -21,18 +23,18 @@ from intonly.data import as_array, integer_input, model_units
 
 Array = npt.NDArray[Any]
 CHUNK_ELEMENTS = 1 << 24
-"""Most elements of the largest value that one interpreter run holds."""
+"""Most elements of the largest value that one run of the interpreter or of a float graph holds."""
+BACKENDS = ("native", "interpreter")
 
 
-def chunks(count: int, graph: Graph) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, stop, size) pieces of `count` samples.
+def chunks(count: int, graph: Graph, most: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, stop, size) pieces of at most `most` of `count` samples.
 
     `size` is what the graph runs: more than stop - start when its batch is fixed and the samples run out.
     """
     batch = graph.values[graph.inputs[0]].shape[0]
     if isinstance(batch, Dim):
-        largest = max((element_count(v.shape) for k, v in graph.values.items() if k not in graph.params), default=1)
-        step = max(1, min(batch.max, CHUNK_ELEMENTS // max(largest, 1)))
+        step = max(1, min(batch.max, most))
         for at in range(0, count, step):
             stop = min(at + step, count)
             yield at, stop, stop - at
@@ -41,13 +43,20 @@ def chunks(count: int, graph: Graph) -> Iterator[tuple[int, int, int]]:
             yield at, min(at + batch, count), batch
 
 
+def roomy_batch(graph: Graph) -> int:
+    """Return how many samples fit in memory beside everything that a run of `graph` in arrays holds."""
+    largest = max((element_count(v.shape) for k, v in graph.values.items() if k not in graph.params), default=1)
+    return max(1, CHUNK_ELEMENTS // max(largest, 1))
+
+
 def run_in_chunks(
     graph: Graph,
     arrays: Mapping[str, Array],
     run: Callable[[dict[str, Array]], Mapping[str, Array]],
     done: Callable[[int], None] | None = None,
+    most: int | None = None,
 ) -> dict[str, Array]:
-    """Return the outputs of `run` over all samples, piece by piece; a last piece that is too short is filled up.
+    """Return the outputs of `run` over all samples, in pieces of at most `most`; a last piece that is too short is filled up.
 
     Raises:
         DataError: when inputs have different numbers of samples, or none.
@@ -56,7 +65,7 @@ def run_in_chunks(
     if len(sizes) != 1 or 0 in sizes:
         raise DataError(f"inputs have {sorted(sizes)} samples; all need the same number, one or more")
     parts: dict[str, list[Array]] = {name: [] for name in graph.outputs}
-    for start, stop, size in chunks(sizes.pop(), graph):
+    for start, stop, size in chunks(sizes.pop(), graph, most or roomy_batch(graph)):
         piece = {k: a[start:stop] for k, a in arrays.items()}
         if stop - start < size:
             piece = {k: np.concatenate([a, np.repeat(a[-1:], size - (stop - start), axis=0)]) for k, a in piece.items()}
@@ -138,17 +147,37 @@ class QuantizedModel:
     """An integer-only network: call it on raw inputs, save it, look inside.
 
     `q(x)` returns integers, `q.dequantize(y)` the reals they stand for. Inputs are NumPy arrays, torch tensors or
-    anything with DLPack; tensors in, tensors out.
+    anything with DLPack; tensors in, tensors out. Several threads may call one network at the same time.
+
+    Args:
+        backend: "native", the engine in C, or "interpreter", the reference; both give the same bytes.
+        threads, isa: of the native engine: how many threads share a run, and which instruction set (None = the best).
+
+    Raises:
+        BackendError: when the backend is unknown, or this machine lacks the instruction set.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, *, backend: str = "native", threads: int = 1, isa: str | None = None) -> None:
+        if backend not in BACKENDS:
+            raise BackendError(f"unknown backend {backend!r}; use {' or '.join(BACKENDS)}", backend=backend)
         self.artifact = artifact
-        self._interpreter = Interpreter(artifact.graph)
+        self.backend = backend
+        self.threads = threads
+        self.isa = chosen_isa(isa) if backend == "native" else None
 
     @property
     def graph(self) -> Graph:
         """The integer graph."""
         return self.artifact.graph
+
+    @cached_property
+    def engine(self) -> NativeEngine:
+        """The native engine of this network; it plans and packs when it is first needed."""
+        return NativeEngine(self.graph, isa=self.isa, threads=self.threads)
+
+    @cached_property
+    def _run(self) -> Callable[[dict[str, Array]], dict[str, Array]]:
+        return self.engine.run if self.backend == "native" else Interpreter(self.graph).run
 
     @property
     def plan(self) -> Plan:
@@ -172,14 +201,15 @@ class QuantizedModel:
 
     def run(self, arrays: Mapping[str, Array], done: Callable[[int], None] | None = None) -> dict[str, Array]:
         """Return the output integers by name for raw input arrays by name."""
-        return run_in_chunks(self.graph, arrays, lambda piece: self._interpreter.run(self._codes(piece)), done)
+        most = self.engine.batch if self.backend == "native" else None
+        return run_in_chunks(self.graph, arrays, lambda piece: self._run(self._codes(piece)), done, most)
 
     def observe(self, x: Any, see: Callable[[str, Array], None]) -> None:
         """Run one batch and call `see` with (name, integers) for the inputs and for every value that a node makes."""
         codes = self._codes(_named_inputs((x,), self.artifact.inputs))
         for name, array in codes.items():
             see(name, array)
-        self._interpreter.run(codes, see)
+        Interpreter(self.graph).run(codes, see)
 
     def _codes(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         codes = {}
@@ -203,10 +233,10 @@ class QuantizedModel:
         return save_artifact(path, self.artifact)
 
     @staticmethod
-    def load(path: str | Path) -> QuantizedModel:
+    def load(path: str | Path, *, backend: str = "native", threads: int = 1, isa: str | None = None) -> QuantizedModel:
         """Return the network saved at `path`.
 
         Raises:
             ArtifactError: when the file is damaged or not ours.
         """
-        return QuantizedModel(load_artifact(path))
+        return QuantizedModel(load_artifact(path), backend=backend, threads=threads, isa=isa)

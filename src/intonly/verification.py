@@ -6,8 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from intonly.artifact import Artifact, Certificate, certify, load_artifact, verify_artifact
+from intonly.artifact import Artifact, Certificate, certify, check_golden, load_artifact, verify_artifact
 from intonly.backends.interpreter import Interpreter
+from intonly.backends.native import NativeEngine
+from intonly.core.bounds import Failure
 from intonly.core.errors import VerificationError
 from intonly.model import QuantizedModel
 
@@ -49,8 +51,8 @@ class VerificationResult:
 def verify(q: QuantizedModel | Artifact | str | Path) -> VerificationResult:
     """Return whether no accumulator can overflow for any input, no float and no division is left, and the answers are right.
 
-    The certificate is proved again from the stored weights and compared with the stored one, and the reference
-    interpreter answers the golden vectors. A failed check is a result, not an error.
+    The certificate is proved again from the stored weights and compared with the stored one, and the golden vectors are
+    answered by the reference interpreter and by the native engine. A failed check is a result, not an error.
 
     Raises:
         ArtifactError: when `q` is a path to a file that is damaged, inconsistent, or of an unknown version.
@@ -64,6 +66,13 @@ def verify(q: QuantizedModel | Artifact | str | Path) -> VerificationResult:
             artifact = load_artifact(q)
         except VerificationError as problem:
             return VerificationResult(problem.failures)
-    failures = tuple(verify_artifact(artifact, lambda inputs: Interpreter(artifact.graph).run(inputs)))
+    failures = tuple(verify_artifact(artifact, lambda inputs: Interpreter(artifact.graph).run(inputs))) or _native_failures(artifact)
     # Without failures the stored certificate equals what was just proved.
     return VerificationResult(failures, certify(artifact.graph) if failures else artifact.certificate)
+
+
+def _native_failures(artifact: Artifact) -> tuple[Failure, ...]:
+    """Return where the native engine answers the golden vectors otherwise; called when all else holds."""
+    engine = NativeEngine(artifact.graph)
+    found = check_golden(artifact.graph, artifact.golden, engine.run)
+    return tuple((origin, f"native engine, {engine.isa}: {reason}") for origin, reason in found)

@@ -25,13 +25,15 @@ def run(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .npy file to write; .npz for several outputs.")],
     real: Annotated[bool, typer.Option("--float", help="Write the reals that the integers stand for.")] = False,
+    threads: options.Threads = 1,
+    backend: options.Backend = options.BackendName.native,
     json: options.Json = False,
 ) -> None:
     """Run an artifact on arrays and write the integers it answers."""
     from intonly.data import load_data
     from intonly.model import QuantizedModel
 
-    q = QuantizedModel.load(artifact)
+    q = QuantizedModel.load(artifact, backend=backend.value, threads=threads)
     specs = q.artifact.outputs
     if out.suffix not in (".npy", ".npz") or (out.suffix == ".npy" and len(specs) > 1):
         raise DataError(f"{str(out)!r}: {len(specs)} output(s) are written as {'.npy or .npz' if len(specs) == 1 else '.npz'}")
@@ -103,6 +105,7 @@ def info(artifact: options.ArtifactFile, json: options.Json = False) -> None:
         return
     cut = f", cut at {', '.join(facts['cut'])}" if facts["cut"] else ""
     typer.echo(f"{artifact}: {facts['bytes']} bytes, made from {facts['source']}{cut}")
+    typer.echo(f"native engine: {facts['resident_bytes']} bytes of packed constants, {facts['arena_bytes']} bytes of arena for one sample")
     for what in ("inputs", "outputs"):
         for port in facts[what]:
             typer.echo(f"{what[:-1]} {port['name']}: {port['dtype']} ({', '.join(map(str, port['shape']))}){_units(port)}")

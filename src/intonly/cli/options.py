@@ -26,6 +26,13 @@ class InputType(enum.StrEnum):
     float = "float"
 
 
+class BackendName(enum.StrEnum):
+    """What runs an artifact."""
+
+    native = "native"
+    interpreter = "interpreter"
+
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .onnx or .pt2 file, or package.module:factory.")]
 ModelOrArtifact = Annotated[
     str, typer.Argument(metavar="MODEL_OR_ARTIFACT", help="A .intonly, .onnx or .pt2 file, or package.module:factory.")
@@ -46,6 +53,8 @@ InputShape = Annotated[
     typer.Option("--input-shape", help="Shape of an input, batch first: 1,3,224,224 or name:1,3,224,224; may be repeated."),
 ]
 Outputs = Annotated[str | None, typer.Option("--outputs", help="ONNX tensors to cut at: NAME,... or auto.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=64, help="Threads of the native engine; the bytes do not depend on it.")]
+Backend = Annotated[BackendName, typer.Option("--backend", help="native, or the reference interpreter; both give the same bytes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

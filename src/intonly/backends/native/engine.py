@@ -19,9 +19,11 @@ from intonly.backends.native.emit import planned
 from intonly.backends.native.plan import Plan
 from intonly.backends.native.rewrite import inlined, unsigned
 from intonly.core.errors import BackendError
-from intonly.core.graph import Graph
+from intonly.core.graph import Dim, Graph
 
 Array = npt.NDArray[Any]
+CACHE_BYTES = 1 << 20
+"""A second-level cache as most cores have it."""
 ISA_VARIABLE = "INTONLY_ISA"
 """Environment variable that forces an instruction set."""
 
@@ -137,6 +139,23 @@ class NativeEngine:
         times = np.median([program.profile(arrays, 1) for _ in range(repeats)], axis=0)
         return [StepTime(s.origin, s.op, s.kind, int(ns), s.macs) for s, ns in zip(plan.steps, times, strict=True)]
 
+    @property
+    def batch(self) -> int:
+        """How many samples to run at a time: as many as keep the arena in the second-level cache, one at least.
+
+        1 << 30 when the batch is fixed, or a symbolic extent beside it leaves the arena's size open.
+        """
+        first = self.source.values[self.source.inputs[0]].shape[0]
+        dims = {d.name for value in self.source.values.values() for d in value.shape if isinstance(d, Dim)}
+        if not isinstance(first, Dim) or len(dims) > 1:
+            return 1 << 30
+        return max(1, CACHE_BYTES // max(1, self.arena_bytes(**{first.name: max(1, first.min)})))
+
     def arena_bytes(self, **sizes: int) -> int:
         """Return the memory that one run needs beside weights, inputs and outputs."""
         return self.program(sizes)[0].arena_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the packed weights and tables; 0 before the first program is made."""
+        return self._constants.size

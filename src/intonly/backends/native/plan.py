@@ -134,11 +134,30 @@ class Planner:
         """Return whether `name` was written straight into the value `whole`."""
         return name in self._placed and self._placed[name][0] == whole
 
-    def output(self, name: str) -> View:
-        """Return where a node writes a value: in a concat, an output of the graph, or a buffer of its own."""
+    def output(self, name: str, instead_of: View | None = None) -> View:
+        """Return where a node writes a value: in a concat, an output of the graph, or a buffer of its own.
+
+        Args:
+            instead_of: an operand that the node reads element by element as it writes; when nobody else needs it any more
+                and it lies as the value should, the value takes its place.
+        """
         if name not in self._views:
-            self._views[name] = self._made(name)
+            in_place = instead_of is not None and self._may_overwrite(instead_of, name)
+            self._views[name] = instead_of if in_place and instead_of is not None else self._made(name)
         return self._views[name]
+
+    def _may_overwrite(self, old: View, name: str) -> bool:
+        node, wanted = self._node, self._halos.get(name)
+        if name in self._placed or name in self.graph.outputs or self.buffers[old.buffer].space != ARENA or node is None:
+            return False
+        if old.shape != self.shapes[name] or old.dtype != self.dtype(name):
+            return False
+        covered = wanted is None or (old.halo is not None and old.halo.covers(wanted.pads, wanted.fill))
+        if not covered or (wanted is None and old.halo is None and not old.is_dense):
+            return False
+        here = [k for k, v in self._views.items() if v.buffer == old.buffer]
+        later = [n for k in here for n in self.consumers.get(k, ()) if id(n) not in self.done and n is not node]
+        return not later and sum(i in here for i in node.inputs) == 1
 
     def _made(self, name: str) -> View:
         if name in self._placed:
@@ -224,6 +243,7 @@ class Planner:
     def begin(self, node: Node) -> None:
         """Note which node the next steps belong to."""
         self._node = node
+        self.done.add(id(node))
 
     def step(self, kind: str, fields: Mapping[str, Any], views: Sequence[View], macs: int = 0) -> None:
         """Add a step that touches `views`. It is divided among threads when its work is worth it."""

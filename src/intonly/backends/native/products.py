@@ -58,8 +58,8 @@ def conv2d(plan: Planner, packer: Packer, node: Node, name: str) -> None:
     w = plan.decoded(node.inputs[1])
     bias = plan.graph.params[node.inputs[2]].astype(np.int64)
     x = plan.windowed(node)
-    y = plan.output(name)
     residual = plan.view(node.inputs[3]) if len(node.inputs) > 3 else None
+    y = plan.output(name, residual)
     epilogue = Epilogue.of(node.attrs["rescale"])
     groups = node.attrs["groups"]
     folded = bias - _zero_sums(w, np.asarray(node.attrs["x_zero_point"], np.int64), groups)
@@ -387,29 +387,32 @@ def matmul(plan: Planner, packer: Packer, node: Node, name: str) -> None:
     residual = plan.view(node.inputs[3]) if len(node.inputs) > 3 else None
     if _linear(plan, packer, node, a, y, residual, epilogue):
         return
-    b, bias = plan.view(node.inputs[1]), plan.view(node.inputs[2])
-    wide = _int32(plan, bias)
+    b, bias = plan.view(node.inputs[1]), node.inputs[2]
     *batch, m, n = y.shape
     k = a.shape[-1]
     left, right = a.broadcast((*batch, m, k)), b.broadcast((*batch, n, k))
+    constant = plan.graph.params.get(bias)
+    target = y if constant is not None else plan.fresh(y.shape, np.dtype(np.int32))
     contract(
         plan,
         0,
         View(a.buffer, a.offset, a.dtype, y.shape, (*left.strides[:-1], 0)),
         View(b.buffer, b.offset, b.dtype, y.shape, (*right.strides[:-2], 0, right.strides[-2])),
-        y,
-        None if residual is None else residual.broadcast(y.shape),
-        epilogue,
+        target,
+        None if residual is None or constant is None else residual.broadcast(y.shape),
+        epilogue if constant is not None else Epilogue.of(None),
         extents=(k,),
         steps=((left.strides[-1],), (right.strides[-1],)),
-        bias=(wide.offset, wide.broadcast(y.shape).strides),
+        bias=None if constant is None else _bias(plan, node, constant, y),
         zeros=(node.attrs["a_zero_point"], node.attrs["b_zero_point"]),
     )
+    if constant is None:
+        emit_map(plan, "add", [target, plan.view(bias)], y, epilogue, residual)
 
 
-def _int32(plan: Planner, bias: View) -> View:
-    assert bias.buffer == 0 and bias.dtype == np.int32, "a bias is a constant of 32 bits"
-    return bias
+def _bias(plan: Planner, node: Node, constant: Array, y: View) -> tuple[int, Sequence[int]]:
+    view = plan.constants.view(_exact32(constant.astype(np.int64), node))
+    return view.offset, view.broadcast(y.shape).strides
 
 
 def _linear(plan: Planner, packer: Packer, node: Node, a: View, y: View, residual: View | None, epilogue: Epilogue) -> bool:

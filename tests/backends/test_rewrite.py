@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewrites before planning: the interpreter answers the same, and products read unsigned codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from intonly.backends.interpreter import Interpreter
+from intonly.backends.native.rewrite import PRODUCTS, inlined, unsigned
+from intonly.core.arith import Rescale
+from intonly.core.bounds import bounds
+from intonly.core.graph import Graph, Node, Stage, Value
+from intonly.core.number_format import INT8, INT32, UINT8
+from intonly.core.spec import check
+from tests.core.chains import OPEN_WINDOW, GraphMaker, chains
+from tests.backends.test_native_engine import random_inputs
+from tests.strategies import LAW
+
+
+def assert_equal_graphs(before: Graph, after: Graph, seed: int) -> None:
+    """Fail unless both are legal and answer the same bytes."""
+    check(after)
+    inputs = random_inputs(before, 2, seed)
+    expected, actual = Interpreter(before).run(inputs), Interpreter(after).run(inputs)
+    for name, array in expected.items():
+        assert actual[name].dtype == array.dtype
+        np.testing.assert_array_equal(actual[name], array)
+
+
+def test_raised_chains_answer_the_same() -> None:
+    """A zero point would not be raised with its code."""
+    met = {"changed": 0}
+
+    @LAW
+    @given(chains())
+    def agree(graph: Graph) -> None:
+        if bounds(graph).proven:
+            after = unsigned(graph)
+            met["changed"] += after != graph
+            assert_equal_graphs(graph, after, met["changed"])
+
+    agree()
+    assert met["changed"] >= 10
+
+
+def signed_network() -> Graph:
+    """Return signed codes through a margin, a join of three readers, a pool and a concat into two products."""
+    m = GraphMaker()
+    x = m.input(INT8, (2, 6, 6, 3))
+    rng = np.random.default_rng(3)
+    weight = [m.param(INT8, rng.integers(-127, 128, (4, 3, 3, c))) for c in (3, 4, 8)]
+    bias = m.param(INT32, rng.integers(-500, 500, 4))
+    rescale = Rescale.from_real(np.full(4, 0.002), zero_point=-3, lo=-128, hi=127)
+    window = {**OPEN_WINDOW, "pads": (1, 1, 1, 1), "groups": 1}
+    a = m.node("conv2d", {**window, "x_zero_point": 5, "rescale": rescale}, x, weight[0], bias)
+    b = m.node("conv2d", {**window, "x_zero_point": -3, "rescale": rescale}, a, weight[1], bias)
+    c = m.node("concat", {"axis": 3}, a, b)
+    d = m.node("max_pool2d", {**OPEN_WINDOW, "kernel": (3, 3), "pads": (1, 1, 1, 1)}, c)
+    e = m.node("conv2d", {**window, "x_zero_point": -3, "rescale": None}, d, weight[2], bias)
+    f = m.node("reduce_sum", {"axes": (1, 2), "keepdims": False, "x_zero_point": -3}, c)
+    return m.graph(e, f)
+
+
+def test_products_read_unsigned_codes_afterwards() -> None:
+    """x86 kernels would meet signed codes although everybody who reads them could take unsigned ones."""
+    graph = signed_network()
+    after = unsigned(graph)
+    assert_equal_graphs(graph, after, 1)
+    read = [after.values[n.inputs[0]].format for n in after.nodes if n.op in PRODUCTS]
+    assert read and all(fmt is not None and not fmt.signed for fmt in read)
+
+
+def test_outputs_stay_signed() -> None:
+    """The caller would get codes raised by 128."""
+    graph = signed_network()
+    graph = graph.replace(outputs=(*graph.outputs, graph.nodes[1].output))
+    assert_equal_graphs(graph, unsigned(graph), 2)
+
+
+def test_what_a_comparison_reads_stays_signed() -> None:
+    """A primitive without zero point would see raised codes."""
+    m = GraphMaker()
+    x = m.input(INT8, (1, 8))
+    w, bias = m.param(INT8, np.eye(8)), m.param(INT32, np.asarray(0))
+    y = m.node("matmul", {"a_zero_point": 0, "b_zero_point": 0, "rescale": None}, x, w, bias)
+    z = m.node("maximum", {}, x, m.param(INT8, np.asarray(-3)))
+    graph = m.graph(y, z)
+    assert unsigned(graph) is graph
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_composites_are_inlined(depth: int) -> None:
+    """A composite, or one inside it, would be left to a backend that does not know it."""
+    fmt = UINT8
+    wide = Value((2, 3), INT32)
+    body = Graph(
+        "twice",
+        Stage.INTEGER,
+        ("a",),
+        ("b",),
+        (Node("add", ("a", "a"), ("b",), {"a_zero_point": 0, "b_zero_point": 0, "sign": 1}),),
+        {"a": Value((2, 3), fmt), "b": wide},
+        {},
+    )
+    for _ in range(depth - 1):
+        body = body.replace(nodes=(Node("inner", ("a",), ("b",), {}, "", body),))
+    graph = body.replace(nodes=(Node("twice", ("a",), ("b",), {}, "layer", body),))
+    after = inlined(graph)
+    assert [n.op for n in after.nodes] == ["add"]
+    assert after.nodes[0].origin == "layer"
+    assert_equal_graphs(graph, after, depth)
