@@ -92,6 +92,40 @@ static int is_type(intonly_type type) { return type_holds(type, 0, 0); }
 
 static int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
 
+/* Whether every magnitude is 0 or has exactly `bits` bits; `other` may be null. */
+static int multipliers_fit(const int32_t *m, const int32_t *other, size_t count, unsigned bits) {
+    for (size_t i = 0; i < count; ++i) {
+        int64_t largest = magnitude(m[i]);
+        if (other != NULL && magnitude(other[i]) > largest) largest = magnitude(other[i]);
+        if (largest != 0 && (largest < INT64_C(1) << (bits - 1) || largest >= INT64_C(1) << bits)) return 0;
+    }
+    return 1;
+}
+
+static int shifts_fit(const int8_t *shift, size_t count, int lo, int hi) {
+    for (size_t i = 0; i < count; ++i) {
+        if (shift[i] < lo || shift[i] > hi) return 0;
+    }
+    return 1;
+}
+
+static int check_wide(const intonly_rescale *rescale, size_t constants) {
+    return rescale->residual_shift == NULL && shifts_fit(rescale->shift, constants, 1, 62) &&
+           multipliers_fit(rescale->multiplier, rescale->residual_multiplier, constants, 31);
+}
+
+static int check_narrow(const intonly_rescale *rescale, size_t constants) {
+    const int32_t zero = rescale->zero_point, *joining = rescale->residual_multiplier;
+    if (rescale->fraction_bits < 4 || rescale->fraction_bits > 7) return 0;
+    if (!(zero >= INT8_MIN && zero <= INT8_MAX && rescale->lo >= INT8_MIN && rescale->hi <= INT8_MAX) &&
+        !(zero >= 0 && zero <= UINT8_MAX && rescale->lo >= 0 && rescale->hi <= UINT8_MAX))
+        return 0;
+    if (!multipliers_fit(rescale->multiplier, NULL, constants, 15) || !shifts_fit(rescale->shift, constants, -15, 30))
+        return 0;
+    return joining == NULL || (multipliers_fit(joining, NULL, constants, 15) &&
+                               shifts_fit(rescale->residual_shift, constants, -15, 30));
+}
+
 static intonly_status check_rescale(const intonly_rescale *rescale, size_t rows, size_t channels) {
     const size_t constants = rescale->period * rescale->width;
     if (constants == 0 && rows != 0 && channels != 0) return INTONLY_ERROR_ARGUMENT;
@@ -100,15 +134,24 @@ static intonly_status check_rescale(const intonly_rescale *rescale, size_t rows,
     if (rescale->x_zero != NULL && rescale->x_zero_width != 1 && rescale->x_zero_width != channels)
         return INTONLY_ERROR_ARGUMENT;
     if (rescale->lo > rescale->hi) return INTONLY_ERROR_ARGUMENT;
-    for (size_t i = 0; i < constants; ++i) {
-        int64_t largest = magnitude(rescale->multiplier[i]);
-        if (rescale->residual_multiplier != NULL && magnitude(rescale->residual_multiplier[i]) > largest)
-            largest = magnitude(rescale->residual_multiplier[i]);
-        if (largest != 0 && (largest < INT64_C(1) << 30 || largest >= INT64_C(1) << 31))
-            return INTONLY_ERROR_ARGUMENT;
-        if (rescale->shift[i] < 1 || rescale->shift[i] > 62) return INTONLY_ERROR_ARGUMENT;
-    }
-    return INTONLY_OK;
+    if (rescale->fraction_bits == 0) return check_wide(rescale, constants) ? INTONLY_OK : INTONLY_ERROR_ARGUMENT;
+    if (rescale->residual_multiplier == NULL && rescale->residual_shift != NULL) return INTONLY_ERROR_ARGUMENT;
+    if (rescale->residual_multiplier != NULL && rescale->residual_shift == NULL) return INTONLY_ERROR_NULL;
+    return check_narrow(rescale, constants) ? INTONLY_OK : INTONLY_ERROR_ARGUMENT;
+}
+
+static int32_t wide_one(const intonly_rescale *rescale, size_t k, int64_t x, int32_t zero, int64_t residual) {
+    uint64_t sum = intonly_product(x, zero, rescale->multiplier[k]);
+    if (rescale->residual_multiplier != NULL)
+        sum += intonly_product(residual, rescale->residual_zero, rescale->residual_multiplier[k]);
+    return intonly_round_clamp(sum, (unsigned)rescale->shift[k], rescale->zero_point, rescale->lo, rescale->hi);
+}
+
+static int32_t narrow_one(const intonly_rescale *rescale, size_t k, int64_t centered, int64_t joining) {
+    int32_t sum = intonly_narrow_operand(centered, rescale->multiplier[k], rescale->shift[k]);
+    if (rescale->residual_multiplier != NULL)
+        sum += intonly_narrow_operand(joining, rescale->residual_multiplier[k], rescale->residual_shift[k]);
+    return intonly_narrow_clamp(sum, rescale->fraction_bits, rescale->zero_point, rescale->lo, rescale->hi);
 }
 
 /* Rescale one chunk that starts at channel `channel` of a row whose constants start at `row`. */
@@ -118,10 +161,9 @@ static void rescale_chunk(const intonly_rescale *rescale, size_t row, size_t cha
         const size_t k = row + (rescale->width > 1 ? channel + i : 0);
         int32_t zero = 0;
         if (rescale->x_zero != NULL) zero = rescale->x_zero[rescale->x_zero_width > 1 ? channel + i : 0];
-        uint64_t sum = intonly_product(x[i], zero, rescale->multiplier[k]);
-        if (rescale->residual_multiplier != NULL)
-            sum += intonly_product(residual[i], rescale->residual_zero, rescale->residual_multiplier[k]);
-        y[i] = intonly_round_clamp(sum, (unsigned)rescale->shift[k], rescale->zero_point, rescale->lo, rescale->hi);
+        y[i] = rescale->fraction_bits != 0
+                   ? narrow_one(rescale, k, x[i] - zero, residual[i] - rescale->residual_zero)
+                   : wide_one(rescale, k, x[i], zero, residual[i]);
     }
 }
 
@@ -132,6 +174,7 @@ intonly_status intonly_requantize(const intonly_rescale *rescale, const void *x,
     const intonly_status status = check_rescale(rescale, rows, channels);
     if (status != INTONLY_OK) return status;
     const int joins = rescale->residual_multiplier != NULL;
+    if (rescale->fraction_bits != 0 && x_type > INTONLY_S32) return INTONLY_ERROR_ARGUMENT;
     if (!is_type(x_type) || !type_holds(y_type, rescale->lo, rescale->hi)) return INTONLY_ERROR_ARGUMENT;
     if (joins ? !is_type(residual_type) || residual_type > INTONLY_U16 : residual != NULL)
         return INTONLY_ERROR_ARGUMENT;

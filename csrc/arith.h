@@ -36,6 +36,29 @@ static inline int32_t intonly_round_clamp(uint64_t sum, unsigned shift, int32_t 
     return rounded < lo ? lo : rounded > hi ? hi : (int32_t)rounded;
 }
 
+/* Return one operand's share of the narrow form's sum, value * multiplier / 2^(15 + shift), on 16-bit factors.
+ *
+ * value: at most 33 bits; |multiplier| below 2^15; shift in -15..30. The result lies in -32767..32767, so two of them and
+ * the zero point add up far inside int32.
+ */
+static inline int32_t intonly_narrow_operand(int64_t value, int32_t multiplier, int shift) {
+    const int64_t moved = shift > 0 ? intonly_shift_floor(value + (INT64_C(1) << (shift - 1)), (unsigned)shift)
+                                    : value * (INT64_C(1) << -shift);
+    const int64_t t = moved < INT16_MIN ? INT16_MIN : moved > INT16_MAX ? INT16_MAX : moved;
+    return (int32_t)intonly_shift_floor(t * multiplier + (1 << 14), 15);
+}
+
+/* Return clamp((sum + (zero_point << fraction_bits) + 2^(fraction_bits-1)) >> fraction_bits, lo, hi) for the sum of one
+ * or two narrow operands, fraction_bits in 4..7, zero_point of 8 bits.
+ *
+ * In 16 bits, sat16(sat16(sum of both) + constant) gives the same bytes: docs/arithmetic.md, section 5.
+ */
+static inline int32_t intonly_narrow_clamp(int32_t sum, int fraction_bits, int32_t zero_point, int32_t lo, int32_t hi) {
+    const int32_t constant = zero_point * (1 << fraction_bits) + (1 << (fraction_bits - 1));
+    const int32_t rounded = (int32_t)intonly_shift_floor((int64_t)sum + constant, (unsigned)fraction_bits);
+    return rounded < lo ? lo : rounded > hi ? hi : rounded;
+}
+
 /* Return the number of bits up to the highest one that is set; 0 for 0. */
 static inline int intonly_bit_length(uint64_t x) {
     int length = 0;

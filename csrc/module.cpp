@@ -154,13 +154,17 @@ nb::object requantized(const intonly_rescale &rescale, Operand x, Operand residu
         status = intonly_requantize(&rescale, x.data, x.type, residual.data, residual.type, rows, channels,
                                     result.owned.get(), type);
     }
-    check(status, "requantize: |multiplier| must be 0 or in [2^30, 2^31), shift in 1..62");
+    check(status, rescale.fraction_bits == 0
+                      ? "requantize: |multiplier| must be 0 or in [2^30, 2^31), shift in 1..62"
+                      : "requantize: in the narrow form |multiplier| must be 0 or in [2^14, 2^15), shift in -15..30, "
+                        "fraction_bits in 4..7, acc at most int32, zero_point, lo and hi all in -128..127 or in 0..255");
     return result.array(shape);
 }
 
 nb::object requantize(const Array &acc, const Array &multiplier, const Array &shift, int64_t zero_point, int64_t lo,
                       int64_t hi, const std::optional<Array> &x_zero, const std::optional<Array> &residual,
-                      const std::optional<Array> &residual_multiplier, int64_t residual_zero) {
+                      const std::optional<Array> &residual_multiplier, int64_t residual_zero, int64_t fraction_bits,
+                      const std::optional<Array> &residual_shift) {
     const Shape shape = shape_of(acc), constants = shape_of(multiplier);
     const Layout layout = layout_of(constants, shape, "multiplier");
     expect_shape(shift, constants, "shift must have the shape of multiplier");
@@ -170,6 +174,7 @@ nb::object requantize(const Array &acc, const Array &multiplier, const Array &sh
     rescale.shift = elements<int8_t>(shift, "requantize: shift");
     rescale.period = layout.period;
     rescale.width = layout.width;
+    rescale.fraction_bits = int32_of(fraction_bits, "fraction_bits");
     rescale.zero_point = int32_of(zero_point, "zero_point");
     rescale.lo = int32_of(lo, "lo");
     rescale.hi = int32_of(hi, "hi");
@@ -190,6 +195,12 @@ nb::object requantize(const Array &acc, const Array &multiplier, const Array &sh
         joining.type = type_of(*residual, "requantize: residual", "an integer array of at most 16 bits", 16);
         rescale.residual_multiplier = elements<int32_t>(*residual_multiplier, "requantize: residual_multiplier");
         rescale.residual_zero = int32_of(residual_zero, "residual_zero");
+    }
+    if (residual_shift.has_value() != (fraction_bits != 0 && residual.has_value()))
+        fail("requantize: residual_shift goes with a residual in the narrow form, and only there");
+    if (residual_shift) {
+        expect_shape(*residual_shift, constants, "residual_shift must have the shape of multiplier");
+        rescale.residual_shift = elements<int8_t>(*residual_shift, "requantize: residual_shift");
     }
     const auto run = [&](auto kind, intonly_type type) {
         return requantized<decltype(kind)>(rescale, x, joining, shape, type);
@@ -288,7 +299,7 @@ NB_MODULE(_native, module) {
     module.def("law_version", &intonly_law_version);
     module.def("requantize", &requantize, "acc"_a, "multiplier"_a, "shift"_a, "zero_point"_a, "lo"_a, "hi"_a,
                "x_zero"_a = nb::none(), "residual"_a = nb::none(), "residual_multiplier"_a = nb::none(),
-               "residual_zero"_a = 0);
+               "residual_zero"_a = 0, "fraction_bits"_a = 0, "residual_shift"_a = nb::none());
     module.def("floor_div", &floor_div, "a"_a, "b"_a);
     module.def("isqrt", &isqrt, "a"_a);
     module.def("pack", &pack, "codes"_a, "bits"_a, "qmin"_a, "qmax"_a);

@@ -69,16 +69,42 @@ def requantize_one(x: int, m: int, s: int, zero: int, lo: int, hi: int, r: int =
     return clamp(zero + math.floor(Fraction(x * m + r * mb, 2**s) + HALF), lo, hi)
 
 
+def narrow_operand(x: int, m: int, p: int) -> int:
+    """Return x * m / 2^(15 + p) as the narrow form rounds it: to 16 bits before the product, and once after it."""
+    t = clamp(math.floor(x / Fraction(2) ** p + HALF), -(2**15), 2**15 - 1)
+    return math.floor(Fraction(t * m, 2**15) + HALF)
+
+
+def narrow_one(operands: Sequence[tuple[int, int, int]], k: int, zero: int, lo: int, hi: int) -> int:
+    """Return clamp(zero + floor(sum / 2^k + 1/2), lo, hi) for one or two operands (x, m, p) of the narrow form."""
+    return clamp(zero + math.floor(Fraction(sum(narrow_operand(*operand) for operand in operands), 2**k) + HALF), lo, hi)
+
+
+def saturated_one(operands: Sequence[tuple[int, int, int]], k: int, zero: int, lo: int, hi: int) -> int:
+    """Return the same in 16-bit saturating additions, as vector code does it."""
+    total = 0
+    for step in (*(narrow_operand(*operand) for operand in operands), zero * 2**k + 2 ** (k - 1)):
+        assert -(2**15) <= step < 2**15
+        total = clamp(total + step, -(2**15), 2**15 - 1)
+    return clamp(math.floor(Fraction(total, 2**k)), lo, hi)
+
+
 def rescale(record: Any, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """Return `x` in the units of a rescale record, whose fields are read here."""
-    ms, ss, zeros = tensor(record.multiplier), tensor(record.shift), tensor(record.x_zero)
-    mbs = tensor(record.residual_multiplier) if residual is not None else None
+    zeros, ms, ss = tensor(record.x_zero), tensor(record.multiplier), tensor(record.shift)
+    ms_r = tensor(record.residual_multiplier) if residual is not None else None
+    ss_r = tensor(record.residual_shift) if residual is not None and record.fraction_bits else None
+    limits = int(record.zero_point), int(record.lo), int(record.hi)
 
     def one(index: Index) -> int:
-        r = 0 if residual is None else at(residual, index) - int(record.residual_zero)
-        mb = 0 if mbs is None else at(mbs, index)
         value = at(x, index) - at(zeros, index)
-        return requantize_one(value, at(ms, index), at(ss, index), int(record.zero_point), int(record.lo), int(record.hi), r, mb)
+        r = 0 if residual is None else at(residual, index) - int(record.residual_zero)
+        if record.fraction_bits:
+            operands = [(value, at(ms, index), at(ss, index))]
+            if ms_r is not None and ss_r is not None:
+                operands.append((r, at(ms_r, index), at(ss_r, index)))
+            return narrow_one(operands, int(record.fraction_bits), *limits)
+        return requantize_one(value, at(ms, index), at(ss, index), *limits, r, 0 if ms_r is None else at(ms_r, index))
 
     return build(x.shape, one)
 
@@ -89,6 +115,30 @@ def nearest_dyadic(factor: Fraction) -> tuple[int, int]:
     while abs(m := math.floor(factor * Fraction(2) ** s + HALF)) >= 2**31:
         s -= 1
     return (m, s) if s <= 62 else (0, 62)
+
+
+def nearest_narrow(factor: Fraction, k: int) -> tuple[int, int]:
+    """Return (m, p) with m / 2^(15 + p) nearest to factor * 2^k, ties up, |m| in [2^14, 2^15); (0, 1) where p would pass 30.
+
+    Where p would pass -15 downwards, m is that of the factor and p is -15.
+    """
+    if factor == 0:
+        return 0, 1
+    p = 200
+    while abs(m := math.floor(factor * Fraction(2) ** (15 + k + p) + HALF)) >= 2**15:
+        p -= 1
+    assert abs(m) >= 2**14 or p == 200
+    return (0, 1) if p > 30 else (m, max(p, -15))
+
+
+def narrow_fraction_bits(zero: int, lo: int, hi: int, residual: Fraction = Fraction(0)) -> int:
+    """Return the largest k of 4..7 for which the output's and the residual's reach fit 2^(14-k) steps, 0 when there is none.
+
+    Args:
+        residual: the farthest that the joining operand can be from 0, in output steps.
+    """
+    reach = max(hi - zero, zero - lo) + math.ceil(residual)
+    return next((k for k in (7, 6, 5, 4) if reach <= 2 ** (14 - k)), 0)
 
 
 def requantize(attrs: Mapping[str, Any], x: Tensor, *residual: Tensor) -> Tensor:

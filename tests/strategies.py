@@ -83,34 +83,70 @@ MULTIPLIERS = st.one_of(
     st.integers(1 << 30, (1 << 31) - 1),
     st.integers(-((1 << 31) - 1), -(1 << 30)),
 )
+NARROW_MULTIPLIERS = st.one_of(
+    st.sampled_from((1 << 14, -(1 << 14), (1 << 15) - 1, -((1 << 15) - 1), 0)),
+    st.integers(1 << 14, (1 << 15) - 1),
+    st.integers(-((1 << 15) - 1), -(1 << 14)),
+)
 OUTPUTS = (INT8, UINT8, INT4, UINT4, UINT1, INT16, UINT16, INT32)
 
 
 @st.composite
-def rescales(draw: Draw, shape: Sequence[int], acc_bits: int = 32, x_zero: bool = False, residual: bool | None = None) -> Rescale:
-    """Rescales for values of `shape`: every form of constants, extreme and typical shifts, fused clamp limits."""
-    forms: list[tuple[int, ...]] = [()]
+def rescales(
+    draw: Draw, shape: Sequence[int], acc_bits: int = 32, x_zero: bool = False, residual: bool | None = None, narrow: bool | None = None
+) -> Rescale:
+    """Rescales of both forms for values of `shape`: every shape of constants, extreme and typical shifts, fused clamp limits.
+
+    The form is drawn unless `narrow` fixes it; beyond 32 bits it is wide.
+    """
+    shapes: list[tuple[int, ...]] = [()]
     if shape:
-        forms.append((shape[-1],))
+        shapes.append((shape[-1],))
     if len(shape) == 4:
-        forms.append((shape[1], shape[2], 1))
-    form = draw(st.sampled_from(forms))
-    count = int(np.prod(form))
-    fmt = draw(st.sampled_from(OUTPUTS))
-    typical = min(max(31 + acc_bits - fmt.bits, 1), 62)
-    shifts = st.one_of(st.sampled_from((1, 62)), st.integers(max(typical - 3, 1), min(typical + 3, 62)), st.integers(1, 62))
-    m = np.asarray([draw(MULTIPLIERS) for _ in range(count)], np.int64).reshape(form)
-    s = np.asarray([draw(shifts) for _ in range(count)], np.int64).reshape(form)
+        shapes.append((shape[1], shape[2], 1))
+    constants = draw(st.sampled_from(shapes))
+    is_narrow = acc_bits <= 32 and (draw(st.booleans()) if narrow is None else narrow)
+    fmt = draw(st.sampled_from([fmt for fmt in OUTPUTS if fmt.bits <= 8 or not is_narrow]))
     zero = draw(near(fmt.qmin, fmt.qmax))
     lo = draw(st.sampled_from((fmt.qmin, zero)))
     hi = draw(st.one_of(st.just(fmt.qmax), st.integers(lo, fmt.qmax)))
     zeros: Any = 0
     if x_zero and shape:
         zeros = draw(st.one_of(near(-128, 255), st.just(np.asarray([draw(near(-128, 255)) for _ in range(shape[-1])]))))
-    mb = None
-    if draw(st.booleans()) if residual is None else residual:
-        smaller = np.asarray([draw(st.one_of(MULTIPLIERS, st.integers(-(1 << 30), 1 << 30))) for _ in range(count)], np.int64)
-        mb = np.where(m == 0, 0, smaller.reshape(form))
-        if draw(st.booleans()):
-            m, mb = mb, m
-    return Rescale(m, s, zero, lo, hi, np.asarray(zeros, np.int64), mb, draw(near(-128, 255)) if mb is not None else 0)
+    joins = draw(st.booleans()) if residual is None else residual
+    parts = {"zero_point": zero, "lo": lo, "hi": hi, "x_zero": np.asarray(zeros, np.int64)}
+    if joins:
+        parts["residual_zero"] = draw(near(-128, 255))
+    return Rescale(**parts, **draw((_narrow if is_narrow else _wide)(constants, acc_bits, fmt.bits, joins)))
+
+
+def _arrays(draw: Draw, entries: st.SearchStrategy[int], shape: tuple[int, ...]) -> Array:
+    return np.asarray([draw(entries) for _ in range(int(np.prod(shape)))], np.int64).reshape(shape)
+
+
+def _around(typical: int, limits: tuple[int, int]) -> st.SearchStrategy[int]:
+    """Shifts near a typical one, at an end, or anywhere."""
+    lo, hi = limits
+    typical = min(max(typical, lo), hi)
+    return st.one_of(near(lo, hi), st.integers(max(typical - 3, lo), min(typical + 3, hi)))
+
+
+@st.composite
+def _wide(draw: Draw, shape: tuple[int, ...], acc_bits: int, bits: int, joins: bool) -> dict[str, Any]:
+    m = _arrays(draw, MULTIPLIERS, shape)
+    parts = {"multiplier": m, "shift": _arrays(draw, _around(31 + acc_bits - bits, (1, 62)), shape)}
+    if joins:
+        smaller = np.where(m == 0, 0, _arrays(draw, st.one_of(MULTIPLIERS, st.integers(-(1 << 30), 1 << 30)), shape))
+        both = (m, smaller) if draw(st.booleans()) else (smaller, m)
+        parts["multiplier"], parts["residual_multiplier"] = both
+    return parts
+
+
+@st.composite
+def _narrow(draw: Draw, shape: tuple[int, ...], acc_bits: int, bits: int, joins: bool) -> dict[str, Any]:
+    k = draw(st.integers(4, 7))
+    parts: dict[str, Any] = {"fraction_bits": k}
+    for prefix, x_bits in (("", acc_bits), ("residual_", 8))[: 1 + joins]:
+        parts[f"{prefix}multiplier"] = _arrays(draw, NARROW_MULTIPLIERS, shape)
+        parts[f"{prefix}shift"] = _arrays(draw, _around(x_bits - bits - k, (-15, 30)), shape)
+    return parts

@@ -20,7 +20,7 @@ from intonly.core.arith import Rescale
 from intonly.core.errors import BackendError, UnsupportedFormatError
 from intonly.core.number_format import BINARY, INT8, INT16, INT32, INT64, UINT8, UINT16, NumberFormat, uniform
 from intonly.core.primitives.rescaling import format_of_limits
-from tests.strategies import LAW, MULTIPLIERS, codes, near, rescales
+from tests.strategies import LAW, MULTIPLIERS, NARROW_MULTIPLIERS, codes, near, rescales
 
 native = pytest.importorskip("intonly._native", reason="the native module is not built; run `make venv`")
 
@@ -75,7 +75,7 @@ def test_requantize_equals_the_law(data):
     """A network would give other bytes on the native path than in the interpreter."""
     shape = data.draw(st.sampled_from([(), (1,), (7,), (2, 3), (1, 1, 1), (2, 3, 2, 5), (3, 1, 4, 1), (0, 4), (2, 0)]))
     rescale = data.draw(rescales(shape, x_zero=True))
-    acc = data.draw(codes(data.draw(st.sampled_from(ACCUMULATORS)), shape))
+    acc = data.draw(codes(data.draw(st.sampled_from(ACCUMULATORS[:5] if rescale.is_narrow else ACCUMULATORS)), shape))
     residual = data.draw(codes(data.draw(st.sampled_from(JOINING)), shape)) if rescale.has_residual else None
     assert_same_bytes(rescale, acc, residual)
 
@@ -100,17 +100,38 @@ def test_requantize_at_the_limits_of_every_field(m, mr, s, zero_point, limits, x
     assert_same_bytes(joined, x, np.resize(np.asarray([-32768, 32767, 0, -1], np.int16), x.shape))
 
 
+@LAW
+@given(
+    ms=st.tuples(NARROW_MULTIPLIERS, NARROW_MULTIPLIERS),
+    ss=st.tuples(near(-15, 30), near(-15, 30)),
+    k=st.integers(4, 7),
+    output=st.sampled_from((-128, 0)).flatmap(lambda lo: st.tuples(near(lo, lo + 255), near(lo, lo + 255), near(lo, lo + 255))),
+    x_zero=near(-(1 << 31), (1 << 31) - 1),
+    residual_zero=near(-(1 << 31), (1 << 31) - 1),
+    acc=st.lists(st.one_of(near(-(1 << 31), (1 << 31) - 1), near(-(1 << 16), 1 << 16)), min_size=1, max_size=9),
+)
+def test_narrow_form_at_the_limits_of_every_field(ms, ss, k, output, x_zero, residual_zero, acc):
+    """A constant at the end of its range would saturate or round differently in C."""
+    zero_point, lo, hi = output[0], min(output[1:]), max(output[1:])
+    x = np.asarray(acc, np.int32)
+    assert_same_bytes(Rescale(ms[0], ss[0], zero_point, lo, hi, x_zero, fraction_bits=k), x)
+    joined = Rescale(ms[0], ss[0], zero_point, lo, hi, x_zero, ms[1], residual_zero, k, ss[1])
+    assert_same_bytes(joined, x, np.resize(np.asarray([-32768, 32767, 0, -1], np.int16), x.shape))
+
+
 @pytest.mark.parametrize("channels", [1, 2, 127, 128, 129, 256, 300])
 @pytest.mark.parametrize("form", ["tensor", "channel", "spatial"])
-def test_requantize_in_rows_of_any_length(channels, form):
+@pytest.mark.parametrize("narrow", [True, False], ids=["narrow", "wide"])
+def test_requantize_in_rows_of_any_length(channels, form, narrow):
     """Rows that are longer than the native buffer, or not a multiple of it, would mix channels or positions."""
     rng = np.random.default_rng(channels)
     shape = (2, 3, 2, channels)
     constants = {"tensor": (), "channel": (channels,), "spatial": (3, 2, 1)}[form]
-    m = rng.integers(1 << 30, 1 << 31, constants) * rng.choice([-1, 1], constants)
-    mr = rng.integers(-(1 << 30), 1 << 30, constants)
-    s = rng.integers(40, 52, constants)
-    rescale = Rescale(m, s, 3, -128, 127, rng.integers(-9, 9, channels), mr, 5)
+    factor = 2.0 ** rng.uniform(-18, -12, constants) * rng.choice([-1, 1], constants)
+    joining = {"residual_factor": rng.uniform(-0.9, 0.9, constants), "residual_zero": 5, "residual_limits": (-128, 127)}
+    zeros = rng.integers(-9, 9, channels)
+    rescale = Rescale.from_real(factor, zero_point=3, lo=-128, hi=127, x_zero=zeros, narrow=narrow, **joining)
+    assert rescale.is_narrow == narrow
     acc = rng.integers(-(1 << 20), 1 << 20, shape, dtype=np.int32)
     assert_same_bytes(rescale, acc, rng.integers(-128, 128, shape, dtype=np.int8))
     result = rescale.apply(acc, np.zeros(shape, np.int8))
@@ -190,6 +211,8 @@ def test_packing_keeps_the_order_of_any_shape():
 ACC = np.zeros((2, 3), np.int32)
 M, S = np.full(3, 1 << 30, np.int32), np.full(3, 31, np.int8)
 OK: dict[str, Any] = {"acc": ACC, "multiplier": M, "shift": S, "zero_point": 0, "lo": -128, "hi": 127}
+SMALL: dict[str, Any] = {"multiplier": M >> 16, "shift": S - 1, "fraction_bits": 7}
+JOINED: dict[str, Any] = {**SMALL, "residual": ACC.astype(np.int8), "residual_multiplier": M >> 16, "residual_shift": S - 1}
 
 
 @pytest.mark.parametrize(
@@ -206,6 +229,22 @@ OK: dict[str, Any] = {"acc": ACC, "multiplier": M, "shift": S, "zero_point": 0, 
         ({"shift": S.astype(np.int32)}, r"shift must be int8, got int32"),
         ({"shift": S * 0}, r"shift in 1\.\.62"),
         ({"shift": S * 0 + 63}, r"shift in 1\.\.62"),
+        ({"fraction_bits": 7}, r"in the narrow form \|multiplier\| must be 0 or in \[2\^14, 2\^15\)"),
+        ({**SMALL, "fraction_bits": 3}, r"fraction_bits in 4\.\.7"),
+        ({**SMALL, "fraction_bits": 8}, r"fraction_bits in 4\.\.7"),
+        ({**SMALL, "shift": S}, r"shift in -15\.\.30"),
+        ({**SMALL, "shift": S * 0 - 16}, r"shift in -15\.\.30"),
+        ({**SMALL, "hi": 128}, r"zero_point, lo and hi all in -128\.\.127 or in 0\.\.255"),
+        ({**SMALL, "zero_point": 128}, r"zero_point, lo and hi all in"),
+        ({**SMALL, "acc": ACC.astype(np.int64)}, r"acc at most int32"),
+        ({**SMALL, "acc": ACC.astype(np.uint32)}, r"acc at most int32"),
+        ({**SMALL, "residual_shift": S}, r"residual_shift goes with a residual"),
+        ({**SMALL, "residual": ACC.astype(np.int8), "residual_multiplier": M >> 16}, r"residual_shift goes with a residual"),
+        ({"residual": ACC.astype(np.int8), "residual_multiplier": M, "residual_shift": S}, r"residual_shift goes with a residual"),
+        ({**JOINED, "residual_shift": S[:2]}, r"residual_shift must have the shape of multiplier"),
+        ({**JOINED, "residual_shift": S.astype(np.int32)}, r"residual_shift must be int8"),
+        ({**JOINED, "residual_shift": S}, r"shift in -15\.\.30"),
+        ({**JOINED, "residual_multiplier": M}, r"\|multiplier\| must be 0 or in \[2\^14, 2\^15\)"),
         ({"zero_point": 1 << 31}, r"zero_point must fit in int32, got 2147483648"),
         ({"lo": 128}, r"lo must not exceed hi, got 128\.\.127"),
         ({"hi": 1 << 31}, r"hi must fit in int32"),
@@ -221,7 +260,8 @@ OK: dict[str, Any] = {"acc": ACC, "multiplier": M, "shift": S, "zero_point": 0, 
 )
 def test_requantize_refuses_by_name(changes, message):
     """Arrays that do not fit would be read beyond their end, or give numbers that mean nothing."""
-    native.requantize(**OK)
+    for legal in ({}, SMALL, JOINED):
+        native.requantize(**{**OK, **legal})
     with pytest.raises(BackendError, match=message) as caught:
         native.requantize(**{**OK, **changes})
     assert caught.value.backend == "native"

@@ -18,7 +18,7 @@ extern "C" {
 #endif
 
 /* Version of the arithmetic law that these functions follow; artifacts name the version they were made for. */
-#define INTONLY_LAW_VERSION 1
+#define INTONLY_LAW_VERSION 2
 
 typedef enum intonly_status {
     INTONLY_OK = 0,
@@ -45,32 +45,43 @@ typedef enum intonly_type {
     INTONLY_S64 = 6
 } intonly_type;
 
-/* The law's wide form, one rounding (ties up):
+/* The law's change of units; ties go up, shifts are arithmetic. Wide form (fraction_bits 0), one rounding:
  *
  *   y = clamp(zero_point + (((x - x_zero) * m + (r - residual_zero) * mr + 2^(s-1)) >> s), lo, hi)
  *
- * multiplier, shift and residual_multiplier are arrays [period][width]: row i of the operand uses row i mod period, so
- * constants of shape () have period 1 and width 1, (C,) have width C, and (H, W, 1) have period H * W and width 1.
+ * Narrow form (fraction_bits k), for x of at most 32 bits and y of at most 8, on 16-bit products:
+ *
+ *   t  = sat16((x - x_zero + 2^(s-1)) >> s), or sat16((x - x_zero) * 2^-s) where s <= 0
+ *   u  = (t * m + 2^14) >> 15, and ur likewise from r - residual_zero, mr and sr
+ *   y  = clamp((u + ur + (zero_point << k) + 2^(k-1)) >> k, lo, hi)
+ *
+ * multiplier, shift, residual_multiplier and residual_shift are arrays [period][width]: row i of the operand uses row
+ * i mod period, so constants of shape () have period 1 and width 1, (C,) have width C, and (H, W, 1) have period H * W
+ * and width 1.
  */
 typedef struct intonly_rescale {
-    const int32_t *multiplier;          /* |m| is 0 or in [2^30, 2^31); with a residual the larger of |m|, |mr| is */
-    const int8_t *shift;                /* 1 to 62 */
+    const int32_t *multiplier; /* wide: |m| is 0 or in [2^30, 2^31), with a residual the larger of |m|, |mr| is;
+                                * narrow: |m| and |mr| are each 0 or in [2^14, 2^15) */
+    const int8_t *shift;       /* wide: 1 to 62; narrow: -15 to 30, residual_shift too */
     const int32_t *residual_multiplier; /* null when no residual joins */
+    const int8_t *residual_shift;       /* narrow form with a residual; otherwise null */
     const int32_t *x_zero;              /* [x_zero_width]; null = 0 */
     size_t period;                      /* at least 1 (0 when there are no rows) */
     size_t width;                       /* 1 or the number of channels */
     size_t x_zero_width;                /* 1 or the number of channels; not read when x_zero is null */
+    int32_t fraction_bits;              /* 0: wide form; 4 to 7: narrow form */
     int32_t residual_zero;
-    int32_t zero_point;
+    int32_t zero_point; /* narrow: it, lo and hi all lie in -128..127 or in 0..255 */
     int32_t lo;         /* lo <= hi, both within the output type */
     int32_t hi;
 } intonly_rescale;
 
 /* Write the rescaled integers of x[rows][channels] to y[rows][channels].
  *
- * x: accumulators or codes of any type. residual: codes of at most 16 bits, same shape; null when the rescale has none.
- * y must not overlap x or residual. Exactness: bit-exact. A certificate proves that the sum before the shift stays
- * within 64 bits; a sum that does not is taken modulo 2^64.
+ * x: accumulators or codes, in the narrow form of any type but U32 and S64. residual: codes of at most 16 bits, same
+ * shape; null when the rescale has none. y must not overlap x or residual. Exactness: bit-exact. A certificate proves
+ * that the wide form's sum before the shift stays within 64 bits (one that does not is taken modulo 2^64), and that the
+ * narrow form's sums before a shift stay within 32, which only faster kernels need.
  */
 intonly_status intonly_requantize(const intonly_rescale *rescale, const void *x, intonly_type x_type,
                                   const void *residual, intonly_type residual_type, size_t rows, size_t channels,

@@ -25,16 +25,21 @@ def requantize(
     residual: npt.NDArray[Any] | None = None,
     residual_multiplier: npt.NDArray[np.int32] | None = None,
     residual_zero: int = 0,
+    fraction_bits: int = 0,
+    residual_shift: npt.NDArray[np.int8] | None = None,
 ) -> npt.NDArray[Any]:
     """Return what `Rescale.apply` returns, in the smallest type that holds lo..hi (unsigned when lo >= 0).
 
     The keyword arguments are the entries of `Rescale.to_arrays()` and `Rescale.to_json()`. Exactness: bit-exact.
 
     Args:
-        acc: accumulators or codes, any integer type up to int64 (not uint64), any shape.
-        multiplier, shift, residual_multiplier: one shape: (), (C,) along the last axis, or (H, W, 1).
+        acc: accumulators or codes, any integer type up to int64 (not uint64), in the narrow form up to int32 (not
+            uint32); any shape.
+        multiplier, shift, residual_multiplier, residual_shift: one shape: (), (C,) along the last axis, or (H, W, 1).
         x_zero: () or (C,); None = 0.
-        residual: codes of at most 16 bits, shape of `acc`; goes together with `residual_multiplier`.
+        residual: codes of at most 16 bits, shape of `acc`; goes together with `residual_multiplier`, and in the narrow
+            form with `residual_shift`.
+        fraction_bits: 0 for the wide form, 4..7 for the narrow.
     """
 
 def floor_div(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -158,9 +163,7 @@ class Program:
                 or shares memory with an output.
         """
 
-    def bind(
-        self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]] | None = None, threads: int = 1
-    ) -> BoundRun:
+    def bind(self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]] | None = None, threads: int = 1) -> BoundRun:
         """Return a call without arguments that runs on these arrays; checked once, so it costs a fraction of a microsecond."""
 
     def reserve(self, contexts: int = 1, threads: int = 1) -> None:

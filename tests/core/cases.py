@@ -175,11 +175,11 @@ def matmul(draw: Draw) -> Case:
 
 @st.composite
 def requantize(draw: Draw) -> Case:
-    """Accumulators at the ends of int32, codes with zero points, 64-bit sums that must be proven."""
+    """Accumulators at the ends of int32, codes with zero points, sums of 32 and of 64 bits that must be proven."""
     operands = Operands(draw)
     shape = draw(extents((0, 4)))
-    fmt = operands.add((INT32, INT32, INT8, UINT8, INT16, uniform(33, signed=True)), shape, False)
-    rescale = draw(rescales(shape, fmt.bits, x_zero=fmt.bits <= 16))
+    fmt = operands.add((INT32, uniform(31, signed=True), INT8, UINT8, INT16, uniform(33, signed=True)), shape, False)
+    rescale = draw(rescales(shape, fmt.bits, x_zero=fmt.bits <= 16, narrow=False if fmt == INT32 else None))
     _residual(draw, operands, rescale, shape)
     return operands.case("requantize", {"rescale": rescale})
 

@@ -104,20 +104,28 @@ class Chain:
         other = self.value if self.draw(st.booleans()) else self.constant(INT8, (3, self.shape[-1]))
         self.add("matmul", attrs, self.value, other, self.make.param(INT32, np.asarray(17)))
 
+    @property
+    def acc_bits(self) -> int:
+        """Width of the signed integers that hold every code."""
+        return self.format.bits + (not self.format.signed)
+
     def requantize(self) -> None:
         """Back to codes, per tensor or per channel."""
-        self.add("requantize", {"rescale": self.draw(rescales(self.shape, self.format.bits, residual=False))}, self.value)
+        rescale = self.draw(rescales(self.shape, self.acc_bits, residual=False))
+        self.add("requantize", {"rescale": rescale}, self.value)
 
     def typical(self) -> None:
         """Back to codes with a factor that fits what the format can hold."""
         factor = 200.0 / max(abs(self.format.decoded_min), self.format.decoded_max, 1)
         signs = [self.draw(st.sampled_from((1.0, -0.6, 0.3))) for _ in range(self.shape[-1])] if self.shape else 1.0
-        record = Rescale.from_real(np.asarray(signs) * factor, zero_point=self.draw(near(-128, 127)), lo=-128, hi=127)
+        zero = self.draw(near(-128, 127))
+        record = Rescale.from_real(np.asarray(signs) * factor, zero_point=zero, lo=-128, hi=127, narrow=self.acc_bits <= 32)
         self.add("requantize", {"rescale": record}, self.value)
 
     def residual(self) -> None:
         """A sum of the value with itself, rounded once."""
-        self.add("requantize", {"rescale": self.draw(rescales(self.shape, self.format.bits, residual=True))}, self.value, self.value)
+        rescale = self.draw(rescales(self.shape, self.acc_bits, residual=True))
+        self.add("requantize", {"rescale": rescale}, self.value, self.value)
 
     def combine(self) -> None:
         """add, mul, minimum or maximum with a constant or with itself."""

@@ -186,7 +186,8 @@ def test_every_failing_layer_is_reported_at_once() -> None:
     make = GraphMaker()
     x = make.input(INT32, (1, 4))
     first = make.node("add", {"a_zero_point": 0, "b_zero_point": 0, "sign": 1}, x, x, origin="net.sum")
-    code = make.node("requantize", {"rescale": Rescale.from_real(1e-7, zero_point=0, lo=-128, hi=127)}, first, origin="net.quant")
+    rescale = Rescale.from_real(1e-7, zero_point=0, lo=-128, hi=127, narrow=False)
+    code = make.node("requantize", {"rescale": rescale}, first, origin="net.quant")
     root = make.node("isqrt", {}, code, origin="net.root")
     last = make.node("reduce_max", {"axes": (1,), "keepdims": False}, root, origin="net.max")
     proof = bounds(make.graph(last))
@@ -219,7 +220,7 @@ def failing(op: str, attrs: dict[str, Any], *operands: tuple[NumberFormat, Seque
 ZEROS = {"a_zero_point": 0, "b_zero_point": 0}
 WINDOW = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "x_zero_point": 0}
 CONV = {**WINDOW, "groups": 1, "rescale": None}
-HALF = Rescale.from_real(0.5, zero_point=0, lo=0, hi=9)
+WIDE = {"rescale": Rescale.from_real(0.5, zero_point=0, lo=0, hi=9, narrow=False)}
 COMPUTED, CONSTANT = False, True
 FAILURES = [
     ("table that ends too early", "255 entries", "lookup", {"offset": 0}, (UINT8, (2,), COMPUTED), (INT8, (255,), CONSTANT)),
@@ -243,7 +244,7 @@ FAILURES = [
         *((INT64, (1, 2), COMPUTED), (INT8, (1, 2), CONSTANT), (INT32, (1,), CONSTANT)),
     ),
     ("pool", "outside int32", "sum_pool2d", {**WINDOW, "kernel": (2, 2)}, (INT32, (1, 2, 2, 1), COMPUTED)),
-    ("rescale of 64 bits", "sum before the shift can reach", "requantize", {"rescale": HALF}, (uniform(40, signed=True), (2,), COMPUTED)),
+    ("rescale of 64 bits", "sum before the shift can reach", "requantize", WIDE, (uniform(40, signed=True), (2,), COMPUTED)),
 ]
 
 

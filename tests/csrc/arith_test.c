@@ -15,7 +15,7 @@
 __extension__ typedef __int128 wide;
 
 static uint64_t state = UINT64_C(0x9E3779B97F4A7C15);
-static unsigned long comparisons, inside, saturated;
+static unsigned long comparisons, inside[2], saturated[2]; /* by form: wide, narrow */
 
 static void require(int holds, const char *what, int line) {
     ++comparisons;
@@ -49,11 +49,11 @@ static int32_t random_s32(void) {
     return (int32_t)((int64_t)(random64() >> 32) + INT32_MIN) / (1 << below(30));
 }
 
-/* A multiplier of the law: |m| in [2^30, 2^31), often at an end. */
-static int32_t random_multiplier(void) {
-    const int32_t top = (1 << 30) - 1;
+/* A multiplier of the law: |m| in [lowest, 2 * lowest), often at an end. */
+static int32_t random_multiplier(int32_t lowest) {
+    const int32_t top = lowest - 1;
     const int32_t extra = below(3) == 0 ? (below(2) ? 0 : top) : (int32_t)below((size_t)top + 1);
-    const int32_t magnitude = (1 << 30) + extra;
+    const int32_t magnitude = lowest + extra;
     return below(2) ? magnitude : -magnitude;
 }
 
@@ -88,6 +88,32 @@ static void *random_array(intonly_type type, size_t count) {
     return array;
 }
 
+static wide clamp(wide value, wide lo, wide hi) { return value < lo ? lo : value > hi ? hi : value; }
+
+/* What the wide form gives before the clamp. */
+static wide wide_oracle(const intonly_rescale *rescale, size_t k, wide x, wide r) {
+    const wide modulus = (wide)1 << 64, divisor = (wide)1 << rescale->shift[k];
+    wide sum = x * rescale->multiplier[k] + divisor / 2;
+    if (rescale->residual_multiplier != NULL) sum += r * rescale->residual_multiplier[k];
+    sum -= floor_quotient(sum + modulus / 2, modulus) * modulus; /* modulo 2^64, signed */
+    return floor_quotient(sum, divisor) + rescale->zero_point;
+}
+
+static wide narrow_share(wide x, wide m, int shift) {
+    const wide divisor = shift > 0 ? (wide)1 << shift : 1, factor = shift > 0 ? 1 : (wide)1 << -shift;
+    const wide t = clamp(floor_quotient(x * factor + divisor / 2, divisor), INT16_MIN, INT16_MAX);
+    return floor_quotient(t * m + (1 << 14), 1 << 15);
+}
+
+/* What the narrow form gives before the clamp. */
+static wide narrow_oracle(const intonly_rescale *rescale, size_t k, wide x, wide r) {
+    const wide unit = (wide)1 << rescale->fraction_bits;
+    wide sum = narrow_share(x, rescale->multiplier[k], rescale->shift[k]);
+    if (rescale->residual_multiplier != NULL)
+        sum += narrow_share(r, rescale->residual_multiplier[k], rescale->residual_shift[k]);
+    return floor_quotient(sum + rescale->zero_point * unit + unit / 2, unit);
+}
+
 static void test_requantize(void) {
     static const struct {
         intonly_type type;
@@ -95,9 +121,10 @@ static void test_requantize(void) {
     } outputs[] = {{INTONLY_S8, INT8_MIN, INT8_MAX},    {INTONLY_U8, 0, UINT8_MAX},           {INTONLY_S8, -7, 7},
                    {INTONLY_S16, INT16_MIN, INT16_MAX}, {INTONLY_U16, 3, UINT16_MAX},         {INTONLY_S32, INT32_MIN, INT32_MAX},
                    {INTONLY_U32, 0, INT32_MAX},         {INTONLY_S64, INT32_MIN, INT32_MAX}};
-    const size_t pick = below(sizeof outputs / sizeof *outputs);
+    const int narrow = (int)below(2);
+    const size_t pick = below(narrow ? 3 : sizeof outputs / sizeof *outputs);
     const size_t rows = 1 + below(4), channels = 1 + below(300), count = rows * channels;
-    const intonly_type x_type = (intonly_type)below(7), r_type = (intonly_type)below(4);
+    const intonly_type x_type = (intonly_type)below(narrow ? 5 : 7), r_type = (intonly_type)below(4);
     const int joins = (int)below(2);
     intonly_rescale rescale = {0};
     rescale.period = below(2) ? rows : 1;
@@ -105,21 +132,24 @@ static void test_requantize(void) {
     rescale.x_zero_width = below(2) ? channels : 1;
     rescale.lo = outputs[pick].lo;
     rescale.hi = outputs[pick].hi;
-    rescale.zero_point = random_s32() / 2;
+    rescale.zero_point = narrow ? rescale.lo + (int32_t)below((size_t)(rescale.hi - rescale.lo) + 1) : random_s32() / 2;
+    rescale.fraction_bits = narrow ? 4 + (int32_t)below(4) : 0;
     rescale.residual_zero = random_s32();
     const size_t constants = rescale.period * rescale.width;
     int32_t *m = (int32_t *)allocate(constants * sizeof *m), *mr = (int32_t *)allocate(constants * sizeof *mr);
-    int8_t *shift = (int8_t *)allocate(constants);
+    int8_t *shift = (int8_t *)allocate(constants), *shift_r = (int8_t *)allocate(constants);
     int32_t *zero = (int32_t *)random_array(INTONLY_S32, rescale.x_zero_width);
     for (size_t i = 0; i < constants; ++i) {
-        m[i] = below(9) == 0 && !joins ? 0 : random_multiplier();
-        mr[i] = random_multiplier() >> below(32);
-        shift[i] = (int8_t)(1 + below(62));
+        m[i] = below(9) == 0 && (narrow || !joins) ? 0 : random_multiplier(narrow ? 1 << 14 : 1 << 30);
+        mr[i] = narrow ? random_multiplier(1 << 14) : random_multiplier(1 << 30) >> below(32);
+        shift[i] = (int8_t)(narrow ? (int)below(46) - 15 : 1 + (int)below(62));
+        shift_r[i] = (int8_t)((int)below(46) - 15);
     }
     rescale.multiplier = m;
     rescale.shift = shift;
     rescale.x_zero = below(2) ? zero : NULL;
     rescale.residual_multiplier = joins ? mr : NULL;
+    rescale.residual_shift = joins && narrow ? shift_r : NULL;
     void *x = random_array(x_type, count), *residual = random_array(r_type, count);
     void *y = allocate(count * sizes[outputs[pick].type]);
     REQUIRE(intonly_requantize(&rescale, x, x_type, joins ? residual : NULL, r_type, rows, channels, y, outputs[pick].type) == INTONLY_OK);
@@ -127,18 +157,18 @@ static void test_requantize(void) {
         const size_t row = i / channels % rescale.period, channel = i % channels;
         const size_t k = row * rescale.width + (rescale.width > 1 ? channel : 0);
         const int32_t z = rescale.x_zero == NULL ? 0 : zero[rescale.x_zero_width > 1 ? channel : 0];
-        wide sum = ((wide)read_element(x, x_type, i) - z) * m[k] + ((wide)1 << (shift[k] - 1));
-        if (joins) sum += ((wide)read_element(residual, r_type, i) - rescale.residual_zero) * mr[k];
-        sum -= floor_quotient(sum + ((wide)1 << 63), (wide)1 << 64) * ((wide)1 << 64); /* modulo 2^64, signed */
-        const wide rounded = floor_quotient(sum, (wide)1 << shift[k]) + rescale.zero_point;
-        const wide expected = rounded < rescale.lo ? rescale.lo : rounded > rescale.hi ? rescale.hi : rounded;
-        expected == rounded ? ++inside : ++saturated;
+        const wide centered = (wide)read_element(x, x_type, i) - z;
+        const wide joining = (wide)read_element(residual, r_type, i) - rescale.residual_zero;
+        const wide rounded = (narrow ? narrow_oracle : wide_oracle)(&rescale, k, centered, joining);
+        const wide expected = clamp(rounded, rescale.lo, rescale.hi);
+        expected == rounded ? ++inside[narrow] : ++saturated[narrow];
         REQUIRE(read_element(y, outputs[pick].type, i) == (int64_t)expected);
     }
     free(y);
     free(residual);
     free(x);
     free(zero);
+    free(shift_r);
     free(shift);
     free(mr);
     free(m);
@@ -222,6 +252,30 @@ static void test_refusals(void) {
     bad.residual_multiplier = m;
     REQUIRE(intonly_requantize(&bad, x, INTONLY_S8, x, INTONLY_S32, 1, 2, y, INTONLY_S8) == INTONLY_ERROR_ARGUMENT);
 
+    const int32_t small_m[2] = {1 << 14, 0}, large_m[2] = {1 << 14, 1 << 15};
+    const int8_t edges[2] = {-15, 30}, under[2] = {-16, 0}, over[2] = {0, 31};
+    good.multiplier = small_m;
+    good.shift = edges;
+    good.fraction_bits = 4;
+    REQUIRE(RUN(&good) == INTONLY_OK);
+    REFUSED(fraction_bits, 3, INTONLY_ERROR_ARGUMENT);
+    REFUSED(fraction_bits, 8, INTONLY_ERROR_ARGUMENT);
+    REFUSED(fraction_bits, 0, INTONLY_ERROR_ARGUMENT);
+    REFUSED(multiplier, large_m, INTONLY_ERROR_ARGUMENT);
+    REFUSED(multiplier, m, INTONLY_ERROR_ARGUMENT);
+    REFUSED(shift, under, INTONLY_ERROR_ARGUMENT);
+    REFUSED(shift, over, INTONLY_ERROR_ARGUMENT);
+    REFUSED(zero_point, 128, INTONLY_ERROR_ARGUMENT);
+    REFUSED(residual_shift, edges, INTONLY_ERROR_ARGUMENT); /* without a residual */
+    REFUSED(residual_multiplier, small_m, INTONLY_ERROR_NULL);
+    REQUIRE(intonly_requantize(&good, x, INTONLY_U32, NULL, INTONLY_S8, 1, 0, y, INTONLY_S8) == INTONLY_ERROR_ARGUMENT);
+    REQUIRE(intonly_requantize(&good, x, INTONLY_S64, NULL, INTONLY_S8, 1, 0, y, INTONLY_S8) == INTONLY_ERROR_ARGUMENT);
+    good.residual_multiplier = small_m;
+    good.residual_shift = edges;
+    REQUIRE(intonly_requantize(&good, x, INTONLY_S8, x, INTONLY_S8, 1, 2, y, INTONLY_S8) == INTONLY_OK);
+    REFUSED(residual_multiplier, large_m, INTONLY_ERROR_ARGUMENT);
+    REFUSED(residual_shift, over, INTONLY_ERROR_ARGUMENT);
+
     const int64_t a[2] = {4, -1}, b[2] = {1, 0};
     int64_t q[2];
     uint8_t byte = 0;
@@ -245,7 +299,8 @@ int main(void) {
     for (int round = 0; round < 50000; ++round) test_division_and_root();
     for (int round = 0; round < 3000; ++round) test_packing();
     test_refusals();
-    REQUIRE(inside > 10000 && saturated > 10000); /* neither case is tested in name only */
+    for (int form = 0; form < 2; ++form) /* no case is tested in name only */
+        REQUIRE(inside[form] > 10000 && saturated[form] > 10000);
     printf("%lu\n", comparisons);
     return 0;
 }

@@ -20,8 +20,10 @@ int main(void) {
     rescale.multiplier = multiplier;
     rescale.shift = shift;
     rescale.residual_multiplier = NULL;
+    rescale.residual_shift = NULL;
     rescale.x_zero = NULL;
     rescale.period = rescale.width = rescale.x_zero_width = 1;
+    rescale.fraction_bits = 0;
     rescale.residual_zero = rescale.zero_point = 0;
     rescale.lo = -128;
     rescale.hi = 127;

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from intonly.core.arith import RESIDUAL_BITS, Rescale
+from intonly.core.arith import INT32_LIMIT, RESIDUAL_BITS, Limits, Rescale
 from intonly.core.errors import LoweringError
 from intonly.core.graph import Graph, Node, Shape, Stage, Value
 from intonly.core.number_format import INT32, NumberFormat, QParams
@@ -108,6 +108,14 @@ class Lowering:
         assert fmt is not None
         return fmt
 
+    def limits_of(self, x: Lowered) -> Limits:
+        """Return the smallest and the largest integer that `x` can be by its format, or is, if constant."""
+        fmt = self.format_of(x)
+        if x.name not in self.params:
+            return fmt.decoded_min, fmt.decoded_max
+        integers = fmt.decode(self.params[x.name])
+        return int(integers.min()), int(integers.max())
+
     # -- layout -----------------------------------------------------------------------------------------------------
 
     def arranged(self, x: Lowered, perm: Sequence[int]) -> Lowered:
@@ -193,7 +201,10 @@ class Lowering:
             extra = {
                 "residual_factor": np.asarray(residual_factor, np.float64) * float(residual.scale) * to,
                 "residual_zero": residual.zero,
+                "residual_limits": self.limits_of(residual),
             }
+        smallest, largest = self.limits_of(x)
+        ends = (smallest, largest, smallest - int(x.zero_point.max()), largest - int(x.zero_point.min()))
         try:
             rescale = Rescale.from_real(
                 step,
@@ -201,6 +212,7 @@ class Lowering:
                 lo=target.format.qmin,
                 hi=target.format.qmax,
                 x_zero=self.spread(x.zero_point, x.axis, x),
+                narrow=-INT32_LIMIT <= min(ends) and max(ends) < INT32_LIMIT,
                 **extra,
             )
         except LoweringError as error:

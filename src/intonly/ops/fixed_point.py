@@ -66,10 +66,13 @@ def scalar(low: Lowering, value: int, hint: str) -> str:
 
 
 def rescaled(low: Lowering, x: str, factor: float, lo: int, hi: int, **options: Any) -> str:
-    """Emit clamp(x * factor, lo, hi) as one requantize, |x| < 2^32; return its name. Options are those of `Rescale.from_real`."""
+    """Emit clamp(x * factor, lo, hi) as one requantize, |x| < 2^32; return its name. Options are those of `Rescale.from_real`.
+
+    The form is wide: what is built on this relies on a single rounding.
+    """
     names = [x, *([options.pop("residual")] if "residual" in options else [])]
     options.setdefault("zero_point", 0)
-    return low.emit("requantize", names, {"rescale": Rescale.from_real(factor, lo=lo, hi=hi, **options)})
+    return low.emit("requantize", names, {"rescale": Rescale.from_real(factor, lo=lo, hi=hi, narrow=False, **options)})
 
 
 def binary(low: Lowering, op: str, a: str, b: str, **attrs: Any) -> str:

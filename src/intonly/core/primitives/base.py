@@ -166,10 +166,12 @@ def rescaled(rescale: Rescale, x: Interval, residual: Interval | None = None) ->
     """Return the limits of a rescale's result over its operands' limits.
 
     Raises:
-        BoundError: when the 64-bit sum of products can overflow.
+        BoundError: when the sum before a shift can overflow: 64 bits in the wide form, 32 in the narrow.
     """
     limits = (x.lo, x.hi, residual.lo, residual.hi) if residual is not None else (x.lo, x.hi)
-    worst = rescale.largest_sum(*limits)
-    if worst >= INT64_LIMIT:
-        raise BoundError(f"the sum before the shift can reach {worst}, beyond 64 bits")
+    sums = rescale.largest_sum(*limits)
+    worst = int(sums.max())
+    if worst >= rescale.sum_limit:
+        where = f" of channel {int(sums.argmax()) % sums.shape[-1]}" if sums.ndim and sums.shape[-1] > 1 else ""
+        raise BoundError(f"the sum before the shift{where} can reach {worst}, beyond {rescale.sum_limit.bit_length()} bits")
     return Interval.of(*rescale.image(*limits))

@@ -63,8 +63,11 @@ def epilogue(node: Node, acc: Array, residuals: Sequence[Array]) -> Array:
 
 
 def _infer(node: Node, inputs: Sequence[Value]) -> Value:
-    integer_format(inputs[0], node)
-    require(node.attrs["rescale"] is not None, node, "requantize needs a rescale")
+    rescale: Rescale | None = node.attrs["rescale"]
+    require(rescale is not None, node, "requantize needs a rescale")
+    fmt = carried_format(inputs[0], node)
+    fits = rescale is None or not rescale.is_narrow or (INT32.qmin <= fmt.qmin and fmt.qmax <= INT32.qmax)
+    require(fits, node, f"the narrow form takes 32-bit integers, got {fmt.name}; use the wide form")
     return Value(inputs[0].shape, epilogue_format(node, inputs[1:], inputs[0].shape))
 
 
