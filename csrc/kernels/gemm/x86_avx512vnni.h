@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The packed form of the AVX-512 VNNI gemm: a summary, then panels of output channels, each with all its constants
+ * before its weights, so that a panel is one stream.
+ *
+ * Panels have 64 channels while there are as many; the rest makes one panel of 64, 32 or 16, padded with zero weights.
+ * Weights: int8 [K / 4][16 * vectors][4], K = taps * tap_bytes, in slot order (kernels/x86_avx512.h).
+ */
+#ifndef INTONLY_GEMM_X86_AVX512VNNI_H
+#define INTONLY_GEMM_X86_AVX512VNNI_H
+
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+#include "kernels/x86_avx512.h"
+
+/* The constants of a panel twice: as the vectors want them, and by channel for what the vectors cannot do. */
+typedef struct gemm_constants {
+    narrow_constants narrow;
+    law_constants law;
+} gemm_constants;
+
+/* A panel of a packed form. */
+typedef struct gemm_panel {
+    const gemm_constants *constants;
+    const int8_t *weights;
+    int64_t vectors;  /* of 16 channels: 4, 2 or 1 */
+    int64_t channel;  /* its first */
+    int64_t channels; /* without the padding */
+} gemm_panel;
+
+/* Return the number of panels. */
+static inline int64_t gemm_panels(int64_t channels) { return (channels + 63) >> 6; }
+
+/* Return the vectors of the panel that begins `channels` channels before the end. */
+static inline int64_t gemm_vectors(int64_t channels) { return channels > 32 ? 4 : channels > 16 ? 2 : 1; }
+
+/* Return the bytes before panel `index` of a form with this K. */
+static inline int64_t gemm_panel_at(int64_t index, int64_t k) {
+    return (int64_t)sizeof(narrow_summary) + index * ((int64_t)sizeof(gemm_constants) + k * 64);
+}
+
+/* Return panel `index`. */
+static inline gemm_panel gemm_panel_of(const uint8_t *packed, int64_t index, int64_t channels, int64_t k) {
+    const uint8_t *constants = packed + gemm_panel_at(index, k);
+    const int64_t channel = index * 64, left = channels - channel;
+    gemm_panel p;
+    p.constants = (const gemm_constants *)(const void *)constants;
+    p.weights = (const int8_t *)(p.constants + 1);
+    p.vectors = gemm_vectors(left);
+    p.channel = channel;
+    p.channels = left < 64 ? left : 64;
+    return p;
+}
+
+size_t intonly_gemm_size_avx512vnni(const intonly_weights *weights);
+void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packed);
+int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *packed);
+void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned part, unsigned parts);
+
+#endif

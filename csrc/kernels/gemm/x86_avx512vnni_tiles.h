@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The register tiles of the AVX-512 VNNI gemm: rows (pixels) by 64, 32 or 16 channels, with at most 24 accumulators.
+ *
+ * One pass over all of K, then the epilogue while the accumulators are still in registers. A unit of rows is what
+ * fills four accumulators: 1 row of 64 channels, 2 of 32, 4 of 16; a tile has 1 to 6 units. Rows that complete a unit
+ * repeat the last row: they compute and store the same bytes again.
+ *
+ * Accumulator c<i> lives in register zmm<i>, 8 to 31, and the order of broadcasts and dot products is pinned by
+ * volatile statements of one instruction. Left alone, gcc hoists the broadcasts and moves accumulators to the stack,
+ * at half the speed. No function may be called while they live, hence ALWAYS_INLINE.
+ */
+#ifndef INTONLY_GEMM_X86_AVX512VNNI_TILES_H
+#define INTONLY_GEMM_X86_AVX512VNNI_TILES_H
+
+#include "kernels/gemm/x86_avx512vnni.h"
+
+#define GEMM_ROWS 24 /* most rows of a tile */
+
+/* Consecutive rows; the pointers are those of the first channel. Repeats of the last row fill up to a multiple of 4. */
+typedef struct gemm_block {
+    const uint8_t *x[GEMM_ROWS];
+    uint8_t *y[GEMM_ROWS];
+    const uint8_t *residual[GEMM_ROWS];
+    int64_t rows;
+} gemm_block;
+
+#ifdef __AVX512VNNI__
+
+/* A step on its way. */
+typedef struct gemm {
+    const intonly_gemm *step;
+    const int64_t *taps;
+    const uint8_t *packed, *x, *r;
+    uint8_t *y;
+    narrow narrow;
+    int fast;     /* the epilogue runs on registers; else on a copy of the accumulators, by the plain law */
+    int residual; /* whether there is one */
+} gemm;
+
+typedef void (*gemm_tile)(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first);
+
+/* Finish `rows` rows of accumulators [rows][16 * vectors], in slot order, by the plain law. */
+static void gemm_finish_plain(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, int64_t rows,
+                              const int32_t *acc);
+
+/* acc[i] += the sum over four bytes of codes (unsigned) times weights (signed), for 16 groups of four. */
+#define DOT(acc, codes, weights) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights))
+/* codes = the four bytes at p, 16 times. */
+#define SPREAD(codes, p) __asm__ volatile("vpbroadcastd %1, %0" : "=v"(codes) : "m"(*(const uint8_t(*)[4])(p)))
+
+ALWAYS_INLINE __mmask64 gemm_mask(int64_t channels) { return ~UINT64_C(0) >> (64 - channels); }
+
+/* Finish and store one row of 64 channels. */
+ALWAYS_INLINE void gemm_finish1(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t row, __m512i c0,
+                                __m512i c1, __m512i c2, __m512i c3) {
+    const narrow_constants *k = &p->constants->narrow;
+    uint8_t *y = b->y[row] + p->channel;
+    narrow_pair u = narrow_scale(&g->narrow, k, c0, c1, c2, c3);
+    if (p->channels == 64) {
+        if (g->residual) u = narrow_join(&g->narrow, k, u, load64(b->residual[row] + p->channel));
+        _mm512_storeu_si512(y, narrow_codes(&g->narrow, u));
+    } else {
+        const __mmask64 mask = gemm_mask(p->channels);
+        if (g->residual)
+            u = narrow_join(&g->narrow, k, u, _mm512_maskz_loadu_epi8(mask, b->residual[row] + p->channel));
+        _mm512_mask_storeu_epi8(y, mask, narrow_codes(&g->narrow, u));
+    }
+}
+
+/* Finish and store two rows of 32 channels: each lane of the codes holds 8 channels of one row, then of the other. */
+ALWAYS_INLINE void gemm_finish2(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t row, __m512i c00,
+                                __m512i c01, __m512i c10, __m512i c11) {
+    const narrow_constants *k = &p->constants->narrow;
+    const __mmask32 mask = (__mmask32)gemm_mask(p->channels);
+    narrow_pair u = narrow_scale(&g->narrow, k, c00, c01, c10, c11);
+    if (g->residual) {
+        const __m256i r0 = _mm256_maskz_loadu_epi8(mask, b->residual[row] + p->channel);
+        const __m256i r1 = _mm256_maskz_loadu_epi8(mask, b->residual[row + 1] + p->channel);
+        const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(r0), r1, 1);
+        u = narrow_join(&g->narrow, k, u, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), both));
+    }
+    const __m512i codes =
+        _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), narrow_codes(&g->narrow, u));
+    const __m256i y0 = _mm512_castsi512_si256(codes), y1 = _mm512_extracti64x4_epi64(codes, 1);
+    if (p->channels == 32) {
+        _mm256_storeu_si256((__m256i *)(void *)(b->y[row] + p->channel), y0);
+        _mm256_storeu_si256((__m256i *)(void *)(b->y[row + 1] + p->channel), y1);
+    } else {
+        _mm256_mask_storeu_epi8(b->y[row] + p->channel, mask, y0);
+        _mm256_mask_storeu_epi8(b->y[row + 1] + p->channel, mask, y1);
+    }
+}
+
+/* Finish and store four rows of 16 channels: each lane of the codes holds 4 channels of each row. */
+ALWAYS_INLINE void gemm_finish4(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t row, __m512i c0,
+                                __m512i c1, __m512i c2, __m512i c3) {
+    const narrow_constants *k = &p->constants->narrow;
+    const __m512i transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __mmask16 mask = (__mmask16)gemm_mask(p->channels);
+    narrow_pair u = narrow_scale(&g->narrow, k, c0, c1, c2, c3);
+    if (g->residual) {
+        __m512i r = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(mask, b->residual[row] + p->channel));
+        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, b->residual[row + 1] + p->channel), 1);
+        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, b->residual[row + 2] + p->channel), 2);
+        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, b->residual[row + 3] + p->channel), 3);
+        u = narrow_join(&g->narrow, k, u, _mm512_permutexvar_epi32(transpose, r));
+    }
+    const __m512i codes = _mm512_permutexvar_epi32(transpose, narrow_codes(&g->narrow, u));
+    const __m128i y[4] = {_mm512_castsi512_si128(codes), _mm512_extracti32x4_epi32(codes, 1),
+                          _mm512_extracti32x4_epi32(codes, 2), _mm512_extracti32x4_epi32(codes, 3)};
+    for (int i = 0; i < 4; ++i) {
+        if (p->channels == 16)
+            _mm_storeu_si128((__m128i *)(void *)(b->y[row + i] + p->channel), y[i]);
+        else
+            _mm_mask_storeu_epi8(b->y[row + i] + p->channel, mask, y[i]);
+    }
+}
+
+/* M(i, j, k, l) with the accumulators of each of n units. */
+#define UNITS_1(M) M(8, 9, 10, 11)
+#define UNITS_2(M) UNITS_1(M) M(12, 13, 14, 15)
+#define UNITS_3(M) UNITS_2(M) M(16, 17, 18, 19)
+#define UNITS_4(M) UNITS_3(M) M(20, 21, 22, 23)
+#define UNITS_5(M) UNITS_4(M) M(24, 25, 26, 27)
+#define UNITS_6(M) UNITS_5(M) M(28, 29, 30, 31)
+
+/* The row of an accumulator, where a row has 4, 2 or 1 of them. A row is named by its first accumulator. */
+#define ROW(i, vectors) (first + (i - 8) / vectors)
+
+#define BEGIN_ACC(i, bias) register __m512i c##i __asm__("zmm" #i) = bias;
+#define BEGIN_ROW(i, vectors) const uint8_t *const x##i = b->x[ROW(i, vectors)];
+#define BEGIN_4(i, j, k, l) BEGIN_ROW(i, 4) BEGIN_ACC(i, bias0) BEGIN_ACC(j, bias1) BEGIN_ACC(k, bias2) BEGIN_ACC(l, bias3)
+#define BEGIN_2(i, j, k, l)                                                                                            \
+    BEGIN_ROW(i, 2) BEGIN_ACC(i, bias0) BEGIN_ACC(j, bias1) BEGIN_ROW(k, 2) BEGIN_ACC(k, bias0) BEGIN_ACC(l, bias1)
+#define BEGIN_1(i, j, k, l)                                                                                            \
+    BEGIN_ROW(i, 1) BEGIN_ACC(i, bias0) BEGIN_ROW(j, 1) BEGIN_ACC(j, bias0)                                            \
+    BEGIN_ROW(k, 1) BEGIN_ACC(k, bias0) BEGIN_ROW(l, 1) BEGIN_ACC(l, bias0)
+
+#define DOT_4(i, j, k, l)                                                                                              \
+    SPREAD(codes, x##i + at); DOT(c##i, codes, w0); DOT(c##j, codes, w1); DOT(c##k, codes, w2); DOT(c##l, codes, w3);
+#define DOT_2(i, j, k, l)                                                                                              \
+    SPREAD(codes, x##i + at); DOT(c##i, codes, w0); DOT(c##j, codes, w1);                                              \
+    SPREAD(codes, x##k + at); DOT(c##k, codes, w0); DOT(c##l, codes, w1);
+#define DOT_1(i, j, k, l)                                                                                              \
+    SPREAD(codes, x##i + at); DOT(c##i, codes, w0); SPREAD(codes, x##j + at); DOT(c##j, codes, w0);                    \
+    SPREAD(codes, x##k + at); DOT(c##k, codes, w0); SPREAD(codes, x##l + at); DOT(c##l, codes, w0);
+
+#define FINISH_4(i, j, k, l) gemm_finish1(g, p, b, ROW(i, 4), c##i, c##j, c##k, c##l);
+#define FINISH_2(i, j, k, l) gemm_finish2(g, p, b, ROW(i, 2), c##i, c##j, c##k, c##l);
+#define FINISH_1(i, j, k, l) gemm_finish4(g, p, b, ROW(i, 1), c##i, c##j, c##k, c##l);
+#define KEEP(i) _mm512_storeu_si512(kept + 16 * (i - 8), c##i);
+#define KEEP_UNIT(i, j, k, l) KEEP(i) KEEP(j) KEEP(k) KEEP(l)
+
+#define LOAD_1(name, p) const __m512i name##0 = load64(p);
+#define LOAD_2(name, p) LOAD_1(name, p) const __m512i name##1 = load64((p) + 64);
+#define LOAD_4(name, p) LOAD_2(name, p) const __m512i name##2 = load64((p) + 128), name##3 = load64((p) + 192);
+
+#define GEMM_TILE(units, vectors)                                                                                      \
+    static void gemm_tile_##vectors##_##units(const gemm *g, const gemm_panel *p, const gemm_block *b,                 \
+                                              int64_t first) {                                                         \
+        const int8_t *bias = (const int8_t *)p->constants->narrow.bias, *w = p->weights;                               \
+        const int64_t *tap = g->taps, *const last = tap + g->step->taps, tap_bytes = g->step->tap_bytes;               \
+        LOAD_##vectors(bias, bias)                                                                                     \
+        UNITS_##units(BEGIN_##vectors)                                                                                 \
+        do {                                                                                                           \
+            int64_t at = *tap;                                                                                         \
+            const int64_t end = at + tap_bytes;                                                                        \
+            do {                                                                                                       \
+                __m512i codes;                                                                                         \
+                LOAD_##vectors(w, w)                                                                                   \
+                UNITS_##units(DOT_##vectors)                                                                           \
+                w += 64 * vectors;                                                                                     \
+                at += 4;                                                                                               \
+            } while (at < end);                                                                                        \
+        } while (++tap < last);                                                                                        \
+        if (g->fast) {                                                                                                 \
+            UNITS_##units(FINISH_##vectors)                                                                            \
+        } else {                                                                                                       \
+            int32_t kept[64 * units];                                                                                  \
+            UNITS_##units(KEEP_UNIT)                                                                                   \
+            gemm_finish_plain(g, p, b, first, units * 4 / vectors, kept);                                              \
+        }                                                                                                              \
+    }
+#define GEMM_TILES(vectors)                                                                                            \
+    GEMM_TILE(1, vectors)                                                                                              \
+    GEMM_TILE(2, vectors)                                                                                              \
+    GEMM_TILE(3, vectors)                                                                                              \
+    GEMM_TILE(4, vectors)                                                                                              \
+    GEMM_TILE(5, vectors)                                                                                              \
+    GEMM_TILE(6, vectors)
+GEMM_TILES(4)
+GEMM_TILES(2)
+GEMM_TILES(1)
+
+/* By log2 of the vectors, and units - 1. */
+#define GEMM_UNITS(v)                                                                                                  \
+    {gemm_tile_##v##_1, gemm_tile_##v##_2, gemm_tile_##v##_3, gemm_tile_##v##_4, gemm_tile_##v##_5, gemm_tile_##v##_6}
+static const gemm_tile gemm_tiles[3][6] = {GEMM_UNITS(1), GEMM_UNITS(2), GEMM_UNITS(4)};
+
+#endif
+#endif

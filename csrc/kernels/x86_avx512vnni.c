@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The table of the AVX-512 VNNI kernels (with F, BW, VL, DQ and VBMI).
+ */
+#include "kernels/gemm/x86_avx512vnni.h"
+#include "kernels/kernels.h"
+
+void intonly_kernels_avx512vnni(intonly_kernels *table) {
+    table->isa = "avx512vnni";
+    table->wants_signed = 0;
+    table->run[INTONLY_KIND_gemm] = intonly_gemm_avx512vnni;
+    table->gemm_size = intonly_gemm_size_avx512vnni;
+    table->gemm_pack = intonly_gemm_pack_avx512vnni;
+    table->gemm_accepts = intonly_gemm_accepts_avx512vnni;
+}
