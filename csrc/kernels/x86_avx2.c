@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The table of the AVX2 kernels.
+ */
+#include "kernels/gemm/x86_avx2.h"
+#include "kernels/kernels.h"
+
+void intonly_kernels_avx2(intonly_kernels *table) {
+    table->isa = "avx2";
+    table->wants_signed = 0;
+    table->run[INTONLY_KIND_gemm] = intonly_gemm_avx2;
+    table->gemm_size = intonly_gemm_size_avx2;
+    table->gemm_pack = intonly_gemm_pack_avx2;
+    table->gemm_accepts = intonly_gemm_accepts_avx2;
+}
