@@ -67,6 +67,12 @@ def isas() -> list[str]:
 def best_isa() -> str:
     """Return the last of `isas()`."""
 
+def peak_macs(isa: str, iterations: int) -> int:
+    """Run a loop of dot products in registers and return how many multiply-accumulates that were; the caller takes the time.
+
+    0 = there is no such loop for this instruction set here.
+    """
+
 def isa_facts(isa: str) -> dict[str, int]:
     """Return what a planner must know: wants_signed: whether gemm and window take int8 (1), uint8 (0) or both (-1).
 
