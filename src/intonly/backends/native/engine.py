@@ -117,9 +117,9 @@ class NativeEngine:
             DataError: when an input is missing or has another shape or type than declared.
         """
         sizes = checked_inputs(self.source, inputs)
-        _, program = self.program(sizes)
-        arrays = [np.ascontiguousarray(inputs[name]) for name in self.graph.inputs]
-        return dict(zip(self.graph.outputs, program.run(arrays, None, self.threads), strict=True))
+        plan, program = self.program(sizes)
+        arrays = [np.asarray(inputs[name], order="C") for name in self.graph.inputs]
+        return {name: y for (name, _, _), y in zip(plan.outputs, program.run(arrays, None, self.threads), strict=True)}
 
     def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], None]:
         """Return a function that runs the graph on these very arrays, with the least overhead there is.
@@ -135,7 +135,7 @@ class NativeEngine:
         """Return what each step costs on one thread, median over `repeats` runs."""
         sizes = checked_inputs(self.source, inputs)
         plan, program = self.program(sizes)
-        arrays = [np.ascontiguousarray(inputs[name]) for name in self.graph.inputs]
+        arrays = [np.asarray(inputs[name], order="C") for name in self.graph.inputs]
         times = np.median([program.profile(arrays, 1) for _ in range(repeats)], axis=0)
         return [StepTime(s.origin, s.op, s.kind, int(ns), s.macs) for s, ns in zip(plan.steps, times, strict=True)]
 

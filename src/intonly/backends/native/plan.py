@@ -74,6 +74,7 @@ class Planner:
 
     def __init__(self, graph: Graph, sizes: Mapping[str, int], constants: Constants) -> None:
         self.graph = graph
+        self.outputs = tuple(dict.fromkeys(graph.outputs))
         self.constants = constants
         self.shapes = {name: resolve_shape(value.shape, sizes) for name, value in graph.values.items()}
         self.consumers = graph.consumers()
@@ -83,7 +84,7 @@ class Planner:
         self.done: set[int] = set()
         self._views: dict[str, View] = {}
         self._node: Node | None = None
-        for k, name in enumerate((*graph.inputs, *graph.outputs)):
+        for k, name in enumerate((*graph.inputs, *self.outputs)):
             self.buffers.append(Buffer(CALLER + k, math.prod(self.shapes[name]) * self.dtype(name).itemsize))
         for k, name in enumerate(graph.inputs):
             self._views[name] = self._whole(1 + k, name)
@@ -165,7 +166,7 @@ class Planner:
             target = self.output(whole)
             return target.part(axis, start, self.shapes[name][axis]) if axis >= 0 else self._as_source(target, name)
         if name in self.graph.outputs:
-            return self._whole(1 + len(self.graph.inputs) + self.graph.outputs.index(name), name)
+            return self._whole(1 + len(self.graph.inputs) + self.outputs.index(name), name)
         return self.fresh(self.shapes[name], self.dtype(name), self._halos.get(name))
 
     def _as_source(self, target: View, name: str) -> View:
@@ -204,18 +205,22 @@ class Planner:
         for node in self.consumers[name]:
             if node.op not in ("conv2d", "max_pool2d", "sum_pool2d") or node.inputs[0] != name or not any(node.attrs["pads"]):
                 continue
-            fill = self.fill_of(node, name)
+            fill = self.fill_of(node, self.dtype(name))
+            if fill is None:
+                continue
             if wanted is None:
                 wanted = Halo(*node.attrs["pads"], fill=fill)
             elif wanted.fill == fill:
                 wanted = Halo(*map(max, wanted.pads, node.attrs["pads"]), fill=fill)
         return wanted
 
-    def fill_of(self, node: Node, name: str) -> bytes:
-        """Return the bytes of one pixel of the padding that a window reads around `name`."""
-        channels, dtype = self.shapes[name][3], self.dtype(name)
-        value = np.iinfo(dtype).min if node.op == "max_pool2d" else node.attrs["x_zero_point"]
-        return np.broadcast_to(np.asarray(value), (channels,)).astype(dtype).tobytes()
+    def fill_of(self, node: Node, dtype: np.dtype[Any]) -> bytes | None:
+        """Return the bytes of one pixel of the padding that a window reads; None when `dtype` cannot hold its zero point."""
+        channels = self.shapes[node.inputs[0]][3]
+        value = np.asarray(np.iinfo(dtype).min if node.op == "max_pool2d" else node.attrs["x_zero_point"], np.int64)
+        if (value.astype(dtype) != value).any():
+            return None
+        return np.broadcast_to(value, (channels,)).astype(dtype).tobytes()
 
     def _places(self) -> dict[str, tuple[str, int, int]]:
         """Return, for values made inside another one, (that value, axis, start); axis -1 for the source of an output's reshape."""
@@ -296,18 +301,31 @@ class Planner:
 
     def windowed(self, node: Node) -> View:
         """Return the input of a convolution or pool from the first padded pixel on, channels contiguous."""
-        name = node.inputs[0]
-        view, pads = self.view(name), node.attrs["pads"]
-        fill = self.fill_of(node, name)
+        view, pads = self.view(node.inputs[0]), node.attrs["pads"]
+        fill = self.fill_of(node, view.dtype)
         top, left, bottom, right = pads
         contiguous = view.strides[3] == view.dtype.itemsize or view.shape[3] == 1
-        if any(pads) and not (contiguous and view.halo is not None and view.halo.covers(pads, fill)):
+        if any(pads) and fill is None:
+            view, fill = self._widened(view, node)
+            view = self._padded_copy(view, pads, fill)
+        elif any(pads) and fill is not None and not (contiguous and view.halo is not None and view.halo.covers(pads, fill)):
             view = self._padded_copy(view, pads, fill)
         elif not contiguous:
             view = self.dense(view)
         n, h, w, c = view.shape
         offset = view.offset - top * view.strides[1] - left * view.strides[2]
         return replace(view, offset=offset, shape=(n, h + top + bottom, w + left + right, c), halo=None)
+
+    def _widened(self, view: View, node: Node) -> tuple[View, bytes]:
+        """Return a copy of `view` in the narrowest type that also holds the padding, and one pixel of that."""
+        for wider in ("int16", "int32", "int64"):
+            dtype = np.dtype(wider)
+            fill = self.fill_of(node, dtype)
+            if fill is not None and np.can_cast(view.dtype, dtype):
+                target = self.fresh(view.shape, dtype)
+                self.copy(view, target)
+                return target, fill
+        raise AssertionError("zero points fit in 32 bits")
 
     def _padded_copy(self, view: View, pads: Sequence[int], fill: bytes) -> View:
         if view.dtype.itemsize == 1:
@@ -341,7 +359,7 @@ class Planner:
             aligned(total),
             tuple(self.steps),
             tuple(port(name) for name in self.graph.inputs),
-            tuple(port(name) for name in self.graph.outputs),
+            tuple(port(name) for name in self.outputs),
         )
 
 

@@ -15,6 +15,7 @@ from intonly.backends.native.elementwise import emit_map
 from intonly.backends.native.epilogue import ACC, NARROW, Epilogue
 from intonly.backends.native.plan import ABSENT, TYPES, Planner
 from intonly.backends.native.view import View
+from intonly.core.arith import INT32_LIMIT
 from intonly.core.graph import Node
 
 Array = npt.NDArray[Any]
@@ -60,6 +61,7 @@ def conv2d(plan: Planner, packer: Packer, node: Node, name: str) -> None:
     x = plan.windowed(node)
     residual = plan.view(node.inputs[3]) if len(node.inputs) > 3 else None
     y = plan.output(name, residual)
+    residual = None if residual is None else residual.broadcast(y.shape)
     epilogue = Epilogue.of(node.attrs["rescale"])
     groups = node.attrs["groups"]
     folded = bias - _zero_sums(w, np.asarray(node.attrs["x_zero_point"], np.int64), groups)
@@ -68,7 +70,10 @@ def conv2d(plan: Planner, packer: Packer, node: Node, name: str) -> None:
         return
     if small and groups <= MOST_GROUPS and _gemms(plan, packer, node, x, w, folded, y, residual, epilogue):
         return
-    _general_conv(plan, node, x, w, folded, y, residual, epilogue)
+    zero = np.asarray(node.attrs["x_zero_point"], np.int64)
+    if zero.ndim and np.abs(folded).max(initial=0) >= INT32_LIMIT:
+        x, zero = _centered(plan, x, zero), np.zeros((), np.int64)
+    _general_conv(plan, node, x, w, folded if zero.ndim else bias, y, residual, epilogue, 0 if zero.ndim else int(zero))
 
 
 MOST_GROUPS = 64
@@ -148,8 +153,7 @@ def _fits_packed(job: Product) -> tuple[Epilogue, bool]:
             job.epilogue.form == NARROW
             and job.residual is not None
             and job.residual.dtype.itemsize == 1
-            and job.residual.shape == job.y.shape
-            and job.residual.strides[3] == 1
+            and (job.residual.strides[3] == 1 or job.residual.shape[3] == 1)
         )
     )
     return (job.epilogue, False) if own else (Epilogue.of(None), True)
@@ -294,8 +298,15 @@ def window(
     plan.step("window", fields, [x, y], n * oh * ow * c * len(taps))
 
 
+def _centered(plan: Planner, x: View, zero: Array) -> View:
+    """Return x with the zero point of each channel subtracted, in 32 bits."""
+    target = plan.fresh(x.shape, np.dtype(np.int32))
+    emit_map(plan, "add", [x, plan.constants.view(zero.astype(np.int32))], target, Epilogue.of(None), sign=-1)
+    return target
+
+
 def _general_conv(
-    plan: Planner, node: Node, x: View, w: Array, bias: Array, y: View, residual: View | None, epilogue: Epilogue
+    plan: Planner, node: Node, x: View, w: Array, bias: Array, y: View, residual: View | None, epilogue: Epilogue, zero: int
 ) -> None:
     """Emit a convolution of any types as a contraction over (kernel row, kernel column, channel)."""
     groups, (o, kh, kw, depth) = node.attrs["groups"], w.shape
@@ -321,12 +332,13 @@ def _general_conv(
         extents=(kh, kw, depth),
         steps=((dh * x.strides[1], dw * x.strides[2], item), (kw * depth * wide, depth * wide, wide)),
         bias=(plan.constants.place(_exact32(bias, node)), (0, 0, 0, 4 * each, 4)),
+        zeros=(zero, 0),
         constants=([*spread[:3], spread[3] * each, spread[3]], [*zeros[:3], zeros[3] * each, zeros[3]]),
     )
 
 
 def _exact32(bias: Array, node: Node) -> Array:
-    assert np.abs(bias).max(initial=0) < 1 << 31, f"{node.origin}: a bias with its zero points leaves 32 bits"
+    assert np.abs(bias).max(initial=0) < INT32_LIMIT, f"{node.origin}: the bias leaves 32 bits"
     return bias.astype(np.int32)
 
 
