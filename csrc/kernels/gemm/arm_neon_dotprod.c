@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The tile of the gemm step on NEON with dotprod: 8 rows by 8 channels, 16 accumulators, all of them in registers.
+ *
+ * For a block of 16 codes, each row is one vector, and each of its four lanes is multiplied with four codes of 8
+ * channels: 64 sdot for 8 + 8 loads. All else is shared with plain NEON.
+ */
+#include "kernels/gemm/arm_neon.h"
+
+void intonly_gemm_pack_neon_dotprod(const intonly_weights *weights, uint8_t *packed) {
+    intonly_gemm_pack_neon_width(weights, 2, packed);
+}
+
+int intonly_gemm_accepts_neon_dotprod(const intonly_gemm *step, const uint8_t *packed) {
+    return intonly_gemm_accepts_neon(step, packed);
+}
+
+#define ROWS_1(M) M(0)
+#define ROWS_2(M) ROWS_1(M) M(1)
+#define ROWS_3(M) ROWS_2(M) M(2)
+#define ROWS_4(M) ROWS_3(M) M(3)
+#define ROWS_5(M) ROWS_4(M) M(4)
+#define ROWS_6(M) ROWS_5(M) M(5)
+#define ROWS_7(M) ROWS_6(M) M(6)
+#define ROWS_8(M) ROWS_7(M) M(7)
+
+#define BEGIN(row)                                                                                                     \
+    int32x4_t p##row = vld1q_s32(t->start + row * t->start_step);                                                      \
+    int32x4_t q##row = vld1q_s32(t->start + row * t->start_step + 4);
+#define LOAD(row) const int8x16_t a##row = vld1q_s8(codes + row * NEON_DEPTH);
+#define WEIGHTS(lane) const int8x16_t u##lane = vld1q_s8(w + 32 * lane), v##lane = vld1q_s8(w + 32 * lane + 16);
+/* Volatile statements stay in order, 16 dot products apart from the next with the same accumulator. Left alone, gcc puts
+ * some side by side, and a processor that works in order waits. */
+#define DOT(acc, w, a, lane) __asm__ volatile("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(acc) : "w"(w), "w"(a));
+#define LANE(row, lane) DOT(p##row, u##lane, a##row, lane) DOT(q##row, v##lane, a##row, lane)
+#define LANE_0(row) LANE(row, 0)
+#define LANE_1(row) LANE(row, 1)
+#define LANE_2(row) LANE(row, 2)
+#define LANE_3(row) LANE(row, 3)
+#define PUT(row) neon_put(t, &k, row, p##row, q##row);
+
+#define TILE(rows)                                                                                                     \
+    static void multiply_##rows(const neon_tile *t) {                                                                  \
+        const int8_t *w = t->w, *codes = t->codes, *const end = codes + t->blocks * NEON_BLOCK;                        \
+        ROWS_##rows(BEGIN)                                                                                             \
+        do {                                                                                                           \
+            ROWS_##rows(LOAD)                                                                                          \
+            WEIGHTS(0) WEIGHTS(1) ROWS_##rows(LANE_0)                                                                  \
+            WEIGHTS(2) ROWS_##rows(LANE_1)                                                                             \
+            WEIGHTS(3) ROWS_##rows(LANE_2)                                                                             \
+            ROWS_##rows(LANE_3)                                                                                        \
+            codes += NEON_BLOCK;                                                                                       \
+            w += NEON_BLOCK * NEON_CHANNELS;                                                                           \
+        } while (codes < end);                                                                                         \
+        const neon_channels k = neon_channels_of(t);                                                                   \
+        ROWS_##rows(PUT)                                                                                               \
+    }
+TILE(1)
+TILE(2)
+TILE(3)
+TILE(4)
+TILE(5)
+TILE(6)
+TILE(7)
+TILE(8)
+
+static void multiply(const neon_tile *t, int careful) {
+    static void (*const tiles[NEON_ROWS])(const neon_tile *) = {multiply_1, multiply_2, multiply_3, multiply_4,
+                                                                multiply_5, multiply_6, multiply_7, multiply_8};
+    (void)careful;
+    tiles[t->rows - 1](t);
+}
+
+void intonly_gemm_neon_dotprod(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
+    intonly_gemm_neon_walk(step, bases, part, parts, multiply);
+}
