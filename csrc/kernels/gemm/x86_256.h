@@ -100,6 +100,24 @@ typedef struct gemm_tiles {
     const gemm_tile *of_rows;
 } gemm_tiles;
 
+/* M(r) for the rows of a tile. Sums are named variables, c<row><vector>: an array of them would live in memory. */
+#define ROWS_1(M) M(0)
+#define ROWS_2(M) ROWS_1(M) M(1)
+#define ROWS_3(M) ROWS_2(M) M(2)
+#define ROWS_4(M) ROWS_3(M) M(3)
+#define ROWS_5(M) ROWS_4(M) M(4)
+#define ROWS_6(M) ROWS_5(M) M(5)
+
+#define BEGIN(r) __m256i c##r##0 = load32(from + r * step), c##r##1 = load32(from + r * step + 8);
+#define KEEP(r) store32(sums + r * 16, c##r##0), store32(sums + r * 16 + 8, c##r##1);
+
+/* Return a group of a row, 8 times. */
+ALWAYS_INLINE __m256i spread(const uint8_t *a) {
+    int32_t group;
+    memcpy(&group, a, 4);
+    return _mm256_set1_epi32(group);
+}
+
 typedef struct gemm {
     const intonly_gemm *step;
     const gemm_header *header;

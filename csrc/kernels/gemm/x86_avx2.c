@@ -55,22 +55,6 @@ void intonly_gemm_pack_avx2(const intonly_weights *weights, uint8_t *packed) {
 
 int intonly_gemm_accepts_avx2(const intonly_gemm *step, const uint8_t *packed) { return gemm_accepts(step, packed); }
 
-#define ROWS_1(M) M(0)
-#define ROWS_2(M) ROWS_1(M) M(1)
-#define ROWS_3(M) ROWS_2(M) M(2)
-#define ROWS_4(M) ROWS_3(M) M(3)
-#define ROWS_5(M) ROWS_4(M) M(4)
-#define ROWS_6(M) ROWS_5(M) M(5)
-
-ALWAYS_INLINE __m256i spread(const uint8_t *p) {
-    int32_t group;
-    memcpy(&group, p, 4);
-    return _mm256_set1_epi32(group);
-}
-
-#define BEGIN(r) __m256i c##r##0 = load32(from + r * step), c##r##1 = load32(from + r * step + 8);
-#define KEEP(r) store32(sums + r * 16, c##r##0), store32(sums + r * 16 + 8, c##r##1);
-
 #define SUM_WORDS(r)                                                                                                   \
     x = spread(a + r * GEMM_ROW_STRIDE);                                                                               \
     c##r##0 = _mm256_add_epi32(c##r##0, _mm256_madd_epi16(x, w0));                                                     \
@@ -95,32 +79,41 @@ TILE_WORDS(4)
 TILE_WORDS(5)
 TILE_WORDS(6)
 
-#define BEGIN_CHAIN(r) __m256i d##r##0 = none, d##r##1 = none;
+/* Return the sums of neighbours. Six rows of everything fill all registers, so the ones stay in memory. */
+ALWAYS_INLINE __m256i add_pairs(__m256i x) {
+    static const int16_t ones[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    __asm__("vpmaddwd %1, %0, %0" : "+x"(x) : "m"(ones));
+    return x;
+}
+
+#define BEGIN_CHAIN(r)                                                                                                 \
+    x = spread(a + r * GEMM_ROW_STRIDE);                                                                               \
+    d##r##0 = _mm256_maddubs_epi16(x, w0);                                                                             \
+    d##r##1 = _mm256_maddubs_epi16(x, w1);
 #define SUM_BYTES(r)                                                                                                   \
     x = spread(a + r * GEMM_ROW_STRIDE);                                                                               \
     d##r##0 = _mm256_add_epi16(d##r##0, _mm256_maddubs_epi16(x, w0));                                                  \
     d##r##1 = _mm256_add_epi16(d##r##1, _mm256_maddubs_epi16(x, w1));
 #define END_CHAIN(r)                                                                                                   \
-    c##r##0 = _mm256_add_epi32(c##r##0, _mm256_madd_epi16(d##r##0, ones));                                             \
-    c##r##1 = _mm256_add_epi32(c##r##1, _mm256_madd_epi16(d##r##1, ones));
+    c##r##0 = _mm256_add_epi32(c##r##0, add_pairs(d##r##0));                                                           \
+    c##r##1 = _mm256_add_epi32(c##r##1, add_pairs(d##r##1));
+#define CHAINS(r) __m256i d##r##0, d##r##1;
 
 #define TILE_BYTES(rows)                                                                                               \
     static void bytes_##rows(const uint8_t *a, const int8_t *w, int64_t groups, int64_t chain, const int32_t *from,   \
                              int64_t step, int32_t *sums) {                                                            \
-        const __m256i ones = _mm256_set1_epi16(1), none = _mm256_setzero_si256();                                      \
         ROWS_##rows(BEGIN)                                                                                             \
         while (groups > 0) {                                                                                           \
+            __m256i x, w0 = load32(w), w1 = load32(w + 32);                                                            \
+            ROWS_##rows(CHAINS)                                                                                        \
             ROWS_##rows(BEGIN_CHAIN)                                                                                   \
-            int64_t now = groups < chain ? groups : chain;                                                             \
-            groups -= now;                                                                                             \
-            do {                                                                                                       \
-                const __m256i w0 = load32(w), w1 = load32(w + 32);                                                     \
-                __m256i x;                                                                                             \
+            a += 4, w += 64;                                                                                           \
+            for (int64_t i = groups < chain ? groups : chain; i > 1; --i, a += 4, w += 64) {                           \
+                w0 = load32(w), w1 = load32(w + 32);                                                                   \
                 ROWS_##rows(SUM_BYTES)                                                                                 \
-                a += 4;                                                                                                \
-                w += 64;                                                                                               \
-            } while (--now > 0);                                                                                       \
+            }                                                                                                          \
             ROWS_##rows(END_CHAIN)                                                                                     \
+            groups -= chain;                                                                                           \
         }                                                                                                              \
         ROWS_##rows(KEEP)                                                                                              \
     }
