@@ -49,10 +49,11 @@ class PlainFile:
             if len(rest) == 3:
                 self._graph(rest[2])
 
-    def _rescale(self, m: Any, s: Any, zero: int, lo: int, hi: int, x_zero: Any = 0, rm: Any = None, rz: int = 0) -> None:
-        arrays = {"multiplier": m, "shift": s, "x_zero": x_zero, "residual_multiplier": rm}
+    def _rescale(self, m: Any, s: Any, zero: int, lo: int, hi: int, k: int = 0, x_zero: Any = 0, *joining: Any) -> None:
+        rm, rz, rs = (*joining, None)[:3] if joining else (None, 0, None)
+        arrays = {"multiplier": m, "shift": s, "x_zero": x_zero, "residual_multiplier": rm, "residual_shift": rs}
         read = {k: self._fields(math.prod(v[2:]), *v[:2]) if isinstance(v, list) else v for k, v in arrays.items()}
-        self.rescales.append({**read, "zero_point": zero, "lo": lo, "hi": hi, "residual_zero": rz})
+        self.rescales.append({**read, "zero_point": zero, "lo": lo, "hi": hi, "fraction_bits": k, "residual_zero": rz})
 
     def _fields(self, count: int, base: int, width: int) -> list[int]:
         size = (count * width + 7) // 8

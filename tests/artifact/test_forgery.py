@@ -103,7 +103,7 @@ def test_header_duplicates():
     body = FILE[8 + int.from_bytes(FILE[:8], "little") : -32]
     assert load_artifact(raw(text, body)).to_bytes()
     refused(raw(text[:-1] + ',"small":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', body), "stands twice")
-    refused(raw(text.replace('"law_version":"1"', '"law_version":"1","law_version":"1"', 1), body), "stands twice")
+    refused(raw(text.replace('"law_version":"2"', '"law_version":"2","law_version":"2"', 1), body), "stands twice")
     refused(raw(text.encode().replace(b"law_version", b"law_versio\xff", 1), body), "no UTF-8")
 
 
@@ -210,9 +210,17 @@ def test_integers_that_are_not_there():
         refused(file(["w", 0, [4]], [tensor]), "expected")
     m, s = 1 << 30, 31
     assert load_artifact(file([], small, [[m, 4, 4], [s, 4, 4], 0, 0, 255])).graph.nodes[0].attrs["rescale"].shape == (4,)
+    assert load_artifact(file([], [], [1 << 14, 3, 0, 0, 255, 6])).graph.nodes[0].attrs["rescale"].is_narrow
     for attrs in (
         [m, s, 0, 0],
-        [m, s, 0, 0, 255, 0, 0],
+        [m, s, 0, 0, 255, 6],
+        [m, s, 0, 0, 255, 0, 0, 0],
+        [m, s, 0, 0, 255, 0, 0, 0, 0, 1],
+        [m, s, 0, 0, 255, 0, 0, 0, 0, 1, 1],
+        [1 << 14, 3, 0, 0, 255, 6, 0, 0, 0],
+        [1 << 14, 3, 0, 0, 255, 6, 0, 0, 0, 31],
+        [1 << 14, 3, 0, 0, 255, 8],
+        [1 << 14, 3, 0, -1, 255, 6],
         [m, s, 0, 255, 0],
         [m, 63, 0, 0, 255],
         [m, 0, 0, 0, 255],
@@ -229,7 +237,7 @@ def test_integers_that_are_not_there():
     ):
         refused(file([], small, attrs))
     with pytest.raises(VerificationError, match="rescale constants"):
-        load_artifact(file([], small, [m, s, 0, 0, 255, [0, 16, 2]]))
+        load_artifact(file([], small, [m, s, 0, 0, 255, 0, [0, 16, 2]]))
 
 
 def test_nested_composites():

@@ -17,7 +17,7 @@ from intonly.artifact import strict_json as js
 from intonly.artifact.schema import MAX_RANK
 from intonly.core.errors import ArtifactError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_HEADER_BYTES = 8 << 20
 CHECKSUM = "checksum"
 CHECKSUM_BYTES = 32

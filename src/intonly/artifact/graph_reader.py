@@ -187,7 +187,7 @@ class _Reader:
         raise ArtifactError(f"{where}: expected an integer, a text, a boolean, a list of them, or a rescale, got {js.shown(data)}")
 
     def _rescale(self, data: Any, where: str) -> Rescale:
-        row = js.entries(data, where, 5, 8)
+        row = js.entries(data, where, 5, len(schema.RESCALE_FIELDS))
         scalars: dict[str, int] = {}
         arrays: dict[str, npt.NDArray[Any]] = {}
         for key, field in zip(schema.RESCALE_FIELDS, row, strict=False):

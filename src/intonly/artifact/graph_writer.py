@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from intonly.artifact import strict_json as js
 from intonly.artifact.packing import DigestStore, Store
 from intonly.artifact.schema import DEFAULTS, RESCALE_FIELDS, default_name, named
@@ -20,7 +22,7 @@ from intonly.core.number_format import NumberFormat
 from intonly.core.primitives import PRIMITIVES
 from intonly.core.spec import check
 
-DIGEST_DOMAIN = b"intonly graph 1\n"
+DIGEST_DOMAIN = b"intonly graph 2\n"
 
 
 def graph_digest(graph: Graph) -> str:
@@ -110,13 +112,12 @@ class _Writer:
         raise InvalidGraphError(message, origin=node.origin)
 
     def _rescale(self, rescale: Rescale) -> list[Any]:
-        """Return the fields of a rescale in the order of RESCALE_FIELDS: 5, 6 with x_zero, 8 with a residual."""
-        parts: dict[str, Any] = {"x_zero": 0, "residual_multiplier": 0, "residual_zero": 0, **rescale.to_json()}
-        arrays = rescale.to_arrays()
-        for key in RESCALE_FIELDS:
-            if key in arrays:
-                parts[key] = int(arrays[key]) if arrays[key].ndim == 0 else self.store.constants(arrays[key])
-        row = [parts[key] for key in RESCALE_FIELDS]
-        if rescale.has_residual:
-            return row
-        return row[:6] if row[5] != 0 else row[:5]
+        """Return the fields of a rescale in the order of RESCALE_FIELDS, up to the last that it has."""
+        parts: dict[str, Any] = {**rescale.to_json(), **rescale.to_arrays()}
+        row: list[Any] = []
+        for key in RESCALE_FIELDS[: 1 + max(i for i, key in enumerate(RESCALE_FIELDS) if key in parts)]:
+            value = parts.get(key, 0)
+            if isinstance(value, np.ndarray):
+                value = int(value) if value.ndim == 0 else self.store.constants(value)
+            row.append(value)
+        return row

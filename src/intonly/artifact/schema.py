@@ -13,8 +13,11 @@ from intonly.core.records import to_json
 
 GRAPH_KEYS = ("name", "inputs", "params", "nodes", "outputs")
 TOP_KEYS = ("formats", "dims", *GRAPH_KEYS)
-RESCALE_FIELDS = ("multiplier", "shift", "zero_point", "lo", "hi", "x_zero", "residual_multiplier", "residual_zero")
-RESCALE_SCALARS = ("zero_point", "lo", "hi", "residual_zero")
+RESCALE_FIELDS = (
+    *("multiplier", "shift", "zero_point", "lo", "hi", "fraction_bits", "x_zero"),
+    *("residual_multiplier", "residual_zero", "residual_shift"),
+)
+RESCALE_SCALARS = ("zero_point", "lo", "hi", "fraction_bits", "residual_zero")
 DEFAULTS: Mapping[str, Any] = {
     "strides": (1, 1),
     "pads": (0, 0, 0, 0),

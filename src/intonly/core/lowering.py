@@ -212,7 +212,7 @@ class Lowering:
                 lo=target.format.qmin,
                 hi=target.format.qmax,
                 x_zero=self.spread(x.zero_point, x.axis, x),
-                narrow=-INT32_LIMIT <= min(ends) and max(ends) < INT32_LIMIT,
+                narrow=min(ends) >= -INT32_LIMIT and max(ends) < INT32_LIMIT,
                 **extra,
             )
         except LoweringError as error:
