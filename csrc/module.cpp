@@ -293,7 +293,8 @@ nb::object unpack(const Array &packed, size_t count, int bits, int qmin, int qma
 } // namespace
 
 void intonly_bind_engine(nb::module_ &module); // engine_module.cpp
-void intonly_bind_peak(nb::module_ &module);   // peak_module.cpp
+void intonly_bind_boundary(nb::module_ &module); // boundary_module.cpp
+void intonly_bind_peak(nb::module_ &module); // peak_module.cpp
 
 NB_MODULE(_native, module) {
     module.doc() = "The arithmetic law and bit packing in C; bytes equal to intonly.core.";
@@ -306,5 +307,6 @@ NB_MODULE(_native, module) {
     module.def("pack", &pack, "codes"_a, "bits"_a, "qmin"_a, "qmax"_a);
     module.def("unpack", &unpack, "packed"_a, "count"_a, "bits"_a, "qmin"_a, "qmax"_a);
     intonly_bind_engine(module);
+    intonly_bind_boundary(module);
     intonly_bind_peak(module);
 }

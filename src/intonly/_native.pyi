@@ -67,6 +67,12 @@ def isas() -> list[str]:
 def best_isa() -> str:
     """Return the last of `isas()`."""
 
+def codes_of_reals(x: npt.NDArray[np.float32], scale: float, zero_point: int, out: npt.NDArray[Any]) -> bool:
+    """Write clamp(floor(double(x) / scale + 1/2) + zero_point) to `out`, int8 or uint8; return False when `x` holds NaN.
+
+    Both are C-contiguous and have as many elements. Exactness: bit-exact.
+    """
+
 def peak_macs(isa: str, iterations: int) -> int:
     """Run a loop of dot products in registers and return how many multiply-accumulates that were; the caller takes the time.
 
