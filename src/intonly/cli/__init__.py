@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import intonly
-from intonly.cli import artifact, evaluate, quantize
+from intonly.cli import artifact, bench, evaluate, quantize
 from intonly.core.errors import (
     DataError,
     InfeasibleBudgetError,
@@ -91,6 +91,7 @@ app.command("eval")(evaluate.command)
 app.command("run")(artifact.run)
 app.command("verify")(artifact.verify)
 app.command("info")(artifact.info)
+app.command("bench")(bench.command)
 
 
 def main() -> None:
