@@ -9,9 +9,12 @@ from intonly.backends.native.epilogue import ABSENT, Epilogue
 from intonly.backends.native.plan import Planner
 from intonly.backends.native.products import REDUCED, contract, window
 from intonly.backends.native.view import View, collapsed
+from intonly.core.arith import INT32_LIMIT
 from intonly.core.graph import Node
 
 SUM, MAX = 1, 2
+MOST_TAPS = 4096
+"""Pixels of an image that is reduced as one window."""
 
 
 def pool(plan: Planner, node: Node, name: str, epilogue: Epilogue) -> None:
@@ -33,6 +36,9 @@ def reduce_axes(plan: Planner, node: Node, name: str, epilogue: Epilogue) -> Non
     """Emit reduce_sum or reduce_max; a sum is rescaled by `epilogue` on the way."""
     x, y = plan.view(node.inputs[0]), plan.output(name)
     axes = node.attrs["axes"]
+    if _is_image_reduction(node, x, y):
+        _whole_image(plan, node, x, y, epilogue)
+        return
     summed, steps = collapsed([x.shape[k] for k in axes], [[x.strides[k] for k in axes]])
     if len(summed) > REDUCED:
         x = plan.dense(x)
@@ -51,3 +57,23 @@ def reduce_axes(plan: Planner, node: Node, name: str, epilogue: Epilogue) -> Non
         steps=(steps[0], [0] * len(summed)),
         zeros=(node.attrs.get("x_zero_point", 0), 0),
     )
+
+
+def _is_image_reduction(node: Node, x: View, y: View) -> bool:
+    """Return whether a reduction is a window over whole images of codes."""
+    if len(x.shape) != 4 or sorted(node.attrs["axes"]) != [1, 2] or x.strides[3] != x.dtype.itemsize:
+        return False
+    pixels = x.shape[1] * x.shape[2]
+    fits = abs(node.attrs.get("x_zero_point", 0)) * pixels < INT32_LIMIT
+    return fits and pixels <= MOST_TAPS and x.dtype.itemsize <= 2 and y.dtype.itemsize <= 4
+
+
+def _whole_image(plan: Planner, node: Node, x: View, y: View, epilogue: Epilogue) -> None:
+    """Emit the sum or maximum of each channel of an image."""
+    n, h, w, c = x.shape
+    image = y.reshaped((n, 1, 1, c))
+    assert image is not None
+    taps = [i * x.strides[1] + j * x.strides[2] for i in range(h) for j in range(w)]
+    zero = node.attrs.get("x_zero_point", 0)
+    bias = plan.constants.place(np.full(c, -zero * h * w, np.int32)) if zero else ABSENT
+    window(plan, SUM if node.op == "reduce_sum" else MAX, x, (x.strides[0], 0, 0), taps, image, epilogue, bias=bias)
