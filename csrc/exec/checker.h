@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the parts of the check share: a checker, its rules, and whether an operand stands inside its space.
+ *
+ * A check of a step is a function that returns the rule which the step breaks, or null. A reference that a step has no
+ * use for must be absent, and every type must be one, so that kernels need not ask which fields count.
+ */
+#ifndef INTONLY_CHECKER_H
+#define INTONLY_CHECKER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "exec/exec.h"
+#include "exec/reach.h"
+#include "kernels/elements.h"
+
+typedef struct checker {
+    const intonly_kernels *kernels;
+    const intonly_spaces *spaces;
+    int64_t work; /* of all steps so far */
+} checker;
+
+#define REQUIRE(condition, rule)                                                                                       \
+    do {                                                                                                               \
+        if (!(condition)) return rule;                                                                                 \
+    } while (0)
+
+#define OBEY(check)                                                                                                    \
+    do {                                                                                                               \
+        const char *broken = (check);                                                                                  \
+        if (broken != NULL) return broken;                                                                             \
+    } while (0)
+
+/* How a step uses an operand; taps are what a gemm reads, rounded up to 4 bytes. */
+typedef enum access { READ, READ_TAPS, WRITE } access;
+
+static inline int in_range(int64_t value, int64_t least, int64_t most) { return value >= least && value <= most; }
+
+static inline int is_type(int64_t type) { return in_range(type, INTONLY_S8, INTONLY_S64); }
+
+static inline int is_8_bit(int64_t type) { return type == INTONLY_S8 || type == INTONLY_U8; }
+
+static inline int is_int32(int64_t value) { return in_range(value, INT32_MIN, INT32_MAX); }
+
+static inline int is_absent(int64_t ref) { return ref == INTONLY_ABSENT; }
+
+/* Whether a reference and strides are multiples of an element's size, a power of 2. */
+static inline int is_aligned(int64_t bits, int64_t size) { return (bits & (size - 1)) == 0; }
+
+/* Whether the operand stands inside the space that it names. */
+static inline int stands(const checker *c, int64_t ref, intonly_reach reach, access use) {
+    if (ref < 0) return 0;
+    const size_t space = (size_t)(ref >> INTONLY_SPACE_SHIFT);
+    if (space >= c->spaces->count) return 0;
+    if (use == WRITE && space != INTONLY_ARENA && space < c->spaces->first_output) return 0;
+    const int64_t offset = ref & (INTONLY_MOST_REACH - 1);
+    const int64_t slack = use == READ_TAPS && space < INTONLY_CALLER ? INTONLY_SLACK : 0;
+    return offset + reach.least >= 0 && offset + reach.end <= (int64_t)c->spaces->bytes[space] + slack;
+}
+
+/* Return the address of `bytes` bytes of constants; null when they are none. */
+static inline const uint8_t *constants(const checker *c, int64_t ref, intonly_reach reach, int64_t alignment) {
+    if (ref >> INTONLY_SPACE_SHIFT != INTONLY_CONSTANTS || !is_aligned(ref, alignment)) return NULL;
+    return stands(c, ref, reach, READ) ? c->spaces->constants + ref : NULL;
+}
+
+static inline int count_work(checker *c, int64_t work) {
+    c->work += work; /* each is at most INTONLY_MOST_WORK */
+    return c->work <= INTONLY_MOST_WORK;
+}
+
+/* Multiply the extents of a step, each of which must be 1 or more. */
+static inline int extents_multiply(const int64_t *extents, size_t count, int64_t *product) {
+    for (size_t i = 0; i < count; ++i)
+        if (!intonly_times(product, extents[i])) return 0;
+    return 1;
+}
+
+/* Whether an element of a general step stands inside at all places of the axes. `reach` holds what it has beside. */
+static inline int spreads(const checker *c, int64_t ref, int64_t type, intonly_reach reach, const int64_t *extent,
+                   const int64_t *strides, access use) {
+    int64_t bits = ref;
+    for (int axis = 0; axis < INTONLY_RANK; ++axis) {
+        if (!intonly_reach_along(&reach, extent[axis], strides[axis])) return 0;
+        bits |= strides[axis];
+    }
+    const int64_t size = intonly_bytes_of(type);
+    reach.end += size;
+    return is_aligned(bits, size) && stands(c, ref, reach, use);
+}
+
+typedef struct image {
+    int64_t ref, type, n, h, w;
+} image;
+
+#define IMAGE(step, x) ((image){(step)->x##_ref, (step)->x##_type, (step)->x##_n, (step)->x##_h, (step)->x##_w})
+
+/* The same for `channels` contiguous elements at all pixels. */
+static inline int pixels_stand(const checker *c, image v, const int64_t *extents, int64_t channels, intonly_reach reach,
+                        access use) {
+    const int64_t size = intonly_bytes_of(v.type);
+    reach.end += channels * size;
+    return intonly_reach_along(&reach, extents[0], v.n) && intonly_reach_along(&reach, extents[1], v.h) &&
+           intonly_reach_along(&reach, extents[2], v.w) && is_aligned(v.ref | v.n | v.h | v.w, size) &&
+           stands(c, v.ref, reach, use);
+}
+
+/* Read a table of tap offsets. Returns whether it is one; `reach` becomes that of all taps. */
+static inline int taps_reach(const checker *c, int64_t ref, int64_t taps, int64_t alignment, intonly_reach *reach) {
+    const int64_t *offsets = (const int64_t *)(const void *)constants(
+        c, ref, intonly_reach_of(taps * (int64_t)sizeof *offsets), sizeof *offsets);
+    if (offsets == NULL) return 0;
+    int64_t least = offsets[0], most = offsets[0];
+    for (int64_t t = 0; t < taps; ++t) {
+        if (!is_aligned(offsets[t], alignment)) return 0;
+        least = offsets[t] < least ? offsets[t] : least;
+        most = offsets[t] > most ? offsets[t] : most;
+    }
+    reach->least = least;
+    reach->end = most;
+    return least >= -INTONLY_MOST_REACH && most <= INTONLY_MOST_REACH;
+}
+
+typedef struct epilogue {
+#define FIELD(name) int64_t name;
+    INTONLY_EPILOGUE(FIELD)
+#undef FIELD
+} epilogue;
+
+/* The epilogue of a step that has all its fields, and of a gemm, whose constants are packed. */
+#define COPY_FIELD(name) .name = step->name,
+#define EPILOGUE_OF_STEP ((epilogue){INTONLY_EPILOGUE(COPY_FIELD)})
+#define EPILOGUE_OF_GEMM                                                                                               \
+    ((epilogue){step->form, INTONLY_ABSENT, INTONLY_ABSENT, INTONLY_ABSENT, INTONLY_ABSENT, INTONLY_ABSENT,            \
+                step->residual_zero, step->zero_point, step->lo, step->hi, step->fraction_bits})
+
+/* Check the form and the numbers of an epilogue. */
+const char *intonly_check_scalars(const epilogue *e, int64_t y_type);
+
+/* Check the constants that a step names itself. reach, zeros: the elements of them, and of x_zero, that are read. */
+const char *intonly_check_constants(checker *c, const epilogue *e, int joins, intonly_reach reach, intonly_reach zeros);
+
+/* The same for a step with general axes, and the residual that joins there. */
+const char *intonly_check_spread(checker *c, const epilogue *e, int64_t r_ref, int64_t r_type, const int64_t *extent,
+                                 const int64_t *r_strides, const int64_t *constant_strides, const int64_t *zero_strides);
+
+/* The rules of each kind of step. */
+#define INTONLY_CHECK(name) const char *intonly_check_##name(checker *c, const intonly_##name *step);
+INTONLY_STEPS(INTONLY_CHECK)
+#undef INTONLY_CHECK
+
+#endif
