@@ -45,6 +45,7 @@ static void test_table(const intonly_kernels *table, long rounds) {
         REQUIRE(o.cases > 0 && o.cases + o.refused == (unsigned long)rounds);
         REQUIRE(inside_limits + at_limits == 0 || (inside_limits > (inside_limits + at_limits) / 8 && at_limits > 0));
         printf("%s %s %lu %lu\n", table->isa, tests[t].name, o.cases, o.refused);
+        fflush(stdout);
     }
 }
 
