@@ -18,7 +18,7 @@ class Standing:
     Args:
         kind: ours; peer = another runtime with 8-bit integers; float = the float network.
         input: type and shape of the arrays it got. same_input: whether the reference got the same.
-        median_ms, min_ms, p10_ms, p90_ms: of all its calls.
+        median_ms, min_ms, max_ms, p10_ms, p90_ms: of all its calls.
         ratio: its time / the reference's, median over rounds of the two block medians of the same round.
         ratio_min, ratio_max: the range of that over rounds.
         per_second: samples, from the median.
@@ -34,6 +34,7 @@ class Standing:
     same_input: bool
     median_ms: float
     min_ms: float
+    max_ms: float
     p10_ms: float
     p90_ms: float
     ratio: float

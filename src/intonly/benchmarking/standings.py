@@ -74,6 +74,7 @@ def _standing(c: Contender, reference: Contender, blocks: Blocks, batch: int, ya
         c.input == reference.input,
         middle / 1e6,
         float(times.min()) / 1e6,
+        float(times.max()) / 1e6,
         low / 1e6,
         high / 1e6,
         float(np.median(against)),

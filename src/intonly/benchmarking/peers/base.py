@@ -95,23 +95,20 @@ def missing(packages: tuple[str, ...]) -> list[str]:
 
 def why_not(peer: Peer, source: Source) -> str | None:
     """Return why `peer` cannot run `source`; None when it can."""
-    absent = missing(peer.packages)
-    if absent:
-        return "not installed"
-    if peer.takes == "tflite":
-        return None if source.tflite is not None else "needs a .tflite file"
-    if peer.takes == "torch":
-        return None if source.module is not None else "needs a PyTorch module"
-    if source.onnx is None and source.module is None:
+    if peer.takes == "tflite" and source.tflite is None:
+        return "needs a .tflite file"
+    if peer.takes == "torch" and source.module is None:
+        return "needs a PyTorch module"
+    if peer.takes == "onnx" and source.onnx is None and source.module is None:
         return "needs an ONNX file or a PyTorch module"
-    return None
+    return "not installed" if missing(peer.packages) else None
 
 
 def prepared(peer: Peer, source: Source) -> Path:
     """Return the peer's file of the network, written now unless it is there already.
 
     Raises:
-        PeerError: with the first line of whatever went wrong.
+        PeerError: with the beginning of what went wrong.
     """
     with _as_reason():
         return written(source, peer.file, peer.prepare) if peer.file else source.folder
@@ -121,7 +118,7 @@ def loaded(peer: Peer, source: Source, path: Path, threads: int) -> Loaded:
     """Return the network in the peer's runtime, ready to run on `source.inputs`, after one call that shows that it does.
 
     Raises:
-        PeerError: with the first line of whatever went wrong.
+        PeerError: with the beginning of what went wrong.
     """
     with _as_reason():
         made = peer.load(source, path, threads)
@@ -136,8 +133,8 @@ def _as_reason() -> Iterator[None]:
         try:
             yield
         except Exception as problem:
-            text = next(iter(str(problem).strip().splitlines()), "")
-            raise PeerError(f"failed: {type(problem).__name__}: {text:.160}") from problem
+            text = " ".join(str(problem).split())
+            raise PeerError(f"failed: {type(problem).__name__}: {text:.240}") from problem
 
 
 def written(source: Source, file: str, write: Callable[[Source, Path], None]) -> Path:
