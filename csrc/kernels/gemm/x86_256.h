@@ -73,7 +73,7 @@ static inline void gemm_pack(const intonly_weights *weights, int64_t wide, int64
 /* Return whether a packed form is one that gemm_run can read for this step. */
 static inline int gemm_accepts(const intonly_gemm *step, const uint8_t *packed) {
     const int64_t limit = step->packed_bytes;
-    if (limit < (int64_t)sizeof(gemm_header) || (step->tap_bytes & 3)) return 0;
+    if (step->x_type != INTONLY_U8 || limit < (int64_t)sizeof(gemm_header) || (step->tap_bytes & 3)) return 0;
     if (!intonly_product_within(step->taps, step->tap_bytes, limit)) return 0;
     const int64_t k = step->taps * step->tap_bytes, panels = gemm_panels(step->oc);
     if (!intonly_product_within(k, panels, limit)) return 0;
@@ -164,7 +164,7 @@ static inline void take(const gemm *g, cursor *at, int64_t rows, gemm_block *b) 
     for (int64_t row = 0; row < rows; ++row) {
         b->x[row] = g->x + at->x;
         b->y[row] = g->y + at->y;
-        b->r[row] = g->finish.joins ? g->r + at->r : NULL;
+        b->r[row] = g->r + at->r;
         at->x += s->x_w;
         at->y += s->y_w;
         at->r += s->r_w;
@@ -291,18 +291,20 @@ static inline void run_part(const gemm *g, int64_t row, int64_t row_end, int64_t
 }
 
 /* Run part `part` of a step with the tiles for its packed form. */
-static inline void gemm_run(const intonly_gemm *s, uint8_t *const *bases, unsigned part, unsigned parts,
+static inline void gemm_run(const intonly_gemm *step, uint8_t *const *bases, unsigned part, unsigned parts,
                             const gemm_tiles *tiles) {
-    gemm g = {.step = s,
-              .header = (const gemm_header *)(const void *)intonly_at(bases, s->packed),
+    intonly_gemm s = *step;
+    gemm g = {.step = &s,
+              .header = (const gemm_header *)(const void *)intonly_at(bases, s.packed),
               .tiles = tiles,
-              .taps = (const int64_t *)(const void *)intonly_at(bases, s->tap_offsets),
-              .x = intonly_at(bases, s->x_ref),
-              .y = intonly_at(bases, s->y_ref),
-              .r = intonly_at_or_null(bases, s->r_ref)};
-    FINISH_OF(s, &g.header->narrow, &g.finish);
+              .taps = (const int64_t *)(const void *)intonly_at(bases, s.tap_offsets),
+              .x = intonly_at(bases, s.x_ref),
+              .y = intonly_at(bases, s.y_ref)};
+    FINISH_OF(step, &g.header->narrow, &g.finish);
+    if (!g.finish.joins) s.r_n = s.r_h = s.r_w = 0; /* the walk stays where it is, and nothing is read */
+    g.r = g.finish.joins ? intonly_at(bases, s.r_ref) : g.y;
     /* With few rows the weights outweigh the pixels: each core then keeps its panels in its own cache. */
-    const int64_t rows = s->n * s->oh * s->ow, panels = gemm_panels(s->oc);
+    const int64_t rows = s.n * s.oh * s.ow, panels = gemm_panels(s.oc);
     int64_t row = 0, row_end = rows, panel = 0, panel_end = panels;
     if (rows < 48 * (int64_t)parts && panels >= parts)
         intonly_share(panels, part, parts, &panel, &panel_end);

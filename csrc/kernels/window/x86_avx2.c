@@ -130,10 +130,10 @@ ALWAYS_INLINE void run_pixels(const window *v, const finish *f, const panel_cons
         const int64_t next = j + 1 < end ? j + 1 : j;
         const uint8_t *x = l->x + j * s->x_w + channel, *z = l->x + next * s->x_w + channel;
         const sums all = weighs ? weigh(v, k, x, z, channels, slack) : add_up(v, k, x, z, channels, slack);
-        const uint8_t *r = f->joins ? l->r + channel * f->r_bytes : NULL;
+        const uint8_t *r = l->r + channel * f->r_bytes;
         uint8_t *y = l->y + channel * f->y_bytes;
-        finish_two(f, k, all.s0, all.s1, all.t0, all.t1, f->joins ? r + j * s->r_w : NULL,
-                   f->joins ? r + next * s->r_w : NULL, y + j * s->y_w, y + next * s->y_w, channels);
+        finish_two(f, k, all.s0, all.s1, all.t0, all.t1, r + j * s->r_w, r + next * s->r_w, y + j * s->y_w,
+                   y + next * s->y_w, channels);
     }
 }
 
@@ -218,9 +218,10 @@ static void run_lines(const window *v, int64_t first, int64_t end, int64_t panel
     for (int64_t n = 0, top = 0; n < s->n; ++n, top += s->oh) {
         const int64_t to = end - top < s->oh ? end - top : s->oh;
         for (int64_t i = first > top ? first - top : 0; i < to; ++i) {
-            line l = {.x = v->x + n * s->x_n + i * s->x_h, .y = v->y + n * s->y_n + i * s->y_h};
-            l.r = v->finish.joins ? v->r + n * s->r_n + i * s->r_h : NULL;
-            l.constant = i * s->constant_h;
+            const line l = {.x = v->x + n * s->x_n + i * s->x_h,
+                            .r = v->r + n * s->r_n + i * s->r_h,
+                            .y = v->y + n * s->y_n + i * s->y_h,
+                            .constant = i * s->constant_h};
             if (s->op == INTONLY_SUM_PRODUCTS)
                 weigh_line(v, &l, panel, panel_end);
             else if (s->op == INTONLY_SUM)
@@ -232,26 +233,27 @@ static void run_lines(const window *v, int64_t first, int64_t end, int64_t panel
 }
 
 void intonly_window_avx2(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
-    const intonly_window *s = step;
-    const int codes = s->x_type == INTONLY_U8 && s->y_type == INTONLY_U8;
-    if ((s->op == INTONLY_SUM && s->x_type != INTONLY_U8) || (s->op == INTONLY_MAX && (!codes || s->form != 0))) {
+    intonly_window s = *(const intonly_window *)step;
+    const int codes = s.x_type == INTONLY_U8 && s.y_type == INTONLY_U8;
+    if ((s.op == INTONLY_SUM && s.x_type != INTONLY_U8) || (s.op == INTONLY_MAX && (!codes || s.form != 0))) {
         intonly_window_ref(step, bases, part, parts);
         return;
     }
-    window v = {.step = s,
-                .offsets = (const int64_t *)(const void *)intonly_at(bases, s->tap_offsets),
-                .x = intonly_at(bases, s->x_ref),
-                .r = intonly_at_or_null(bases, s->r_ref),
-                .packed = intonly_at_or_null(bases, s->packed),
-                .y = intonly_at(bases, s->y_ref),
-                .bias = intonly_int32_at(bases, s->bias),
-                .multiplier = intonly_int32_at(bases, s->multiplier),
-                .shift = intonly_int8_at(bases, s->shift),
-                .slack = s->x_ref >> INTONLY_SPACE_SHIFT < INTONLY_CALLER};
-    const narrow_summary sums_fit = {.fits = 1, .left = 1};
-    FINISH_OF(s, s->op == INTONLY_SUM_PRODUCTS ? (const narrow_summary *)(const void *)v.packed : &sums_fit, &v.finish);
-    if (s->op != INTONLY_SUM_PRODUCTS) v.finish.joins = 0;
-    int64_t first = 0, end = s->n * s->oh, panel = 0, panel_end = panels_of(s->c);
+    const narrow_summary any = {.fits = 1, .left = 1};
+    window v = {.step = &s,
+                .offsets = (const int64_t *)(const void *)intonly_at(bases, s.tap_offsets),
+                .x = intonly_at(bases, s.x_ref),
+                .packed = intonly_at_or_null(bases, s.packed),
+                .y = intonly_at(bases, s.y_ref),
+                .bias = intonly_int32_at(bases, s.bias),
+                .multiplier = intonly_int32_at(bases, s.multiplier),
+                .shift = intonly_int8_at(bases, s.shift),
+                .slack = s.x_ref >> INTONLY_SPACE_SHIFT < INTONLY_CALLER};
+    if (s.op != INTONLY_SUM_PRODUCTS) s.r_ref = INTONLY_ABSENT;
+    if (s.r_ref < 0) s.r_n = s.r_h = s.r_w = 0; /* the walk stays where it is, and nothing is read */
+    v.r = s.r_ref < 0 ? v.y : intonly_at(bases, s.r_ref);
+    FINISH_OF(&s, s.op == INTONLY_SUM_PRODUCTS ? (const narrow_summary *)(const void *)v.packed : &any, &v.finish);
+    int64_t first = 0, end = s.n * s.oh, panel = 0, panel_end = panels_of(s.c);
     if (end >= parts)
         intonly_share(end, part, parts, &first, &end);
     else
