@@ -61,7 +61,8 @@ static inline int law_constants_hold(const law_constants *k, int64_t at, int64_t
     if (form == INTONLY_FORM_WIDE) return k->shift[at] >= 1 && k->shift[at] <= 62;
     const int32_t m = k->multiplier[at], m_r = k->residual_multiplier[at];
     if (k->shift[at] < -15 || k->shift[at] > 30 || m <= -32768 || m >= 32768) return 0;
-    return !joins || (k->residual_shift[at] >= -15 && k->residual_shift[at] <= 30 && m_r > -32768 && m_r < 32768);
+    if (!joins) return 1;
+    return k->residual_shift[at] >= -15 && k->residual_shift[at] <= 30 && m_r > -32768 && m_r < 32768;
 }
 
 /* What all constants of a step have in common, found when they are packed. */
@@ -161,8 +162,8 @@ typedef struct narrow {
     int left;
 } narrow;
 
-ALWAYS_INLINE narrow narrow_of(const narrow_summary *summary, int64_t y_type, int64_t zero_point, int64_t lo, int64_t hi,
-                               int64_t fraction_bits, int64_t residual_type, int64_t residual_zero) {
+ALWAYS_INLINE narrow narrow_of(const narrow_summary *summary, int64_t y_type, int64_t zero_point, int64_t lo,
+                               int64_t hi, int64_t fraction_bits, int64_t residual_type, int64_t residual_zero) {
     const int flip = residual_type == INTONLY_S8 ? 128 : 0, y_signed = y_type == INTONLY_S8;
     return (narrow){
         .constant = _mm512_set1_epi16((int16_t)(zero_point * (1 << fraction_bits) + (1 << (fraction_bits - 1)))),
@@ -176,6 +177,11 @@ ALWAYS_INLINE narrow narrow_of(const narrow_summary *summary, int64_t y_type, in
         .left = (int)summary->left,
     };
 }
+
+/* Tell the compiler that a step is of the most common kind: no left shift, and y unsigned without clamps of its own. */
+ALWAYS_INLINE void narrow_most_common(narrow *n) { n->left = n->y_signed = n->clamps = 0; }
+
+ALWAYS_INLINE int narrow_is_most_common(const narrow *n) { return !(n->left | n->y_signed | n->clamps); }
 
 /* 64 scaled values of 16 bits: ab from the first two vectors of accumulators, cd from the others. */
 typedef struct narrow_pair {

@@ -53,7 +53,10 @@ static guarded allocate_random(int64_t bytes) {
     return g;
 }
 
-static int64_t bytes_of(int64_t type) { return type == INTONLY_S32 ? 4 : type == INTONLY_S16 || type == INTONLY_U16 ? 2 : 1; }
+static int64_t bytes_of(int64_t type) {
+    return type == INTONLY_S32 ? 4 : type == INTONLY_S16 || type == INTONLY_U16 ? 2 : 1;
+}
+
 static int64_t least_of(int64_t type) {
     return type == INTONLY_S8 ? -128 : type == INTONLY_S16 ? -32768 : type == INTONLY_S32 ? INT32_MIN : 0;
 }
@@ -80,7 +83,7 @@ typedef struct constants {
 } constants;
 
 static int64_t narrow_operand(int64_t x, int64_t m, int64_t p) {
-    const __int128 moved = p > 0 ? ((__int128)x + ((__int128)1 << (p - 1))) >> p : (__int128)x << -p;
+    const __int128 moved = p > 0 ? ((__int128)x + ((__int128)1 << (p - 1))) >> p : (__int128)x * (1 << -p);
     const int64_t t = moved < -32768 ? -32768 : moved > 32767 ? 32767 : (int64_t)moved;
     return (t * m + 16384) >> 15;
 }
@@ -104,7 +107,9 @@ static constants draw_constants(int64_t channels, int64_t limit) {
     constants c;
     memset(&c, 0, sizeof c);
     c.form = one_in(6) ? INTONLY_FORM_ACC : one_in(5) ? INTONLY_FORM_WIDE : INTONLY_FORM_NARROW;
-    c.y_type = c.form == INTONLY_FORM_ACC ? INTONLY_S32 : c.form == INTONLY_FORM_WIDE ? wide_types[between(0, 4)] : between(0, 1);
+    c.y_type = c.form == INTONLY_FORM_ACC    ? INTONLY_S32
+               : c.form == INTONLY_FORM_WIDE ? wide_types[between(0, 4)]
+                                             : between(INTONLY_S8, INTONLY_U8);
     c.lo = least_of(c.y_type);
     c.hi = most_of(c.y_type);
     c.zero_point = one_in(2) ? 0 : between(c.lo / 2, c.hi / 2);
@@ -137,7 +142,7 @@ static constants draw_constants(int64_t channels, int64_t limit) {
             if (far_left) c.p[i] = -15;
         }
         c.m_r[i] = one_in(20) ? 0 : sign() * (int32_t)between(16384, 32767);
-        c.p_r[i] = (int8_t)(right ? between(-15, 30) : between(-7, one_in(4) ? 2 : 0));
+        c.p_r[i] = (int8_t)(right ? between(-15, 30) : between(far_left ? -15 : -7, any ? 2 : 0));
     }
     return c;
 }
@@ -180,7 +185,8 @@ static int check_gemm(const intonly_kernels *table, uint64_t seed) {
     s.oc = channels_drawn();
     s.taps = linear ? 1 : between(1, 9);
     const int slack = one_in(2);
-    const int64_t depth = slack ? between(1, 70) : 4 * between(1, one_in(3) ? 80 : 12), tap_bytes = (depth + 3) & ~INT64_C(3);
+    const int64_t depth = slack ? between(1, 70) : 4 * between(1, one_in(3) ? 80 : 12);
+    const int64_t tap_bytes = (depth + 3) & ~INT64_C(3);
     s.tap_bytes = tap_bytes;
     s.channels_first = between(0, 1);
 
@@ -194,7 +200,8 @@ static int check_gemm(const intonly_kernels *table, uint64_t seed) {
         offsets[t] = between(0, 300);
         if (offsets[t] > furthest) furthest = offsets[t];
     }
-    const int64_t x_bytes = (s.n - 1) * s.x_n + (s.oh - 1) * s.x_h + (s.ow - 1) * s.x_w + furthest + depth + (slack ? INTONLY_SLACK : 0);
+    const int64_t last = (s.n - 1) * s.x_n + (s.oh - 1) * s.x_h + (s.ow - 1) * s.x_w;
+    const int64_t x_bytes = last + furthest + depth + (slack ? INTONLY_SLACK : 0);
     guarded x = allocate_random(x_bytes);
     const int extreme = one_in(6);
     if (extreme) memset(x.data, 255, (size_t)x_bytes);
@@ -264,7 +271,7 @@ static int check_gemm(const intonly_kernels *table, uint64_t seed) {
     s.hi = c.hi;
     s.fraction_bits = c.k;
     int good = table->gemm_accepts(&s, packed);
-    if (!good) (void)fprintf(stderr, "gemm, seed %llu: its own packed form is not accepted\n", (unsigned long long)seed);
+    if (!good) (void)fprintf(stderr, "gemm, seed %llu: packed form not accepted\n", (unsigned long long)seed);
     for (unsigned parts = 1; good && parts <= 3; ++parts) {
         memcpy(y.data, before, (size_t)y_bytes);
         for (unsigned part = parts; part-- > 0;) table->run[INTONLY_KIND_gemm](&s, bases, part, parts);

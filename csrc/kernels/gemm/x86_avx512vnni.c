@@ -12,14 +12,9 @@
 #include "kernels/packed.h"
 #include "kernels/gemm/x86_avx512vnni_tiles.h"
 
-static int64_t form_bytes(int64_t channels, int64_t k) {
-    const int64_t last = gemm_panels(channels) - 1, vectors = gemm_vectors(channels - last * 64);
-    return gemm_panel_at(last, k) + (int64_t)sizeof(gemm_constants) + k * 16 * vectors;
-}
-
 size_t intonly_gemm_size_avx512vnni(const intonly_weights *weights) {
     if (weights->x_signed || weights->acc_limit > INT32_MAX) return 0;
-    return (size_t)form_bytes(weights->channels, weights->taps * weights->tap_bytes);
+    return (size_t)gemm_bytes(weights->channels, weights->taps * weights->tap_bytes);
 }
 
 /* Return the byte, after the packs, of channel `c` of a panel: each lane holds 4 * vectors channels of a row. */
@@ -28,18 +23,9 @@ static int64_t byte_of_channel(int64_t c, int64_t vectors) {
     return 16 * lane + (c & (4 * vectors - 1));
 }
 
-/* Write the constants of channel c of a panel; each row of a unit of rows has its copy. */
-static void pack_constants(const intonly_weights *weights, int64_t channel, int64_t c, int64_t vectors,
-                           gemm_constants *to) {
-    for (int64_t copy = 0; copy < 16; copy += 4 * vectors)
-        narrow_pack(weights, channel, byte_of_channel(c, vectors) + copy, &to->narrow);
-    law_pack(weights, channel, c, &to->law);
-}
-
 /* Write the weights of one channel: groups of four codes, 64 * vectors bytes apart. */
-static void pack_weights(const intonly_weights *weights, int64_t channel, int64_t c, int64_t vectors, int8_t *to) {
+static void pack_weights(const intonly_weights *weights, int64_t channel, int64_t vectors, int8_t *to) {
     const int8_t *w = weights->w + channel * weights->taps * weights->depth;
-    to += 4 * narrow_slot_of_byte(byte_of_channel(c, vectors));
     for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth, to += 16 * vectors * weights->tap_bytes)
         for (int64_t i = 0; i < weights->depth; ++i) to[(i >> 2) * 64 * vectors + (i & 3)] = w[i];
 }
@@ -49,11 +35,18 @@ void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packe
     const narrow_summary summary = narrow_summarize(weights);
     memset(packed, 0, intonly_gemm_size_avx512vnni(weights));
     memcpy(packed, &summary, sizeof summary);
-    for (int64_t channel = 0; channel < weights->channels; ++channel) {
-        const int64_t panel = channel >> 6, vectors = gemm_vectors(weights->channels - panel * 64);
-        gemm_constants *constants = (gemm_constants *)(void *)(packed + gemm_panel_at(panel, k));
-        pack_constants(weights, channel, channel & 63, vectors, constants);
-        pack_weights(weights, channel, channel & 63, vectors, (int8_t *)(constants + 1));
+    for (int64_t i = 0; i < gemm_panels(weights->channels); ++i) {
+        const gemm_panel p = gemm_panel_of(packed, i, weights->channels, k);
+        uint8_t *panel = packed + ((const uint8_t *)p.constants - packed);
+        gemm_constants *constants = (gemm_constants *)(void *)panel;
+        for (int64_t c = 0; c < p.channels; ++c) {
+            const int64_t byte = byte_of_channel(c, p.vectors);
+            law_pack(weights, p.channel + c, c, &constants->law);
+            for (int64_t copy = 0; copy < 16; copy += 4 * p.vectors) /* each row of a unit has its own */
+                narrow_pack(weights, p.channel + c, byte + copy, &constants->narrow);
+            pack_weights(weights, p.channel + c, p.vectors,
+                         (int8_t *)(constants + 1) + 4 * narrow_slot_of_byte(byte));
+        }
     }
 }
 
@@ -61,7 +54,7 @@ int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *pac
     const int64_t limit = step->packed_bytes;
     if (!intonly_product_within(step->taps, step->tap_bytes, limit) || (step->tap_bytes & 3)) return 0;
     const int64_t k = step->taps * step->tap_bytes;
-    if (!intonly_product_within(k, step->oc, limit) || form_bytes(step->oc, k) != limit) return 0;
+    if (!intonly_product_within(k, step->oc, limit) || gemm_bytes(step->oc, k) != limit) return 0;
     if (!narrow_summary_holds((const narrow_summary *)(const void *)packed)) return 0;
     for (int64_t i = 0; i < gemm_panels(step->oc); ++i) {
         const gemm_panel p = gemm_panel_of(packed, i, step->oc, k);
@@ -71,13 +64,14 @@ int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *pac
     return 1;
 }
 
-static void gemm_finish_plain(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, int64_t rows,
-                              const int32_t *acc) {
+static void gemm_finish_plain(const gemm *g, int64_t first, int64_t rows, const int32_t *acc) {
+    const gemm_panel *p = &g->panel;
+    const gemm_rows *b = &g->rows;
     const intonly_gemm *s = g->step;
     const int64_t y_bytes = intonly_bytes_of(s->y_type);
     intonly_epilogue e = law_epilogue(&p->constants->law, g->residual);
     INTONLY_READ_LIMITS(s, &e);
-    for (int64_t row = first; row < first + rows && row < b->rows; ++row, acc += 16 * p->vectors) {
+    for (int64_t row = first; row < first + rows && row < b->count; ++row, acc += 16 * p->vectors) {
         int64_t values[64], residual[64];
         for (int64_t c = 0; c < p->channels; ++c) {
             const int32_t sum = acc[narrow_slot_of_byte(byte_of_channel(c, p->vectors))];
@@ -90,29 +84,26 @@ static void gemm_finish_plain(const gemm *g, const gemm_panel *p, const gemm_blo
     }
 }
 
-/* A place in a walk over the rows, the pixels of y: offsets of the pixel, of its line and of its image. */
+/* A place in a walk over the rows, the pixels of y: offsets of the line, and of its image. */
 typedef struct cursor {
     int64_t i, j;
-    int64_t x_image, x_line, x, y_image, y_line, y, r_image, r_line, r;
+    int64_t x_image, x_line, y_image, y_line, r_image, r_line;
 } cursor;
 
 static void go_to_line(const intonly_gemm *s, cursor *at, int64_t i) {
     at->i = i;
     at->j = 0;
-    at->x = at->x_line = at->x_image + i * s->x_h;
-    at->y = at->y_line = at->y_image + i * s->y_h;
-    at->r = at->r_line = at->r_image + i * s->r_h;
+    at->x_line = at->x_image + i * s->x_h;
+    at->y_line = at->y_image + i * s->y_h;
+    at->r_line = at->r_image + i * s->r_h;
 }
 
 static cursor go_to_row(const intonly_gemm *s, int64_t row) {
-    const int64_t line = (int64_t)intonly_quotient((uint64_t)row, (uint64_t)s->ow), j = row - line * s->ow;
+    const int64_t line = (int64_t)intonly_quotient((uint64_t)row, (uint64_t)s->ow);
     const int64_t n = (int64_t)intonly_quotient((uint64_t)line, (uint64_t)s->oh);
     cursor at = {.x_image = n * s->x_n, .y_image = n * s->y_n, .r_image = n * s->r_n};
     go_to_line(s, &at, line - n * s->oh);
-    at.j = j;
-    at.x += j * s->x_w;
-    at.y += j * s->y_w;
-    at.r += j * s->r_w;
+    at.j = row - line * s->ow;
     return at;
 }
 
@@ -127,23 +118,31 @@ static void go_to_next_line(const intonly_gemm *s, cursor *at) {
     }
 }
 
-/* Take the next `rows` rows. */
-static void take(const gemm *g, cursor *at, int64_t rows, gemm_block *b) {
+/* Write `count` pointers that are `stride` apart, and up to 7 more. */
+static void spread(const void *to, const uint8_t *start, __m512i eight, int64_t stride, int64_t count) {
+    __m512i p = _mm512_add_epi64(_mm512_set1_epi64((int64_t)(uintptr_t)start), eight);
+    const __m512i next = _mm512_set1_epi64(8 * stride);
+    for (int64_t i = 0; i < count; i += 8, p = _mm512_add_epi64(p, next)) _mm512_storeu_si512((uint8_t *)to + 8 * i, p);
+}
+
+/* Take the next `count` rows. */
+static void take(gemm *g, cursor *at, int64_t count) {
     const intonly_gemm *s = g->step;
-    b->rows = rows;
-    for (int64_t row = 0; row < rows; ++row) {
-        b->x[row] = g->x + at->x;
-        b->y[row] = g->y + at->y;
-        b->residual[row] = g->residual ? g->r + at->r : NULL;
-        at->x += s->x_w;
-        at->y += s->y_w;
-        at->r += s->r_w;
-        if (++at->j == s->ow) go_to_next_line(s, at);
+    gemm_rows *b = &g->rows;
+    b->count = count;
+    for (int64_t row = 0; row < count;) {
+        const int64_t left = count - row, run = left < s->ow - at->j ? left : s->ow - at->j;
+        spread(b->x + row, g->x + at->x_line + at->j * s->x_w, g->x_eight, s->x_w, run);
+        spread(b->y + row, g->y + at->y_line + at->j * s->y_w, g->y_eight, s->y_w, run);
+        if (g->residual) spread(b->residual + row, g->r + at->r_line + at->j * s->r_w, g->r_eight, s->r_w, run);
+        row += run;
+        at->j += run;
+        if (at->j == s->ow) go_to_next_line(s, at);
     }
-    for (int64_t row = rows; row & 3; ++row) {
-        b->x[row] = b->x[rows - 1];
-        b->y[row] = b->y[rows - 1];
-        b->residual[row] = b->residual[rows - 1];
+    for (int64_t row = count; row & 3; ++row) {
+        b->x[row] = b->x[count - 1];
+        b->y[row] = b->y[count - 1];
+        if (g->residual) b->residual[row] = b->residual[count - 1];
     }
 }
 
@@ -151,61 +150,75 @@ static void take(const gemm *g, cursor *at, int64_t rows, gemm_block *b) {
  * for its weights. */
 static int64_t block_rows(int64_t left) { return left > 36 ? GEMM_ROWS : left > 24 ? 12 : left; }
 
-/* Run a block of rows against a panel; the last two tiles are of about one size. */
-static void run_block(const gemm *g, const gemm_panel *p, const gemm_block *b) {
-    const int64_t log2 = p->vectors >> 1, per = 4 >> log2;
-    int64_t units = (b->rows + per - 1) >> (2 - log2);
+/* Run the rows against the panel; the last two tiles are of about one size. */
+static void run_block(const gemm *g) {
+    const int64_t log2 = g->panel.vectors >> 1, per = 4 >> log2, most = gemm_most_units[log2];
+    int64_t units = (g->rows.count + per - 1) >> (2 - log2);
     for (int64_t first = 0; units > 0;) {
-        const int64_t now = units >= 12 ? 6 : units > 6 ? (units + 1) >> 1 : units;
-        gemm_tiles[log2][now - 1](g, p, b, first);
+        const int64_t now = units >= 2 * most ? most : units > most ? (units + 1) >> 1 : units;
+        gemm_tiles[log2][now - 1](g, first);
         first += now * per;
         units -= now;
     }
 }
 
-static void run_part(const gemm *g, int64_t row, int64_t row_end, int64_t panel, int64_t panel_end) {
+static void run_part(gemm *g, int64_t row, int64_t row_end, int64_t panel, int64_t panel_end) {
     const intonly_gemm *s = g->step;
     const int64_t k = s->taps * s->tap_bytes;
     const cursor start = go_to_row(s, row);
-    gemm_block b;
     if (s->channels_first) {
         for (; panel < panel_end; ++panel) {
-            const gemm_panel p = gemm_panel_of(g->packed, panel, s->oc, k);
             cursor at = start;
-            for (int64_t left = row_end - row; left > 0; left -= b.rows) {
-                take(g, &at, block_rows(left), &b);
-                run_block(g, &p, &b);
+            g->panel = gemm_panel_of(g->packed, panel, s->oc, k);
+            for (int64_t left = row_end - row; left > 0; left -= g->rows.count) {
+                take(g, &at, block_rows(left));
+                run_block(g);
             }
         }
     } else {
         cursor at = start;
-        for (int64_t left = row_end - row; left > 0; left -= b.rows) {
-            take(g, &at, block_rows(left), &b);
+        for (int64_t left = row_end - row; left > 0; left -= g->rows.count) {
+            take(g, &at, block_rows(left));
             for (int64_t i = panel; i < panel_end; ++i) {
-                const gemm_panel p = gemm_panel_of(g->packed, i, s->oc, k);
-                run_block(g, &p, &b);
+                g->panel = gemm_panel_of(g->packed, i, s->oc, k);
+                run_block(g);
             }
         }
     }
+}
+
+/* Return the offsets of eight neighbours. */
+static __m512i eight(int64_t stride) {
+    return _mm512_setr_epi64(0, stride, 2 * stride, 3 * stride, 4 * stride, 5 * stride, 6 * stride, 7 * stride);
 }
 
 void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
     const intonly_gemm *s = step;
     const int64_t rows = s->n * s->oh * s->ow, panels = gemm_panels(s->oc);
     const int64_t residual_type = s->r_ref < 0 ? -1 : s->r_type;
-    gemm g = {.step = s,
-              .taps = (const int64_t *)(const void *)intonly_at(bases, s->tap_offsets),
-              .packed = intonly_at(bases, s->packed),
-              .x = intonly_at(bases, s->x_ref),
-              .y = intonly_at(bases, s->y_ref),
-              .r = intonly_at_or_null(bases, s->r_ref),
-              .residual = s->r_ref >= 0};
+    gemm g;
+    g.step = s;
+    g.taps = (const int64_t *)(const void *)intonly_at(bases, s->tap_offsets);
+    g.packed = intonly_at(bases, s->packed);
+    g.x = intonly_at(bases, s->x_ref);
+    g.y = intonly_at(bases, s->y_ref);
+    g.r = intonly_at_or_null(bases, s->r_ref);
+    g.x_eight = eight(s->x_w);
+    g.y_eight = eight(s->y_w);
+    g.r_eight = eight(s->r_w);
+    g.residual = s->r_ref >= 0;
+    g.tap_count = s->taps;
+    g.tap_bytes = s->tap_bytes;
     const narrow_summary *summary = (const narrow_summary *)(const void *)g.packed;
-    g.fast = s->form == INTONLY_FORM_NARROW &&
-             narrow_fits(summary, s->y_type, s->zero_point, s->fraction_bits, residual_type, s->residual_zero);
-    if (g.fast)
+    if (s->form == INTONLY_FORM_NARROW &&
+        narrow_fits(summary, s->y_type, s->zero_point, s->fraction_bits, residual_type, s->residual_zero)) {
         g.narrow = narrow_of(summary, s->y_type, s->zero_point, s->lo, s->hi, s->fraction_bits, residual_type,
                              s->residual_zero);
+        g.end = !narrow_is_most_common(&g.narrow) ? GEMM_ANY_CODES : g.residual ? GEMM_JOINED_CODES : GEMM_CODES;
+    } else {
+        memset(&g.narrow, 0, sizeof g.narrow);
+        g.end = GEMM_PLAIN;
+    }
     /* With few rows the weights outweigh the pixels: each core then keeps its panels in its own cache. */
     int64_t row = 0, row_end = rows, panel = 0, panel_end = panels;
     if (rows < 96 * (int64_t)parts && panels >= parts) {

@@ -3,7 +3,8 @@
  * The packed form of the AVX-512 VNNI gemm: a summary, then panels of output channels, each with all its constants
  * before its weights, so that a panel is one stream.
  *
- * Panels have 64 channels while there are as many; the rest makes one panel of 64, 32 or 16, padded with zero weights.
+ * Panels have 64 channels while more than 48 are left; the rest makes panels of 32 and 16. The last one is padded with
+ * zero weights.
  * Weights: int8 [K / 4][16 * vectors][4], K = taps * tap_bytes, in slot order (kernels/x86_avx512.h).
  */
 #ifndef INTONLY_GEMM_X86_AVX512VNNI_H
@@ -29,28 +30,39 @@ typedef struct gemm_panel {
     int64_t channels; /* without the padding */
 } gemm_panel;
 
+/* Return the vectors of the panel that begins `left` channels before the end. */
+static inline int64_t gemm_vectors(int64_t left) { return left > 48 ? 4 : left > 16 ? 2 : 1; }
+
 /* Return the number of panels. */
-static inline int64_t gemm_panels(int64_t channels) { return (channels + 63) >> 6; }
+static inline int64_t gemm_panels(int64_t channels) {
+    const int64_t wide = (channels + 15) >> 6, rest = channels - 64 * wide;
+    return wide + (rest > 0) + (rest > 32);
+}
 
-/* Return the vectors of the panel that begins `channels` channels before the end. */
-static inline int64_t gemm_vectors(int64_t channels) { return channels > 32 ? 4 : channels > 16 ? 2 : 1; }
-
-/* Return the bytes before panel `index` of a form with this K. */
-static inline int64_t gemm_panel_at(int64_t index, int64_t k) {
-    return (int64_t)sizeof(narrow_summary) + index * ((int64_t)sizeof(gemm_constants) + k * 64);
+/* Return the first channel of panel `index`: only the very last can follow one that is narrower than 64. */
+static inline int64_t gemm_channel(int64_t index, int64_t channels) {
+    const int64_t wide = (channels + 15) >> 6;
+    return index > wide ? 64 * wide + 32 : 64 * index;
 }
 
 /* Return panel `index`. */
 static inline gemm_panel gemm_panel_of(const uint8_t *packed, int64_t index, int64_t channels, int64_t k) {
-    const uint8_t *constants = packed + gemm_panel_at(index, k);
-    const int64_t channel = index * 64, left = channels - channel;
+    const int64_t channel = gemm_channel(index, channels), left = channels - channel;
+    const int64_t at = (int64_t)sizeof(narrow_summary) + index * (int64_t)sizeof(gemm_constants) + channel * k;
     gemm_panel p;
-    p.constants = (const gemm_constants *)(const void *)constants;
+    p.constants = (const gemm_constants *)(const void *)(packed + at);
     p.weights = (const int8_t *)(p.constants + 1);
     p.vectors = gemm_vectors(left);
     p.channel = channel;
-    p.channels = left < 64 ? left : 64;
+    p.channels = left < 16 * p.vectors ? left : 16 * p.vectors;
     return p;
+}
+
+/* Return the bytes of a packed form. */
+static inline int64_t gemm_bytes(int64_t channels, int64_t k) {
+    const int64_t panels = gemm_panels(channels), last = gemm_channel(panels - 1, channels);
+    const int64_t width = last + 16 * gemm_vectors(channels - last);
+    return (int64_t)sizeof(narrow_summary) + panels * (int64_t)sizeof(gemm_constants) + width * k;
 }
 
 size_t intonly_gemm_size_avx512vnni(const intonly_weights *weights);

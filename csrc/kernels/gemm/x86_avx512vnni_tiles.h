@@ -15,106 +15,104 @@
 
 #include "kernels/gemm/x86_avx512vnni.h"
 
-#define GEMM_ROWS 24 /* most rows of a tile */
-
-/* Consecutive rows; the pointers are those of the first channel. Repeats of the last row fill up to a multiple of 4. */
-typedef struct gemm_block {
-    const uint8_t *x[GEMM_ROWS];
-    uint8_t *y[GEMM_ROWS];
-    const uint8_t *residual[GEMM_ROWS];
-    int64_t rows;
-} gemm_block;
-
 #ifdef __AVX512VNNI__
 
-/* A step on its way. */
+/* Most rows of a tile. */
+#define GEMM_ROWS 24
+
+/* Consecutive rows: where each begins. Behind the last, at least 3 repeat it, and 8 more may be written. */
+typedef struct gemm_rows {
+    const uint8_t *x[GEMM_ROWS + 8];
+    uint8_t *y[GEMM_ROWS + 8];
+    const uint8_t *residual[GEMM_ROWS + 8];
+    int64_t count;
+} gemm_rows;
+
+/* How a tile ends: on registers, in the most common ways or in any; or by the plain law, on a copy. */
+enum { GEMM_CODES, GEMM_JOINED_CODES, GEMM_ANY_CODES, GEMM_PLAIN };
+
+/* A step on its way: what is the same for all tiles, the present panel, and the present rows. */
 typedef struct gemm {
     const intonly_gemm *step;
     const int64_t *taps;
     const uint8_t *packed, *x, *r;
     uint8_t *y;
-    narrow narrow;
-    int fast;     /* the epilogue runs on registers; else on a copy of the accumulators, by the plain law */
+    __m512i x_eight, y_eight, r_eight; /* offsets of eight neighbours in a line */
+    int64_t tap_bytes, tap_count;
+    int end;      /* how a tile ends */
     int residual; /* whether there is one */
+    narrow narrow;
+    gemm_panel panel;
+    gemm_rows rows;
 } gemm;
 
-typedef void (*gemm_tile)(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first);
+typedef void (*gemm_tile)(const gemm *g, int64_t first);
 
 /* Finish `rows` rows of accumulators [rows][16 * vectors], in slot order, by the plain law. */
-static void gemm_finish_plain(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, int64_t rows,
-                              const int32_t *acc);
+static void gemm_finish_plain(const gemm *g, int64_t first, int64_t rows, const int32_t *acc);
 
 /* acc[i] += the sum over four bytes of codes (unsigned) times weights (signed), for 16 groups of four. */
 #define DOT(acc, codes, weights) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights))
 /* codes = the four bytes at p, 16 times. */
 #define SPREAD(codes, p) __asm__ volatile("vpbroadcastd %1, %0" : "=v"(codes) : "m"(*(const uint8_t(*)[4])(p)))
 
-ALWAYS_INLINE __mmask64 gemm_mask(int64_t channels) { return ~UINT64_C(0) >> (64 - channels); }
+/* The present panel, as the epilogue needs it for each row: a local copy, which the stores to y cannot change. */
+typedef struct gemm_columns {
+    const narrow_constants *constants;
+    int64_t first;
+    __mmask64 mask; /* of the channels that exist */
+    int joins;      /* whether a residual does */
+} gemm_columns;
+
+ALWAYS_INLINE gemm_columns gemm_columns_of(const gemm *g) {
+    const gemm_panel *p = &g->panel;
+    return (gemm_columns){&p->constants->narrow, p->channel, ~UINT64_C(0) >> (64 - p->channels), g->residual};
+}
 
 /* Finish and store one row of 64 channels. */
-ALWAYS_INLINE void gemm_finish1(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t row, __m512i c0,
-                                __m512i c1, __m512i c2, __m512i c3) {
-    const narrow_constants *k = &p->constants->narrow;
-    uint8_t *y = b->y[row] + p->channel;
-    narrow_pair u = narrow_scale(&g->narrow, k, c0, c1, c2, c3);
-    if (p->channels == 64) {
-        if (g->residual) u = narrow_join(&g->narrow, k, u, load64(b->residual[row] + p->channel));
-        _mm512_storeu_si512(y, narrow_codes(&g->narrow, u));
-    } else {
-        const __mmask64 mask = gemm_mask(p->channels);
-        if (g->residual)
-            u = narrow_join(&g->narrow, k, u, _mm512_maskz_loadu_epi8(mask, b->residual[row] + p->channel));
-        _mm512_mask_storeu_epi8(y, mask, narrow_codes(&g->narrow, u));
-    }
+ALWAYS_INLINE void gemm_finish1(const gemm_rows *rows, const gemm_columns *p, const narrow *n, int64_t row,
+                                __m512i c0, __m512i c1, __m512i c2, __m512i c3) {
+    narrow_pair u = narrow_scale(n, p->constants, c0, c1, c2, c3);
+    if (p->joins) u = narrow_join(n, p->constants, u, _mm512_maskz_loadu_epi8(p->mask, rows->residual[row] + p->first));
+    _mm512_mask_storeu_epi8(rows->y[row] + p->first, p->mask, narrow_codes(n, u));
 }
 
 /* Finish and store two rows of 32 channels: each lane of the codes holds 8 channels of one row, then of the other. */
-ALWAYS_INLINE void gemm_finish2(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t row, __m512i c00,
-                                __m512i c01, __m512i c10, __m512i c11) {
-    const narrow_constants *k = &p->constants->narrow;
-    const __mmask32 mask = (__mmask32)gemm_mask(p->channels);
-    narrow_pair u = narrow_scale(&g->narrow, k, c00, c01, c10, c11);
-    if (g->residual) {
-        const __m256i r0 = _mm256_maskz_loadu_epi8(mask, b->residual[row] + p->channel);
-        const __m256i r1 = _mm256_maskz_loadu_epi8(mask, b->residual[row + 1] + p->channel);
+ALWAYS_INLINE void gemm_finish2(const gemm_rows *rows, const gemm_columns *p, const narrow *n, int64_t row,
+                                __m512i c00, __m512i c01, __m512i c10, __m512i c11) {
+    const __mmask32 mask = (__mmask32)p->mask;
+    narrow_pair u = narrow_scale(n, p->constants, c00, c01, c10, c11);
+    if (p->joins) {
+        const __m256i r0 = _mm256_maskz_loadu_epi8(mask, rows->residual[row] + p->first);
+        const __m256i r1 = _mm256_maskz_loadu_epi8(mask, rows->residual[row + 1] + p->first);
         const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(r0), r1, 1);
-        u = narrow_join(&g->narrow, k, u, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), both));
+        u = narrow_join(n, p->constants, u, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), both));
     }
-    const __m512i codes =
-        _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), narrow_codes(&g->narrow, u));
-    const __m256i y0 = _mm512_castsi512_si256(codes), y1 = _mm512_extracti64x4_epi64(codes, 1);
-    if (p->channels == 32) {
-        _mm256_storeu_si256((__m256i *)(void *)(b->y[row] + p->channel), y0);
-        _mm256_storeu_si256((__m256i *)(void *)(b->y[row + 1] + p->channel), y1);
-    } else {
-        _mm256_mask_storeu_epi8(b->y[row] + p->channel, mask, y0);
-        _mm256_mask_storeu_epi8(b->y[row + 1] + p->channel, mask, y1);
-    }
+    const __m512i codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), narrow_codes(n, u));
+    _mm256_mask_storeu_epi8(rows->y[row] + p->first, mask, _mm512_castsi512_si256(codes));
+    _mm256_mask_storeu_epi8(rows->y[row + 1] + p->first, mask, _mm512_extracti64x4_epi64(codes, 1));
 }
 
 /* Finish and store four rows of 16 channels: each lane of the codes holds 4 channels of each row. */
-ALWAYS_INLINE void gemm_finish4(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t row, __m512i c0,
-                                __m512i c1, __m512i c2, __m512i c3) {
-    const narrow_constants *k = &p->constants->narrow;
+ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, const narrow *n, int64_t row,
+                                __m512i c0, __m512i c1, __m512i c2, __m512i c3) {
     const __m512i transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __mmask16 mask = (__mmask16)gemm_mask(p->channels);
-    narrow_pair u = narrow_scale(&g->narrow, k, c0, c1, c2, c3);
-    if (g->residual) {
-        __m512i r = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(mask, b->residual[row] + p->channel));
-        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, b->residual[row + 1] + p->channel), 1);
-        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, b->residual[row + 2] + p->channel), 2);
-        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, b->residual[row + 3] + p->channel), 3);
-        u = narrow_join(&g->narrow, k, u, _mm512_permutexvar_epi32(transpose, r));
+    const __mmask16 mask = (__mmask16)p->mask;
+    uint8_t *const *y = rows->y + row;
+    narrow_pair u = narrow_scale(n, p->constants, c0, c1, c2, c3);
+    if (p->joins) {
+        const uint8_t *const *residual = rows->residual + row;
+        __m512i r = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(mask, residual[0] + p->first));
+        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[1] + p->first), 1);
+        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[2] + p->first), 2);
+        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[3] + p->first), 3);
+        u = narrow_join(n, p->constants, u, _mm512_permutexvar_epi32(transpose, r));
     }
-    const __m512i codes = _mm512_permutexvar_epi32(transpose, narrow_codes(&g->narrow, u));
-    const __m128i y[4] = {_mm512_castsi512_si128(codes), _mm512_extracti32x4_epi32(codes, 1),
-                          _mm512_extracti32x4_epi32(codes, 2), _mm512_extracti32x4_epi32(codes, 3)};
-    for (int i = 0; i < 4; ++i) {
-        if (p->channels == 16)
-            _mm_storeu_si128((__m128i *)(void *)(b->y[row + i] + p->channel), y[i]);
-        else
-            _mm_mask_storeu_epi8(b->y[row + i] + p->channel, mask, y[i]);
-    }
+    const __m512i codes = _mm512_permutexvar_epi32(transpose, narrow_codes(n, u));
+    _mm_mask_storeu_epi8(y[0] + p->first, mask, _mm512_castsi512_si128(codes));
+    _mm_mask_storeu_epi8(y[1] + p->first, mask, _mm512_extracti32x4_epi32(codes, 1));
+    _mm_mask_storeu_epi8(y[2] + p->first, mask, _mm512_extracti32x4_epi32(codes, 2));
+    _mm_mask_storeu_epi8(y[3] + p->first, mask, _mm512_extracti32x4_epi32(codes, 3));
 }
 
 /* M(i, j, k, l) with the accumulators of each of n units. */
@@ -129,8 +127,9 @@ ALWAYS_INLINE void gemm_finish4(const gemm *g, const gemm_panel *p, const gemm_b
 #define ROW(i, vectors) (first + (i - 8) / vectors)
 
 #define BEGIN_ACC(i, bias) register __m512i c##i __asm__("zmm" #i) = bias;
-#define BEGIN_ROW(i, vectors) const uint8_t *const x##i = b->x[ROW(i, vectors)];
-#define BEGIN_4(i, j, k, l) BEGIN_ROW(i, 4) BEGIN_ACC(i, bias0) BEGIN_ACC(j, bias1) BEGIN_ACC(k, bias2) BEGIN_ACC(l, bias3)
+#define BEGIN_ROW(i, vectors) const uint8_t *const x##i = g->rows.x[ROW(i, vectors)];
+#define BEGIN_4(i, j, k, l)                                                                                            \
+    BEGIN_ROW(i, 4) BEGIN_ACC(i, bias0) BEGIN_ACC(j, bias1) BEGIN_ACC(k, bias2) BEGIN_ACC(l, bias3)
 #define BEGIN_2(i, j, k, l)                                                                                            \
     BEGIN_ROW(i, 2) BEGIN_ACC(i, bias0) BEGIN_ACC(j, bias1) BEGIN_ROW(k, 2) BEGIN_ACC(k, bias0) BEGIN_ACC(l, bias1)
 #define BEGIN_1(i, j, k, l)                                                                                            \
@@ -146,9 +145,9 @@ ALWAYS_INLINE void gemm_finish4(const gemm *g, const gemm_panel *p, const gemm_b
     SPREAD(codes, x##i + at); DOT(c##i, codes, w0); SPREAD(codes, x##j + at); DOT(c##j, codes, w0);                    \
     SPREAD(codes, x##k + at); DOT(c##k, codes, w0); SPREAD(codes, x##l + at); DOT(c##l, codes, w0);
 
-#define FINISH_4(i, j, k, l) gemm_finish1(g, p, b, ROW(i, 4), c##i, c##j, c##k, c##l);
-#define FINISH_2(i, j, k, l) gemm_finish2(g, p, b, ROW(i, 2), c##i, c##j, c##k, c##l);
-#define FINISH_1(i, j, k, l) gemm_finish4(g, p, b, ROW(i, 1), c##i, c##j, c##k, c##l);
+#define FINISH_4(i, j, k, l) gemm_finish1(&g->rows, &p, &n, ROW(i, 4), c##i, c##j, c##k, c##l);
+#define FINISH_2(i, j, k, l) gemm_finish2(&g->rows, &p, &n, ROW(i, 2), c##i, c##j, c##k, c##l);
+#define FINISH_1(i, j, k, l) gemm_finish4(&g->rows, &p, &n, ROW(i, 1), c##i, c##j, c##k, c##l);
 #define KEEP(i) _mm512_storeu_si512(kept + 16 * (i - 8), c##i);
 #define KEEP_UNIT(i, j, k, l) KEEP(i) KEEP(j) KEEP(k) KEEP(l)
 
@@ -156,11 +155,16 @@ ALWAYS_INLINE void gemm_finish4(const gemm *g, const gemm_panel *p, const gemm_b
 #define LOAD_2(name, p) LOAD_1(name, p) const __m512i name##1 = load64((p) + 64);
 #define LOAD_4(name, p) LOAD_2(name, p) const __m512i name##2 = load64((p) + 128), name##3 = load64((p) + 192);
 
+/* The tile. What is not needed while the loops run is kept in memory by force: gcc would park it in vector registers,
+ * from which the way back is so long that the epilogue starts late. */
 #define GEMM_TILE(units, vectors)                                                                                      \
-    static void gemm_tile_##vectors##_##units(const gemm *g, const gemm_panel *p, const gemm_block *b,                 \
-                                              int64_t first) {                                                         \
-        const int8_t *bias = (const int8_t *)p->constants->narrow.bias, *w = p->weights;                               \
-        const int64_t *tap = g->taps, *const last = tap + g->step->taps, tap_bytes = g->step->tap_bytes;               \
+    static void gemm_tile_##vectors##_##units(const gemm *step, int64_t row) {                                         \
+        const gemm *volatile step_kept = step;                                                                         \
+        volatile int64_t row_kept = row;                                                                               \
+        const gemm *g = step;                                                                                          \
+        int64_t first = row;                                                                                           \
+        const int8_t *bias = (const int8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;                   \
+        const int64_t *tap = g->taps, *const last = tap + g->tap_count, tap_bytes = g->tap_bytes;                      \
         LOAD_##vectors(bias, bias)                                                                                     \
         UNITS_##units(BEGIN_##vectors)                                                                                 \
         do {                                                                                                           \
@@ -174,29 +178,47 @@ ALWAYS_INLINE void gemm_finish4(const gemm *g, const gemm_panel *p, const gemm_b
                 at += 4;                                                                                               \
             } while (at < end);                                                                                        \
         } while (++tap < last);                                                                                        \
-        if (g->fast) {                                                                                                 \
+        g = step_kept;                                                                                                 \
+        first = row_kept;                                                                                              \
+        narrow n = g->narrow;                                                                                          \
+        gemm_columns p = gemm_columns_of(g);                                                                           \
+        if (g->end == GEMM_CODES) {                                                                                    \
+            narrow_most_common(&n);                                                                                    \
+            p.joins = 0;                                                                                               \
+            UNITS_##units(FINISH_##vectors)                                                                            \
+        } else if (g->end == GEMM_JOINED_CODES) {                                                                      \
+            narrow_most_common(&n);                                                                                    \
+            p.joins = 1;                                                                                               \
+            UNITS_##units(FINISH_##vectors)                                                                            \
+        } else if (g->end == GEMM_ANY_CODES) {                                                                         \
             UNITS_##units(FINISH_##vectors)                                                                            \
         } else {                                                                                                       \
             int32_t kept[64 * units];                                                                                  \
             UNITS_##units(KEEP_UNIT)                                                                                   \
-            gemm_finish_plain(g, p, b, first, units * 4 / vectors, kept);                                              \
+            gemm_finish_plain(g, first, units * 4 / vectors, kept);                                                    \
         }                                                                                                              \
     }
-#define GEMM_TILES(vectors)                                                                                            \
-    GEMM_TILE(1, vectors)                                                                                              \
-    GEMM_TILE(2, vectors)                                                                                              \
-    GEMM_TILE(3, vectors)                                                                                              \
-    GEMM_TILE(4, vectors)                                                                                              \
-    GEMM_TILE(5, vectors)                                                                                              \
-    GEMM_TILE(6, vectors)
-GEMM_TILES(4)
-GEMM_TILES(2)
-GEMM_TILES(1)
+GEMM_TILE(1, 4)
+GEMM_TILE(2, 4)
+GEMM_TILE(3, 4)
+GEMM_TILE(4, 4)
+GEMM_TILE(5, 4)
+GEMM_TILE(6, 4)
+GEMM_TILE(1, 2)
+GEMM_TILE(2, 2)
+GEMM_TILE(3, 2)
+GEMM_TILE(1, 1)
+GEMM_TILE(2, 1)
+GEMM_TILE(3, 1)
 
-/* By log2 of the vectors, and units - 1. */
-#define GEMM_UNITS(v)                                                                                                  \
-    {gemm_tile_##v##_1, gemm_tile_##v##_2, gemm_tile_##v##_3, gemm_tile_##v##_4, gemm_tile_##v##_5, gemm_tile_##v##_6}
-static const gemm_tile gemm_tiles[3][6] = {GEMM_UNITS(1), GEMM_UNITS(2), GEMM_UNITS(4)};
+/* By log2 of the vectors: the most units of a tile, and the tiles of 1, 2, ... units. Wide panels are read from the
+ * second-level cache, as rarely as registers allow; narrow ones do better with tiles whose epilogue is short. */
+static const int64_t gemm_most_units[3] = {3, 3, 6};
+static const gemm_tile gemm_tiles[3][6] = {
+    {gemm_tile_1_1, gemm_tile_1_2, gemm_tile_1_3, NULL, NULL, NULL},
+    {gemm_tile_2_1, gemm_tile_2_2, gemm_tile_2_3, NULL, NULL, NULL},
+    {gemm_tile_4_1, gemm_tile_4_2, gemm_tile_4_3, gemm_tile_4_4, gemm_tile_4_5, gemm_tile_4_6},
+};
 
 #endif
 #endif
