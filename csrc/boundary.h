@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Where real numbers become integers: at the input of a network that takes floats, and nowhere else. This is the only
- * floating-point arithmetic of the C code; no network contains it.
+ * Where real numbers become codes, before the integer program starts. This header, its source and its binding are the
+ * only C files of the project that know a float.
  */
 #ifndef INTONLY_BOUNDARY_H
 #define INTONLY_BOUNDARY_H
@@ -9,11 +9,28 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* y[i] = clamp(floor((double)x[i] / scale + 1/2) + zero_point, lo, hi), exactly; y holds the low byte of the code.
+#include "intonly.h"
+
+/* code = clamp(floor((x - mean) / std / scale + 1/2) + zero_point, lo, hi), each operation in double precision, rounded
+ * to nearest.
  *
- * Limits: scale > 0; lo, hi and zero_point in -128..255. Return 1, or 0 when an x is not a number (y is then
- * unspecified). */
-int intonly_codes_of_reals(const float *x, size_t count, double scale, int32_t zero_point, int32_t lo, int32_t hi,
-                           uint8_t *y);
+ * x is an array [outer][channels][inner]; mean and std have one entry for each channel. */
+typedef struct intonly_boundary {
+    double scale;       /* positive, finite */
+    const double *mean; /* [channels], finite */
+    const double *std;  /* [channels], positive, finite */
+    size_t channels;    /* at least 1 */
+    size_t inner;       /* at least 1 */
+    int32_t zero_point;
+    int64_t lo; /* lo <= hi, both within the type of the codes */
+    int64_t hi;
+} intonly_boundary;
+
+/* Write the codes of `count` reals. Return 1, or 0 when one of them is NaN: the codes are then unspecified.
+ *
+ * x: float, or double where x_is_double; it may stand at any byte address. count: a multiple of channels * inner. type:
+ * any but INTONLY_S64. Infinities saturate. Exactness: bit-exact. */
+int intonly_codes_of_reals(const intonly_boundary *boundary, const void *x, int x_is_double, size_t count, void *codes,
+                           intonly_type type);
 
 #endif

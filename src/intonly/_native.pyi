@@ -67,10 +67,26 @@ def isas() -> list[str]:
 def best_isa() -> str:
     """Return the last of `isas()`."""
 
-def codes_of_reals(x: npt.NDArray[np.float32], scale: float, zero_point: int, out: npt.NDArray[Any]) -> bool:
-    """Write clamp(floor(double(x) / scale + 1/2) + zero_point) to `out`, int8 or uint8; return False when `x` holds NaN.
+def codes_of_reals(
+    x: npt.NDArray[Any],
+    scale: float,
+    zero_point: int,
+    lo: int,
+    hi: int,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    axis: int = 1,
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any] | None:
+    """Return clamp(floor((x - mean) / std / scale + 1/2) + zero_point, lo, hi) in double precision; None when `x` holds NaN.
 
-    Both are C-contiguous and have as many elements. Exactness: bit-exact.
+    In the smallest type that holds lo..hi (unsigned when lo >= 0). Infinities saturate. Exactness: bit-exact.
+
+    Args:
+        x: float32 or float64, any shape.
+        scale, std: positive and finite. lo, hi, zero_point: of 32 bits.
+        mean, std: one entry, or one for each entry of `axis`.
+        out: where the codes go; None = a new array.
     """
 
 def peak_macs(isa: str, iterations: int) -> int:

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -233,34 +234,39 @@ def integer_input(x: Array, spec: InputSpec, shape: Sequence[Any], dtype: np.dty
     Raises:
         DataError: on another shape or type than declared, or NaN.
     """
-    check_input(x, spec, shape)
+    _check_form(x, spec, shape)
     if spec.dtype != "float32":
         return np.ascontiguousarray(x, dtype=dtype)
     if spec.scale is None or spec.zero_point is None:
         raise DataError(f"input {spec.name!r}: the spec has no scale")
+    axis, entries = (spec.layout or "NC").find("C"), max(len(spec.mean), len(spec.std))
+    if entries > 1 and (not 0 <= axis < x.ndim or x.shape[axis] != entries):
+        raise DataError(f"input {spec.name!r}: mean and std have {entries} entries, which no axis of channels of {x.shape} has")
+    reals = x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
+    codes = _native.codes_of_reals(reals, spec.scale, spec.zero_point, *_limits(dtype), spec.mean, spec.std, axis)
+    if codes is None:
+        raise DataError(f"input {spec.name!r}: holds NaN")
+    return codes
+
+
+@cache
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
     info = np.iinfo(dtype)
-    is_plain = spec.mean == (0.0,) and spec.std == (1.0,)
-    if is_plain and x.dtype == np.float32 and dtype.itemsize == 1 and info.min <= spec.zero_point <= info.max:
-        made = np.empty(x.shape, dtype)
-        _native.codes_of_reals(np.ascontiguousarray(x), spec.scale, spec.zero_point, made)
-        return made
-    real = x.astype(np.float64)
-    if not is_plain:
-        axis = (spec.layout or "NC").index("C")
-        along = [-1 if i == axis else 1 for i in range(x.ndim)]
-        mean, std = (np.asarray(v, np.float64).reshape(along if len(v) > 1 else ()) for v in (spec.mean, spec.std))
-        real = (real - mean) / std
-    codes = np.floor(real / spec.scale + 0.5) + spec.zero_point
-    return np.asarray(np.clip(codes, info.min, info.max).astype(dtype))
+    return int(info.min), int(info.max)
 
 
 def check_input(x: Array, spec: InputSpec, shape: Sequence[Any]) -> None:
     """Raise DataError unless `x` has the declared type and shape (handed-in axis order) and no NaN."""
+    _check_form(x, spec, shape)
+    if x.dtype.kind == "f" and np.isnan(x).any():
+        raise DataError(f"input {spec.name!r}: holds NaN")
+
+
+def _check_form(x: Array, spec: InputSpec, shape: Sequence[Any]) -> None:
+    """Raise DataError unless `x` has the declared type and shape."""
     if spec.dtype == "float32":
         if x.dtype.kind not in "fiu":
             raise DataError(f"input {spec.name!r}: expected real numbers, got {x.dtype}")
-        if x.dtype.kind == "f" and np.isnan(x).any():
-            raise DataError(f"input {spec.name!r}: holds NaN")
     elif str(x.dtype) != spec.dtype:
         raise DataError(f"input {spec.name!r}: expected {spec.dtype} numbers, got {x.dtype}; this artifact takes raw {spec.dtype} data")
     fits = x.ndim == len(shape) and all(not isinstance(want, int) or want == got for want, got in zip(shape, x.shape, strict=True))
