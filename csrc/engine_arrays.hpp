@@ -62,6 +62,15 @@ struct Wanted {
         return result;
     }
 
+    // The same with `pieces` times as many entries on the first axis.
+    Wanted times(size_t pieces) const {
+        Wanted several = *this;
+        if (pieces == 1) return several;
+        if (shape.empty()) fail(what + " has no axis that could hold several pieces");
+        several.shape[0] *= pieces;
+        return several;
+    }
+
     template <typename A> void check(const A &array) const {
         if (array.dtype() != type) fail(what + " must be " + text(type) + ", got " + text(array.dtype()));
         if (shape_of(array) != shape) fail(what + " must have shape " + text(shape) + ", got " + text(shape_of(array)));

@@ -213,8 +213,8 @@ void create(Program *self, const nb::ndarray<nb::ro, nb::c_contig, nb::device::c
                        wanted("input", inputs), wanted("output", outputs), kernels_of(isa));
 }
 
-nb::list run(Program &program, nb::sequence inputs, std::optional<nb::sequence> outputs, unsigned threads) {
-    Program::Run prepared = program.prepare(std::move(inputs), std::move(outputs), threads);
+nb::list run(Program &program, nb::sequence inputs, std::optional<nb::sequence> outputs, unsigned threads, size_t pieces) {
+    Program::Run prepared = program.prepare(std::move(inputs), std::move(outputs), threads, pieces);
     {
         nb::gil_scoped_release release;
         program.execute(prepared);
@@ -223,9 +223,9 @@ nb::list run(Program &program, nb::sequence inputs, std::optional<nb::sequence> 
     return prepared.results;
 }
 
-BoundRun *bind(nb::object self, nb::sequence inputs, std::optional<nb::sequence> outputs, unsigned threads) {
+BoundRun *bind(nb::object self, nb::sequence inputs, std::optional<nb::sequence> outputs, unsigned threads, size_t pieces) {
     auto &program = nb::cast<Program &>(self);
-    return new BoundRun(self, program, program.prepare(std::move(inputs), std::move(outputs), threads), threads);
+    return new BoundRun(self, program, program.prepare(std::move(inputs), std::move(outputs), threads, pieces), threads);
 }
 
 nb::object profile(Program &program, nb::sequence inputs, size_t repeats, unsigned threads) {
@@ -268,8 +268,9 @@ void intonly_bind_engine(nb::module_ &module) {
                "acc_limit"_a, "x_signed"_a);
     nb::class_<Program>(module, "Program")
         .def("__init__", &create, "words"_a, "constants"_a, "arena_bytes"_a, "inputs"_a, "outputs"_a, "isa"_a)
-        .def("run", &run, "inputs"_a, "outputs"_a = nb::none(), "threads"_a = 1)
-        .def("bind", &bind, nb::rv_policy::take_ownership, "inputs"_a, "outputs"_a = nb::none(), "threads"_a = 1)
+        .def("run", &run, "inputs"_a, "outputs"_a = nb::none(), "threads"_a = 1, "pieces"_a = 1)
+        .def("bind", &bind, nb::rv_policy::take_ownership, "inputs"_a, "outputs"_a = nb::none(), "threads"_a = 1,
+             "pieces"_a = 1)
         .def("reserve", &Program::reserve, "contexts"_a = 1, "threads"_a = 1)
         .def("profile", &profile, "inputs"_a, "repeats"_a = 10, "threads"_a = 1)
         .def_prop_ro("arena_bytes", &Program::arena_bytes)

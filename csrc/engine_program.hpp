@@ -69,8 +69,10 @@ public:
         check();
     }
 
-    // Hold what a run reads and writes, and the context it has for itself until it ends.
+    // Hold what a run reads and writes, and the context it has for itself until it ends. The arrays hold `pieces` times
+    // what the program takes; it runs on one piece after another.
     struct Run {
+        size_t pieces = 1;
         std::vector<Readable> inputs;
         std::vector<Array> outputs;
         nb::list results;
@@ -78,16 +80,19 @@ public:
         std::unique_ptr<Context> context;
     };
 
-    Run prepare(nb::sequence given, std::optional<nb::sequence> targets, unsigned threads) {
+    Run prepare(nb::sequence given, std::optional<nb::sequence> targets, unsigned threads, size_t pieces = 1) {
+        if (pieces < 1 || pieces > INT32_MAX) fail("pieces must be 1 or more, got " + std::to_string(pieces));
         if (intonly_pool_bytes(threads) == 0)
             fail("threads must be 1 to " + std::to_string(+INTONLY_MOST_THREADS) + ", got " + std::to_string(threads));
         Run run;
+        run.pieces = pieces;
         expect_count("inputs", nb::len(given), inputs.size());
-        for (size_t i = 0; i < inputs.size(); ++i) run.inputs.push_back(inputs[i].readable(given[i]));
+        for (size_t i = 0; i < inputs.size(); ++i) run.inputs.push_back(inputs[i].times(pieces).readable(given[i]));
         if (targets) expect_count("outputs", nb::len(*targets), outputs.size());
         for (size_t i = 0; i < outputs.size(); ++i) {
-            nb::object array = targets ? nb::object((*targets)[i]) : outputs[i].make();
-            run.outputs.push_back(outputs[i].writable(array));
+            const Wanted wanted = outputs[i].times(pieces);
+            nb::object array = targets ? nb::object((*targets)[i]) : wanted.make();
+            run.outputs.push_back(wanted.writable(array));
             run.results.append(array);
         }
         expect_apart(run);
@@ -105,8 +110,12 @@ public:
     }
 
     // Called without the interpreter lock.
-    void execute(const Run &run, int64_t *nanoseconds = nullptr) const {
-        intonly_program_run(words.data(), words.size(), kernels, run.bases.data(), run.context->pool, nanoseconds);
+    void execute(Run &run, int64_t *nanoseconds = nullptr) const {
+        for (size_t piece = 0; piece < run.pieces; ++piece) {
+            intonly_program_run(words.data(), words.size(), kernels, run.bases.data(), run.context->pool, nanoseconds);
+            if (run.pieces > 1) advance(run, 1);
+        }
+        if (run.pieces > 1) advance(run, -static_cast<std::ptrdiff_t>(run.pieces));
     }
 
     std::unique_ptr<Context> take(unsigned threads) {
@@ -138,6 +147,14 @@ public:
     const char *isa() const { return kernels->isa; }
 
 private:
+    // Move the caller's spaces by so many pieces.
+    void advance(Run &run, std::ptrdiff_t pieces) const {
+        for (size_t i = 0; i < inputs.size(); ++i)
+            run.bases[INTONLY_CALLER + i] += pieces * static_cast<std::ptrdiff_t>(inputs[i].bytes());
+        for (size_t i = 0; i < outputs.size(); ++i)
+            run.bases[INTONLY_CALLER + inputs.size() + i] += pieces * static_cast<std::ptrdiff_t>(outputs[i].bytes());
+    }
+
     static void expect_count(const char *what, size_t got, size_t wanted) {
         if (got != wanted)
             fail(std::string("program: ") + what + " must be " + std::to_string(wanted) + " arrays, got " +
@@ -153,10 +170,10 @@ private:
         for (size_t i = 0; i < outputs.size(); ++i) {
             const void *target = run.outputs[i].data();
             for (size_t k = 0; k < inputs.size(); ++k)
-                if (overlap(target, outputs[i].bytes(), run.inputs[k].data(), inputs[k].bytes()))
+                if (overlap(target, run.pieces * outputs[i].bytes(), run.inputs[k].data(), run.pieces * inputs[k].bytes()))
                     fail(outputs[i].what + " shares memory with " + inputs[k].what);
             for (size_t k = 0; k < i; ++k)
-                if (overlap(target, outputs[i].bytes(), run.outputs[k].data(), outputs[k].bytes()))
+                if (overlap(target, run.pieces * outputs[i].bytes(), run.outputs[k].data(), run.pieces * outputs[k].bytes()))
                     fail(outputs[i].what + " shares memory with " + outputs[k].what);
         }
     }

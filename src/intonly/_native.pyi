@@ -180,9 +180,12 @@ class Program:
         isa: str,
     ) -> None: ...
     def run(
-        self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]] | None = None, threads: int = 1
+        self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]] | None = None, threads: int = 1, pieces: int = 1
     ) -> list[npt.NDArray[Any]]:
         """Return the outputs, which are `outputs` where given. The bytes do not depend on `threads` (1..64).
+
+        With `pieces` above 1 the first axis of every array is so many times as long, and the program runs on one piece
+        after another, in one call.
 
         The first runs of a thread count make what they need, or `reserve` does; after that only outputs are allocated.
 
@@ -191,7 +194,9 @@ class Program:
                 or shares memory with an output.
         """
 
-    def bind(self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]] | None = None, threads: int = 1) -> BoundRun:
+    def bind(
+        self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]] | None = None, threads: int = 1, pieces: int = 1
+    ) -> BoundRun:
         """Return a call without arguments that runs on these arrays; checked once, so it costs a fraction of a microsecond."""
 
     def reserve(self, contexts: int = 1, threads: int = 1) -> None:

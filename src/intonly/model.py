@@ -24,6 +24,8 @@ from intonly.data import as_array, integer_input, model_units
 Array = npt.NDArray[Any]
 CHUNK_ELEMENTS = 1 << 24
 """Most elements of the largest value that one run of the interpreter or of a float graph holds."""
+RUNS_OF_A_CALL = 32
+"""Batches that the native engine takes in one call, after which progress is reported."""
 BACKENDS = ("native", "interpreter")
 
 
@@ -201,7 +203,7 @@ class QuantizedModel:
 
     def run(self, arrays: Mapping[str, Array], done: Callable[[int], None] | None = None) -> dict[str, Array]:
         """Return the output integers by name for raw input arrays by name."""
-        most = self.engine.batch if self.backend == "native" else None
+        most = self.engine.batch * RUNS_OF_A_CALL if self.backend == "native" else None
         return run_in_chunks(self.graph, arrays, lambda piece: self._run(self._codes(piece)), done, most)
 
     def observe(self, x: Any, see: Callable[[str, Array], None]) -> None:

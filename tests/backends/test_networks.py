@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="the networks are calibrated in PyTorch")
 from intonly import _native
 from intonly.backends.interpreter import Interpreter
 from intonly.backends.native import NativeEngine, chosen_isa, plan
+from intonly.backends.native import engine as engine_module
 from intonly.core.errors import BackendError
 from intonly.core.graph import Graph
 from tests.backends.test_native_engine import random_inputs
@@ -93,6 +94,22 @@ def test_a_bound_run_reads_and_writes_the_callers_arrays() -> None:
         bound()
         for y, expected in zip(outputs, Interpreter(graph).run(x).values(), strict=True):
             np.testing.assert_array_equal(y, expected)
+
+
+def test_large_batches_run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece would read the samples of another, or a batch that does not divide well would be cut off."""
+    graph = GRAPHS["residual"]
+    monkeypatch.setattr(engine_module, "CACHE_BYTES", 3 * NativeEngine(graph).arena_bytes(N=1))
+    engine = NativeEngine(graph)
+    assert engine.batch == 3
+    for count in (3, 6, 7, 8):
+        inputs = random_inputs(graph, count, count)
+        made, expected = engine.run(inputs), Interpreter(graph).run(inputs)
+        outputs = [np.zeros_like(y) for y in expected.values()]
+        engine.bind(list(inputs.values()), outputs)()
+        for y, bound, (name, wanted) in zip(made.values(), outputs, expected.items(), strict=True):
+            np.testing.assert_array_equal(y, wanted, err_msg=name)
+            np.testing.assert_array_equal(bound, wanted, err_msg=name)
 
 
 def test_the_profile_names_the_users_layers() -> None:

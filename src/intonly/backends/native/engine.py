@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -117,19 +118,37 @@ class NativeEngine:
             DataError: when an input is missing or has another shape or type than declared.
         """
         sizes = checked_inputs(self.source, inputs)
+        sizes, pieces = self._pieces(sizes)
         plan, program = self.program(sizes)
         arrays = [np.asarray(inputs[name], order="C") for name in self.graph.inputs]
-        return {name: y for (name, _, _), y in zip(plan.outputs, program.run(arrays, None, self.threads), strict=True)}
+        made = program.run(arrays, None, self.threads, pieces)
+        return {name: y for (name, _, _), y in zip(plan.outputs, made, strict=True)}
 
     def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], None]:
         """Return a function that runs the graph on these very arrays, with the least overhead there is.
 
+        More samples than the caches hold well (`batch`) are run one piece after another.
+
         Args:
-            inputs, outputs: C-contiguous, in the order of the graph's; overwritten or read at each call.
+            inputs, outputs: C-contiguous, in the order of the graph's; read and overwritten at each call.
         """
         sizes = checked_inputs(self.source, dict(zip(self.graph.inputs, inputs, strict=True)))
-        bound: Callable[[], None] = self.program(sizes)[1].bind(list(inputs), list(outputs), self.threads)
+        sizes, pieces = self._pieces(sizes)
+        bound: Callable[[], None] = self.program(sizes)[1].bind(list(inputs), list(outputs), self.threads, pieces)
         return bound
+
+    def _pieces(self, sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+        """Return (extents of one program run, number of runs): samples come in equal pieces that the caches hold well."""
+        first = self.source.values[self.source.inputs[0]].shape[0]
+        alone = isinstance(first, Dim) and all(
+            self.source.values[n].shape[0] == first for n in (*self.source.inputs, *self.source.outputs)
+        )
+        if not isinstance(first, Dim) or not alone:
+            return dict(sizes), 1
+        count = sizes[first.name]
+        sizes_that_fit = (k for k in range(max(1, first.min), min(self.batch, count) + 1) if count % k == 0)
+        size = max(sizes_that_fit, default=count)
+        return {**sizes, first.name: size}, count // size
 
     def profile(self, inputs: Mapping[str, Array], repeats: int = 20) -> list[StepTime]:
         """Return what each step costs on one thread, median over `repeats` runs."""
@@ -139,7 +158,7 @@ class NativeEngine:
         times = np.median([program.profile(arrays, 1) for _ in range(repeats)], axis=0)
         return [StepTime(s.origin, s.op, s.kind, int(ns), s.macs) for s, ns in zip(plan.steps, times, strict=True)]
 
-    @property
+    @cached_property
     def batch(self) -> int:
         """How many samples to run at a time: as many as keep the arena in the second-level cache, one at least.
 
