@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The AVX-512 copy of bytes moves what plain loops move, stays in its arrays, and holds no float and no division."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.csrc.test_csrc import C11, HERE, ROOT, SANITIZERS, compiler, run
+from tests.disassembly import float_or_division, instructions
+
+COPY = ROOT / "csrc" / "kernels" / "copy"
+SOURCE = COPY / "x86_avx512vnni.c"
+INCLUDE = ["-I", ROOT / "csrc", "-I", ROOT / "csrc" / "include"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx512vbmi"]
+
+pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="this kernel is for x86-64")
+
+
+def has_avx512() -> bool:
+    """Return whether this processor has the bytes of AVX-512 that the kernel permutes."""
+    info = Path("/proc/cpuinfo")
+    return info.exists() and {"avx512bw", "avx512vbmi"} <= set(info.read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize("flags", [["-O3"], SANITIZERS], ids=["optimized", "sanitized"])
+def test_copies_as_plain_loops(tmp_path, flags):
+    """A byte would go elsewhere, be written by two parts, or be read or written outside its tensor."""
+    if not has_avx512():
+        pytest.skip("this processor has no AVX-512 with VBMI")
+    cc = compiler("CC", "cc", "gcc", "clang")
+    probe = tmp_path / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n", encoding="utf-8")
+    linked = subprocess.run([cc, *flags, probe, "-o", tmp_path / "probe"], capture_output=True, check=False)
+    if linked.returncode or subprocess.run([tmp_path / "probe"], capture_output=True, check=False).returncode:
+        pytest.skip(f"{cc} has no address and undefined-behaviour sanitizer here")
+    sources = [SOURCE, COPY / "ref.c", HERE / "copy_test.c"]
+    run(cc, *C11, *flags, *AVX512, *INCLUDE, *sources, "-o", tmp_path / "copy")
+    assert run(tmp_path / "copy").splitlines() == [f"{form} 400" for form in range(6)]
+
+
+@pytest.mark.parametrize("name", ["gcc", "clang"])
+def test_no_float_no_division(tmp_path, name):
+    """The kernel would compute with a float or divide."""
+    if shutil.which("objdump") is None:
+        pytest.skip("objdump is not on the path; it comes with binutils")
+    cc = shutil.which(name) or pytest.skip(f"{name} is not on the path")
+    run(cc, *C11, "-O3", *AVX512, *INCLUDE, "-c", SOURCE, "-o", tmp_path / "copy.o")
+    code = instructions(tmp_path / "copy.o")
+    assert any("vpermi2b" in line or "vpermt2b" in line for line in code)
+    assert float_or_division(code) == []
