@@ -5,12 +5,12 @@
  * x is uint8, the first operand of vpdpbusd; weights are the signed second one. Sums are formed modulo 2^32, and the
  * certificate says that they fit.
  */
+#include "kernels/gemm/x86_avx512vnni_tiles.h"
+
 #include <string.h>
 
-#include "kernels/elements.h"
-#include "kernels/epilogue.h"
 #include "kernels/packed.h"
-#include "kernels/gemm/x86_avx512vnni_tiles.h"
+#include "kernels/x86_avx512_plain.h"
 
 size_t intonly_gemm_size_avx512vnni(const intonly_weights *weights) {
     if (weights->x_signed || weights->acc_limit > INT32_MAX) return 0;
@@ -38,49 +38,42 @@ void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packe
     for (int64_t i = 0; i < gemm_panels(weights->channels); ++i) {
         const gemm_panel p = gemm_panel_of(packed, i, weights->channels, k);
         uint8_t *panel = packed + ((const uint8_t *)p.constants - packed);
-        gemm_constants *constants = (gemm_constants *)(void *)panel;
+        panel_constants *constants = (panel_constants *)(void *)panel;
         for (int64_t c = 0; c < p.channels; ++c) {
             const int64_t byte = byte_of_channel(c, p.vectors);
-            law_pack(weights, p.channel + c, c, &constants->law);
+            plain_pack(weights, p.channel + c, c, &constants->plain);
             for (int64_t copy = 0; copy < 16; copy += 4 * p.vectors) /* each row of a unit has its own */
                 narrow_pack(weights, p.channel + c, byte + copy, &constants->narrow);
             pack_weights(weights, p.channel + c, p.vectors,
-                         (int8_t *)(constants + 1) + 4 * narrow_slot_of_byte(byte));
+                         (int8_t *)(constants + 1) + 4 * slot_of_byte(byte));
         }
     }
 }
 
 int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *packed) {
     const int64_t limit = step->packed_bytes;
-    if (!intonly_product_within(step->taps, step->tap_bytes, limit) || (step->tap_bytes & 3)) return 0;
+    if (step->x_type != INTONLY_U8 || (step->tap_bytes & 3)) return 0;
+    if (!intonly_product_within(step->taps, step->tap_bytes, limit)) return 0;
     const int64_t k = step->taps * step->tap_bytes;
     if (!intonly_product_within(k, step->oc, limit) || gemm_bytes(step->oc, k) != limit) return 0;
     if (!narrow_summary_holds((const narrow_summary *)(const void *)packed)) return 0;
     for (int64_t i = 0; i < gemm_panels(step->oc); ++i) {
         const gemm_panel p = gemm_panel_of(packed, i, step->oc, k);
-        for (int64_t c = 0; c < p.channels; ++c)
-            if (!law_constants_hold(&p.constants->law, c, step->form, step->r_ref >= 0)) return 0;
+        if (!plain_constants_hold(&p.constants->plain, p.channels, step->form, step->r_ref >= 0)) return 0;
     }
     return 1;
 }
 
 static void gemm_finish_plain(const gemm *g, int64_t first, int64_t rows, const int32_t *acc) {
-    const gemm_panel *p = &g->panel;
-    const gemm_rows *b = &g->rows;
     const intonly_gemm *s = g->step;
-    const int64_t y_bytes = intonly_bytes_of(s->y_type);
-    intonly_epilogue e = law_epilogue(&p->constants->law, g->residual);
-    INTONLY_READ_LIMITS(s, &e);
-    for (int64_t row = first; row < first + rows && row < b->count; ++row, acc += 16 * p->vectors) {
-        int64_t values[64], residual[64];
-        for (int64_t c = 0; c < p->channels; ++c) {
-            const int32_t sum = acc[narrow_slot_of_byte(byte_of_channel(c, p->vectors))];
-            const uint32_t rounding = s->form == INTONLY_FORM_NARROW ? narrow_rounding(e.shift[c]) : 0;
-            values[c] = narrow_signed((uint32_t)sum - rounding);
-        }
-        if (g->residual) intonly_load(b->residual[row] + p->channel, s->r_type, 1, p->channels, residual);
-        intonly_finish(&e, 0, 1, 0, 0, residual, p->channels, values);
-        intonly_store(values, p->channels, b->y[row] + p->channel * y_bytes, s->y_type, y_bytes);
+    const gemm_panel *p = &g->panel;
+    plain_end end = {.y_type = s->y_type, .residual_type = s->r_type};
+    INTONLY_READ_LIMITS(s, &end.law);
+    plain_end_constants(&end, &p->constants->plain, g->residual);
+    for (int64_t row = first; row < first + rows && row < g->rows.count; ++row, acc += 16 * p->vectors) {
+        const uint8_t *residual = g->residual ? g->rows.residual[row] + p->channel : NULL;
+        uint8_t *y = g->rows.y[row] + p->channel * intonly_bytes_of(s->y_type);
+        plain_finish(&end, acc, p->vectors, p->channels, residual, y);
     }
 }
 
@@ -212,7 +205,7 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
     const narrow_summary *summary = (const narrow_summary *)(const void *)g.packed;
     if (s->form == INTONLY_FORM_NARROW &&
         narrow_fits(summary, s->y_type, s->zero_point, s->fraction_bits, residual_type, s->residual_zero)) {
-        g.narrow = narrow_of(summary, s->y_type, s->zero_point, s->lo, s->hi, s->fraction_bits, residual_type,
+        g.narrow = narrow_scalars_of((int)summary->left, s->y_type, s->zero_point, s->lo, s->hi, s->fraction_bits, residual_type,
                              s->residual_zero);
         g.end = !narrow_is_most_common(&g.narrow) ? GEMM_ANY_CODES : g.residual ? GEMM_JOINED_CODES : GEMM_CODES;
     } else {

@@ -15,15 +15,9 @@
 #include "kernels/kernels.h"
 #include "kernels/x86_avx512.h"
 
-/* The constants of a panel twice: as the vectors want them, and by channel for what the vectors cannot do. */
-typedef struct gemm_constants {
-    narrow_constants narrow;
-    law_constants law;
-} gemm_constants;
-
 /* A panel of a packed form. */
 typedef struct gemm_panel {
-    const gemm_constants *constants;
+    const panel_constants *constants;
     const int8_t *weights;
     int64_t vectors;  /* of 16 channels: 4, 2 or 1 */
     int64_t channel;  /* its first */
@@ -48,9 +42,9 @@ static inline int64_t gemm_channel(int64_t index, int64_t channels) {
 /* Return panel `index`. */
 static inline gemm_panel gemm_panel_of(const uint8_t *packed, int64_t index, int64_t channels, int64_t k) {
     const int64_t channel = gemm_channel(index, channels), left = channels - channel;
-    const int64_t at = (int64_t)sizeof(narrow_summary) + index * (int64_t)sizeof(gemm_constants) + channel * k;
+    const int64_t at = PACKED_HEAD + index * (int64_t)sizeof(panel_constants) + channel * k;
     gemm_panel p;
-    p.constants = (const gemm_constants *)(const void *)(packed + at);
+    p.constants = (const panel_constants *)(const void *)(packed + at);
     p.weights = (const int8_t *)(p.constants + 1);
     p.vectors = gemm_vectors(left);
     p.channel = channel;
@@ -62,7 +56,7 @@ static inline gemm_panel gemm_panel_of(const uint8_t *packed, int64_t index, int
 static inline int64_t gemm_bytes(int64_t channels, int64_t k) {
     const int64_t panels = gemm_panels(channels), last = gemm_channel(panels - 1, channels);
     const int64_t width = last + 16 * gemm_vectors(channels - last);
-    return (int64_t)sizeof(narrow_summary) + panels * (int64_t)sizeof(gemm_constants) + width * k;
+    return PACKED_HEAD + panels * (int64_t)sizeof(panel_constants) + width * k;
 }
 
 size_t intonly_gemm_size_avx512vnni(const intonly_weights *weights);

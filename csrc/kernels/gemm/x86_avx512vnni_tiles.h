@@ -41,7 +41,7 @@ typedef struct gemm {
     int64_t tap_bytes, tap_count;
     int end;      /* how a tile ends */
     int residual; /* whether there is one */
-    narrow narrow;
+    narrow_scalars narrow;
     gemm_panel panel;
     gemm_rows rows;
 } gemm;
@@ -66,11 +66,11 @@ typedef struct gemm_columns {
 
 ALWAYS_INLINE gemm_columns gemm_columns_of(const gemm *g) {
     const gemm_panel *p = &g->panel;
-    return (gemm_columns){&p->constants->narrow, p->channel, ~UINT64_C(0) >> (64 - p->channels), g->residual};
+    return (gemm_columns){&p->constants->narrow, p->channel, first_bytes(p->channels), g->residual};
 }
 
 /* Finish and store one row of 64 channels. */
-ALWAYS_INLINE void gemm_finish1(const gemm_rows *rows, const gemm_columns *p, const narrow *n, int64_t row,
+ALWAYS_INLINE void gemm_finish1(const gemm_rows *rows, const gemm_columns *p, const narrow_scalars *n, int64_t row,
                                 __m512i c0, __m512i c1, __m512i c2, __m512i c3) {
     narrow_pair u = narrow_scale(n, p->constants, c0, c1, c2, c3);
     if (p->joins) u = narrow_join(n, p->constants, u, _mm512_maskz_loadu_epi8(p->mask, rows->residual[row] + p->first));
@@ -78,7 +78,7 @@ ALWAYS_INLINE void gemm_finish1(const gemm_rows *rows, const gemm_columns *p, co
 }
 
 /* Finish and store two rows of 32 channels: each lane of the codes holds 8 channels of one row, then of the other. */
-ALWAYS_INLINE void gemm_finish2(const gemm_rows *rows, const gemm_columns *p, const narrow *n, int64_t row,
+ALWAYS_INLINE void gemm_finish2(const gemm_rows *rows, const gemm_columns *p, const narrow_scalars *n, int64_t row,
                                 __m512i c00, __m512i c01, __m512i c10, __m512i c11) {
     const __mmask32 mask = (__mmask32)p->mask;
     narrow_pair u = narrow_scale(n, p->constants, c00, c01, c10, c11);
@@ -94,7 +94,7 @@ ALWAYS_INLINE void gemm_finish2(const gemm_rows *rows, const gemm_columns *p, co
 }
 
 /* Finish and store four rows of 16 channels: each lane of the codes holds 4 channels of each row. */
-ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, const narrow *n, int64_t row,
+ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, const narrow_scalars *n, int64_t row,
                                 __m512i c0, __m512i c1, __m512i c2, __m512i c3) {
     const __m512i transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __mmask16 mask = (__mmask16)p->mask;
@@ -180,7 +180,7 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
         } while (++tap < last);                                                                                        \
         g = step_kept;                                                                                                 \
         first = row_kept;                                                                                              \
-        narrow n = g->narrow;                                                                                          \
+        narrow_scalars n = g->narrow;                                                                                  \
         gemm_columns p = gemm_columns_of(g);                                                                           \
         if (g->end == GEMM_CODES) {                                                                                    \
             narrow_most_common(&n);                                                                                    \
