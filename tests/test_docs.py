@@ -28,8 +28,16 @@ def test_worked_examples_of_the_law():
     join = Rescale.from_real(0.02, residual_factor=0.4, **INT32)
     assert (int(join.multiplier), int(join.residual_multiplier), int(join.shift)) == (85899346, 1717986918, 32)
     assert join.apply(np.array([777]), np.array([10])).tolist() == [20]
+    uint8 = {"zero_point": 0, "lo": 0, "hi": 255}
+    fourth = Rescale.from_real(0.00123456, **uint8)
+    assert (fourth.fraction_bits, int(fourth.multiplier), int(fourth.shift)) == (6, 20712, 3)
+    assert fourth.apply(np.array([10000])).tolist() == [12]
+    narrow = Rescale.from_real(0.02, residual_factor=0.4, residual_limits=(0, 255), **uint8)
+    assert (narrow.fraction_bits, int(narrow.multiplier), int(narrow.shift)) == (5, 20972, 0)
+    assert (int(narrow.residual_multiplier), int(narrow.residual_shift)) == (26214, -4)
+    assert narrow.apply(np.array([777]), np.array([10])).tolist() == [20]
     assert QParams(UINT8, np.asarray(0.1), np.asarray(3)).quantize(np.array([0.25, -1.0])).tolist() == [6, 0]
-    for number in ("1696766344", "1765485820736", "1717986918", "85899346"):
+    for number in ("1696766344", "1765485820736", "1717986918", "85899346", "20712", "20972", "26214"):
         assert number in text
 
 

@@ -297,6 +297,7 @@ def test_memory_limits_the_samples(fixed, monkeypatch):
     assert used == ([32, 32, 16, 16, 8, 8] if fixed else [32, 32, 2, 2, 1, 1])
 
 
+@pytest.mark.usefixtures("single_rounding")
 def test_corrections_end_to_end():
     """Corrected codes and biases would not arrive in the integers."""
     graph = image_network()

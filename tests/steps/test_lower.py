@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from intonly.core import arith
 from intonly.core.errors import DataError, InvalidGraphError, LoweringError
 from intonly.core.graph import Graph, Stage
 from intonly.core.number_format import INT8, UINT8, QParams
@@ -36,6 +37,7 @@ def assert_simulated(apart: Mapping[str, np.ndarray]) -> None:
         assert (steps > 0.5).mean() <= 0.02, f"{(steps > 0.5).mean():.1%} of {name} differ"
 
 
+@pytest.mark.usefixtures("single_rounding")
 @pytest.mark.parametrize("recipe", [CODES, W4A4, WIDE], ids=["w8a8", "w4a4", "wide"])
 @pytest.mark.parametrize("network", [random_network, random_sequence_network])
 @pytest.mark.parametrize("seed", SEEDS)
@@ -53,6 +55,20 @@ def test_integers_match_the_simulation(seed, network, recipe):
         assert max(sqnr(wanted[k], made[k]) for k in wanted) > 25
 
 
+@pytest.mark.parametrize("network", [random_network, random_sequence_network])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_both_forms_are_as_near_to_the_float_network(seed, network, monkeypatch):
+    """Outputs of 8 bits would lose accuracy to the 16-bit products that make them."""
+    graph = network(seed)
+    x = samples(graph, 4, seed)
+    narrow = journey(graph, CODES, x=x)
+    assert any(n.attrs["rescale"].is_narrow for n in narrow.integer.nodes if n.attrs.get("rescale") is not None)
+    monkeypatch.setattr(arith, "fraction_bits", lambda reach: 0)
+    wide = journey(graph, CODES, x=x)
+    assert narrow.sqnr(x) > min(wide.sqnr(x) - 3, 40)
+
+
+@pytest.mark.usefixtures("single_rounding")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_layouts_and_types_of_raw_images(seed):
     """Images handed in as NHWC would give other integers than as NCHW, or a mean would be taken from another channel."""
@@ -314,6 +330,7 @@ def odd_graphs() -> dict[str, Graph]:
 ODD = odd_graphs()
 
 
+@pytest.mark.usefixtures("single_rounding")
 @pytest.mark.parametrize("name", ODD)
 def test_odd_graphs(name):
     """A graph of unusual wiring or size would end in a traceback, or in integers that mean something else."""

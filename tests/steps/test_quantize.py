@@ -671,6 +671,7 @@ def test_the_input_of_a_layer_must_be_computed():
         quantized(graph)
 
 
+@pytest.mark.usefixtures("single_rounding")
 @pytest.mark.parametrize("op", ["conv", "linear", "transposed"])
 def test_binary_weights_end_to_end(op):
     """One-bit weights would be stored as something else than -1 and 1 times a scale."""

@@ -2,7 +2,7 @@
 """The builder that operators lower through: it emits primitives and keeps track of units and layout.
 
 An operator says what it computes; this class knows where the channels are stored, what one step of a value is worth,
-and how a value gets from one scale to another with a single rounding.
+and how a value gets from one scale to another in one step.
 """
 
 from __future__ import annotations
@@ -179,11 +179,14 @@ class Lowering:
         residual_factor: npt.ArrayLike = 1.0,
         hint: str = "",
     ) -> Lowered:
-        """Return real(x) * factor [+ real(residual) * residual_factor] in the units of `target`, rounded once.
+        """Return real(x) * factor [+ real(residual) * residual_factor] in the units of `target`, by one rescale.
 
         Args:
             factor: extra real multiplier, () or (C,) along the stored last axis, or (H, W, 1) for an image.
             residual: joins before the rounding; at most 16 bits, stored in the order of `x`, or broadcast to it.
+
+        Exactness: half a step of `target`; with at most 8 bits (3/2) * 2^-k steps more for each operand, where the form is
+        narrow with k fraction bits.
         """
         if target.scale.ndim or target.zero_point.ndim:
             raise LoweringError(f"{self.origin}: activations are quantized per tensor", origin=self.origin)

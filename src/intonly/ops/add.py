@@ -28,7 +28,7 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
-    """One requantize with a residual: both operands meet before the only rounding."""
+    """One requantize with a residual: both operands meet before the result is rounded."""
     shape = low.graph.values[node.output].shape
     sign = float(node.attrs["sign"])
     a, b = inputs

@@ -24,7 +24,7 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
-    """One requantize, y = x * g + b per channel with a single rounding. A channel with gamma 0 is its constant b.
+    """One requantize, y = x * g + b per channel. A channel with gamma 0 is its constant b.
 
     Raises:
         LoweringError: when variance + eps is not positive in some channel.

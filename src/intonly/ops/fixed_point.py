@@ -84,11 +84,12 @@ def binary(low: Lowering, op: str, a: str, b: str, **attrs: Any) -> str:
 
 
 def affine(low: Lowering, x: Lowered, gain: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], output: str) -> Lowered:
-    """Return gain * real(x) + offset in the units of `output`, per channel of the stored last axis, rounded once.
+    """Return gain * real(x) + offset in the units of `output`, per channel of the stored last axis, by one rescale.
 
     The offset joins as a constant that stands for 1.0 times a per-channel factor, so that it is as exact as the gain.
 
-    Exactness: error before the rounding at most (|x - zero_point| + 2^14) * 2^-31 * max(|gain| * scale, |offset| * 2^-14).
+    Exactness: that of `Lowering.requantized`. In the wide form the error before the rounding is at most
+    (|x - zero_point| + 2^14) * 2^-31 * max(|gain| * scale, |offset| * 2^-14).
     """
     one = 1 << 14
     shape = (1,) * (len(x.shape) - 1) + (offset.size,)

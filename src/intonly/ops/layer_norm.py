@@ -75,9 +75,9 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     With n elements in a row, u = n * x - sum(x) and D = sqrt(n * sum(x^2) - sum(x)^2 + n^2 * eps), both exact multiples
     of n, the normalized value is u / D; no mean is ever rounded.
 
-    Exactness: |result - layer_norm| <= scale / 2 + |weight| * (|t| / (2^root_bits * D) + 1.01 * 2^-result_bits) +
-    |bias| * 2^-22, t the normalized value, against the exact layer norm of the dequantized input, where the output's
-    range holds it.
+    Exactness: |result - layer_norm| <= |weight| * (|t| / (2^root_bits * D) + 1.01 * 2^-result_bits) + |bias| * 2^-22, and
+    the rounding of the requantize, t the normalized value, against the exact layer norm of the dequantized input, where
+    the output's range holds it.
     """
     x = per_tensor(inputs[0], node)
     fmt = low.format_of(x)

@@ -25,8 +25,8 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
     """The distance to the maximum and the logarithm of the sum, 16 bits each, meet in one requantize.
 
-    Exactness: |result - log_softmax| <= scale / 2 + ln(n) / 131070 + 2^-18 for rows of n elements, against the exact
-    log softmax of the dequantized input, where the output's range holds it.
+    Exactness: |result - log_softmax| <= ln(n) / 131070 + 2^-18, and the rounding of the requantize, for rows of n elements,
+    against the exact log softmax of the dequantized input, where the output's range holds it.
     """
     x = per_tensor(inputs[0], node)
     d, reach, row = distances(x, node, low)

@@ -33,7 +33,7 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
-    """A rescale where a constant factor allows it, else a product and its rescale; one rounding either way."""
+    """A rescale where a constant factor allows it, else a product and its rescale; one rescale either way."""
     first, second = inputs
     if first is not None and second is not None:
         return low.finished(product(per_tensor(first, node), per_tensor(second, node), low), node.output)
