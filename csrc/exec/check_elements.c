@@ -37,6 +37,10 @@ const char *intonly_check_map(checker *c, const intonly_map *step) {
     REQUIRE(is_int32(step->a_zero) && is_int32(step->b_zero), "zero points must fit in int32");
     if (step->op == INTONLY_MAP_ADD) REQUIRE(step->sign == 1 || step->sign == -1, "sign must be 1 or -1");
     OBEY(intonly_check_scalars(&e, step->y_type));
+    REQUIRE(strides_sane(step->extent, step->b_strides, INTONLY_RANK) &&
+                strides_sane(step->extent, step->c_strides, INTONLY_RANK) &&
+                strides_sane(step->extent, step->r_strides, INTONLY_RANK),
+            "the strides of b, c or r are too large");
     REQUIRE(spreads(c, step->a_ref, step->a_type, none, step->extent, step->a_strides, READ), "a lies outside its space");
     if (step->op == INTONLY_MAP_LOOKUP) {
         OBEY(check_table(c, step));

@@ -10,12 +10,9 @@ static int takes_sign(const checker *c, int64_t type) {
     return wanted < 0 || type == (wanted ? INTONLY_S8 : INTONLY_U8);
 }
 
-/* Return the packed constants; null when they are none, or too few for any kernel. */
-static const uint8_t *packed(const checker *c, int64_t ref, int64_t bytes, int64_t channels, int64_t taps) {
-    int64_t least = channels;
-    if (!in_range(bytes, 1, INTONLY_MOST_REACH) || !intonly_times(&least, taps)) return NULL;
-    if (bytes < least + channels * (int64_t)sizeof(int32_t)) return NULL;
-    return constants(c, ref, intonly_reach_of(bytes), 64);
+/* Return the packed constants; null when they are none. */
+static const uint8_t *packed(const checker *c, int64_t ref, int64_t bytes) {
+    return in_range(bytes, 1, INTONLY_MOST_REACH) ? constants(c, ref, intonly_reach_of(bytes), 64) : NULL;
 }
 
 const char *intonly_check_gemm(checker *c, const intonly_gemm *step) {
@@ -33,6 +30,7 @@ const char *intonly_check_gemm(checker *c, const intonly_gemm *step) {
     OBEY(intonly_check_scalars(&e, y.type));
     REQUIRE(e.form != INTONLY_FORM_ACC || y.type == INTONLY_S32, "y of form 0 must be int32");
     REQUIRE(y.type != INTONLY_S64, "y has at most 32 bits");
+    REQUIRE(image_sane(r, extents), "the strides of r are too large");
     REQUIRE(taps_reach(c, step->tap_offsets, step->taps, 1, &taps), "tap_offsets must be int64 constants");
     REQUIRE(pixels_stand(c, x, extents, step->tap_bytes, taps, READ_TAPS), "x lies outside its space");
     REQUIRE(pixels_stand(c, y, extents, step->oc, intonly_reach_of(0), WRITE), "y lies outside what may be written");
@@ -40,9 +38,9 @@ const char *intonly_check_gemm(checker *c, const intonly_gemm *step) {
         REQUIRE(e.form == INTONLY_FORM_NARROW && is_8_bit(r.type), "a residual has 8 bits and goes with form 2");
         REQUIRE(pixels_stand(c, r, extents, step->oc, intonly_reach_of(0), READ), "r lies outside its space");
     }
-    const uint8_t *form = packed(c, step->packed, step->packed_bytes, step->oc, step->taps);
-    REQUIRE(form != NULL, "packed must be constants at a multiple of 64 bytes, and enough of them");
-    REQUIRE(c->kernels->gemm_accepts == NULL || c->kernels->gemm_accepts(step, form), "the kernels cannot read packed");
+    const uint8_t *form = packed(c, step->packed, step->packed_bytes);
+    REQUIRE(form != NULL, "packed must be constants at a multiple of 64 bytes");
+    REQUIRE(c->kernels->gemm_accepts != NULL && c->kernels->gemm_accepts(step, form), "packed is not what the kernels can read");
     return NULL;
 }
 
@@ -58,45 +56,45 @@ static const char *check_depthwise(checker *c, const intonly_window *step, const
         REQUIRE(e->form == INTONLY_FORM_NARROW && is_8_bit(r.type), "a residual has 8 bits and goes with form 2");
         REQUIRE(pixels_stand(c, r, extents, step->c, intonly_reach_of(0), READ), "r lies outside its space");
     }
-    const uint8_t *form = packed(c, step->packed, step->packed_bytes, step->c, step->taps);
-    REQUIRE(form != NULL, "packed must be constants at a multiple of 64 bytes, and enough of them");
-    REQUIRE(c->kernels->depthwise_accepts == NULL || c->kernels->depthwise_accepts(step, form),
-            "the kernels cannot read packed");
+    const uint8_t *form = packed(c, step->packed, step->packed_bytes);
+    REQUIRE(form != NULL, "packed must be constants at a multiple of 64 bytes");
+    REQUIRE(c->kernels->depthwise_accepts != NULL && c->kernels->depthwise_accepts(step, form),
+            "packed is not what the kernels can read");
     return NULL;
 }
 
 /* ops 1 and 2 of a window. */
-static const char *check_pool(checker *c, const intonly_window *step, const epilogue *e) {
-    intonly_reach reach = intonly_reach_of(1);
+static const char *check_pool(checker *c, const intonly_window *step, const epilogue *e, intonly_reach reach) {
     REQUIRE(is_absent(step->packed) && is_absent(step->r_ref), "only op 0 has packed constants and a residual");
     if (!is_absent(step->bias))
         REQUIRE(constants(c, step->bias, intonly_reach_of(step->c * (int64_t)sizeof(int32_t)), sizeof(int32_t)) != NULL,
                 "bias must be int32 constants");
-    REQUIRE(intonly_reach_along(&reach, step->oh, step->constant_h) &&
-                intonly_reach_along(&reach, step->ow, step->constant_w) &&
-                intonly_reach_along(&reach, step->c, step->constant_c),
-            "constant_h, constant_w or constant_c is too large");
     return intonly_check_constants(c, e, 0, reach, reach);
 }
 
 const char *intonly_check_window(checker *c, const intonly_window *step) {
     const int64_t extents[] = {step->n, step->oh, step->ow}, inner[] = {step->c, step->taps};
-    const image x = IMAGE(step, x), y = IMAGE(step, y);
+    const image x = IMAGE(step, x), y = IMAGE(step, y), r = IMAGE(step, r);
     const epilogue e = EPILOGUE_OF_STEP;
     int64_t work = 1;
-    intonly_reach taps;
+    intonly_reach taps, index = intonly_reach_of(1);
     REQUIRE(in_range(step->op, INTONLY_SUM_PRODUCTS, INTONLY_MAX), "op must be 0, 1 or 2");
-    REQUIRE(is_type(x.type) && is_type(y.type) && is_type(step->r_type), "there is no such type");
+    REQUIRE(is_type(x.type) && is_type(y.type) && is_type(r.type), "there is no such type");
     REQUIRE(extents_multiply(extents, 3, &work) && extents_multiply(inner, 2, &work) && count_work(c, work),
             "extents must be 1 or more, and not too much work");
     REQUIRE(x.type != INTONLY_S64 && y.type != INTONLY_S64, "x and y have at most 32 bits");
     REQUIRE(is_absent(e.x_zero), "the zero points of a window are in its bias");
+    REQUIRE(image_sane(r, extents), "the strides of r are too large");
     OBEY(intonly_check_scalars(&e, y.type));
     REQUIRE(taps_reach(c, step->tap_offsets, step->taps, intonly_bytes_of(x.type), &taps),
             "tap_offsets must be int64 constants");
     REQUIRE(pixels_stand(c, x, extents, step->c, taps, READ), "x lies outside its space");
     REQUIRE(pixels_stand(c, y, extents, step->c, intonly_reach_of(0), WRITE), "y lies outside what may be written");
-    return step->op == INTONLY_SUM_PRODUCTS ? check_depthwise(c, step, &e, extents) : check_pool(c, step, &e);
+    REQUIRE(intonly_reach_along(&index, step->oh, step->constant_h) &&
+                intonly_reach_along(&index, step->ow, step->constant_w) &&
+                intonly_reach_along(&index, step->c, step->constant_c),
+            "constant_h, constant_w or constant_c is too large");
+    return step->op == INTONLY_SUM_PRODUCTS ? check_depthwise(c, step, &e, extents) : check_pool(c, step, &e, index);
 }
 
 const char *intonly_check_contract(checker *c, const intonly_contract *step) {
@@ -114,6 +112,10 @@ const char *intonly_check_contract(checker *c, const intonly_contract *step) {
     if (step->op == INTONLY_MAX)
         REQUIRE(is_absent(step->b_ref) && is_absent(step->bias), "a maximum has no second factor and no bias");
     OBEY(intonly_check_scalars(&e, step->y_type));
+    REQUIRE(strides_sane(step->extent, step->b_strides, INTONLY_RANK) &&
+                strides_sane(step->extent, step->bias_strides, INTONLY_RANK) &&
+                strides_sane(step->extent, step->r_strides, INTONLY_RANK),
+            "the strides of b, bias or r are too large");
     for (int axis = 0; axis < INTONLY_REDUCED; ++axis) {
         REQUIRE(intonly_reach_along(&a, step->reduced[axis], step->a_reduced[axis]) &&
                     intonly_reach_along(&b, step->reduced[axis], step->b_reduced[axis]),

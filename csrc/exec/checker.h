@@ -77,6 +77,14 @@ static inline int extents_multiply(const int64_t *extents, size_t count, int64_t
     return 1;
 }
 
+/* Whether strides are sane, also those of an operand that is absent: kernels may step along all of them. */
+static inline int strides_sane(const int64_t *extent, const int64_t *strides, int axes) {
+    intonly_reach reach = intonly_reach_of(0);
+    for (int axis = 0; axis < axes; ++axis)
+        if (!intonly_reach_along(&reach, extent[axis], strides[axis])) return 0;
+    return 1;
+}
+
 /* Whether an element of a general step stands inside at all places of the axes. `reach` holds what it has beside. */
 static inline int spreads(const checker *c, int64_t ref, int64_t type, intonly_reach reach, const int64_t *extent,
                    const int64_t *strides, access use) {
@@ -93,6 +101,11 @@ static inline int spreads(const checker *c, int64_t ref, int64_t type, intonly_r
 typedef struct image {
     int64_t ref, type, n, h, w;
 } image;
+
+static inline int image_sane(image v, const int64_t *extents) {
+    const int64_t strides[] = {v.n, v.h, v.w};
+    return strides_sane(extents, strides, 3);
+}
 
 #define IMAGE(step, x) ((image){(step)->x##_ref, (step)->x##_type, (step)->x##_n, (step)->x##_h, (step)->x##_w})
 

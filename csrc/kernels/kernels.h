@@ -46,8 +46,7 @@ typedef struct intonly_kernels {
     void (*depthwise_pack)(const intonly_weights *weights, uint8_t *packed);
     /* Whether the packed form that a step names is one that run[gemm] or run[window] can read: packed_bytes is its
      * length, and none of its bytes, which may come from a file, leads the kernel out of its arrays or into undefined
-     * behaviour (a shift out of range). All else in the step has been checked. Null: a step needs packed_bytes of at
-     * least the weights and the bias, and its bytes are trusted. */
+     * behaviour (a shift out of range). All else in the step has been checked. Null: it can read none. */
     int (*gemm_accepts)(const intonly_gemm *step, const uint8_t *packed);
     int (*depthwise_accepts)(const intonly_window *step, const uint8_t *packed);
 } intonly_kernels;

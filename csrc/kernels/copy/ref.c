@@ -29,7 +29,7 @@ void intonly_copy_ref(const void *step, uint8_t *const *bases, unsigned part, un
         uint8_t *target = y + walk.offset[Y] + walk.first * y_stride;
         const int64_t length = walk.end - walk.first;
         if (whole_rows) {
-            memcpy(target, source, (size_t)(length * bytes));
+            memmove(target, source, (size_t)(length * bytes));
             continue;
         }
         for (int64_t i = 0; i < length; i += INTONLY_CHUNK) {

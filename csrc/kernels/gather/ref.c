@@ -23,7 +23,7 @@ void intonly_gather_ref(const void *step, uint8_t *const *bases, unsigned part, 
             int64_t index = 0;
             intonly_load(indices + k * index_bytes, s->index_type, index_bytes, 1, &index);
             const int64_t row = i * s->rows + (int64_t)intonly_index((uint64_t)index, s->rows);
-            memcpy(y + (top + k) * s->row_bytes, a + row * s->row_bytes, (size_t)s->row_bytes);
+            memmove(y + (top + k) * s->row_bytes, a + row * s->row_bytes, (size_t)s->row_bytes);
         }
     }
 }
