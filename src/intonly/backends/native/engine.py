@@ -139,16 +139,20 @@ class NativeEngine:
 
     def _pieces(self, sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
         """Return (extents of one program run, number of runs): samples come in equal pieces that the caches hold well."""
-        first = self.source.values[self.source.inputs[0]].shape[0]
-        alone = isinstance(first, Dim) and all(
-            self.source.values[n].shape[0] == first for n in (*self.source.inputs, *self.source.outputs)
-        )
-        if not isinstance(first, Dim) or not alone:
+        first = self._batch_dim
+        if first is None:
             return dict(sizes), 1
         count = sizes[first.name]
         sizes_that_fit = (k for k in range(max(1, first.min), min(self.batch, count) + 1) if count % k == 0)
         size = max(sizes_that_fit, default=count)
         return {**sizes, first.name: size}, count // size
+
+    @cached_property
+    def _batch_dim(self) -> Dim | None:
+        """The symbolic extent that all inputs and outputs have first, and none other beside it; None without one."""
+        dims = {d for value in self.source.values.values() for d in value.shape if isinstance(d, Dim)}
+        ends = [self.source.values[name].shape for name in (*self.source.inputs, *self.source.outputs)]
+        return dims.pop() if len(dims) == 1 and all(shape and isinstance(shape[0], Dim) for shape in ends) else None
 
     def profile(self, inputs: Mapping[str, Array], repeats: int = 20) -> list[StepTime]:
         """Return what each step costs on one thread, median over `repeats` runs."""
@@ -164,9 +168,8 @@ class NativeEngine:
 
         1 << 30 when the batch is fixed, or a symbolic extent beside it leaves the arena's size open.
         """
-        first = self.source.values[self.source.inputs[0]].shape[0]
-        dims = {d.name for value in self.source.values.values() for d in value.shape if isinstance(d, Dim)}
-        if not isinstance(first, Dim) or len(dims) > 1:
+        first = self._batch_dim
+        if first is None:
             return 1 << 30
         return max(1, CACHE_BYTES // max(1, self.arena_bytes(**{first.name: max(1, first.min)})))
 
