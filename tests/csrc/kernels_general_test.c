@@ -214,6 +214,8 @@ void test_map(const intonly_kernels *table, outcome *o) {
             const int64_t lo = step.offset < type_lowest(a_type) ? type_lowest(a_type) : step.offset;
             const int64_t end = step.offset + step.b_count - 1, hi = end > type_highest(a_type) ? type_highest(a_type) : end;
             fill_tensor(&a, lo > hi ? hi : lo, hi < type_lowest(a_type) ? type_lowest(a_type) : hi);
+        } else if (step.offset + step.b_count <= type_highest(a_type)) { /* or a step outside, among others */
+            put(at(a.ref), a_type, step.offset + step.b_count);
         }
     }
     SET_FINISH(step, &f);
@@ -263,7 +265,7 @@ void test_gather(const intonly_kernels *table, outcome *o) {
     const int64_t indices = place(count * type_bytes(type), 0, type_bytes(type));
     for (int64_t i = 0; i < outer * rows * row_bytes; ++i) at(a)[i] = (uint8_t)random64();
     for (int64_t k = 0; k < count; ++k) {
-        const int64_t outside = random_value(type_lowest(type), type_highest(type));
+        const int64_t outside = one_in(2) ? rows : random_value(type_lowest(type), type_highest(type));
         put(at(indices) + k * type_bytes(type), type, one_in(16) ? outside : below(rows));
     }
     step.a_ref = a, step.y_ref = y, step.index_ref = indices, step.index_type = type;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-unsigned long comparisons, inside_limits, at_limits;
+unsigned long comparisons, inside_limits, at_limits, edges;
 
 void require(int holds, const char *what, const char *file, int line) {
     ++comparisons;

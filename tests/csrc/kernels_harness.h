@@ -93,8 +93,8 @@ void expect_element(expectation *e, int64_t offset, int64_t value);
 /* Run the kernel in 1 to 3 parts; every byte inside is written by one part, no other byte changes. */
 void check(intonly_kernel kernel, const void *step, expectation *e);
 
-/* How often a result was clamped, and not. */
-extern unsigned long comparisons, inside_limits, at_limits;
+/* How often a result was clamped, and not; how often an accumulator was as large as its channels let it be. */
+extern unsigned long comparisons, inside_limits, at_limits, edges;
 
 typedef struct outcome {
     unsigned long cases, refused; /* refused: the table has no kernel for these constants */

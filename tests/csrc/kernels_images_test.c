@@ -92,7 +92,7 @@ static void random_layer(layer *l, int64_t channels, int64_t taps, int64_t depth
         const int shift = l->law.shift[c];
         const int64_t limit = INT32_MAX - (form == INTONLY_FORM_NARROW && shift >= 1 ? INT64_C(1) << (shift - 1) : 0);
         const int64_t above = reach(l, c, 1), under = reach(l, c, -1), most = limit - above, least = -limit + under;
-        const int64_t bias = one_in(8) ? random_value(least, most) : between(-typical, typical) / 8;
+        const int64_t bias = one_in(8) ? (one_in(2) ? least : most) : between(-typical, typical) / 8;
         l->bias[c] = (int32_t)(bias < least ? least : bias > most ? most : bias);
         REQUIRE(above + l->bias[c] <= limit && under - l->bias[c] <= limit);
         const int64_t top = magnitude(above + l->bias[c]), bottom = magnitude(under - l->bias[c]);
@@ -102,6 +102,19 @@ static void random_layer(layer *l, int64_t channels, int64_t taps, int64_t depth
     if (form == INTONLY_FORM_ACC) return;
     w->multiplier = l->law.multiplier, w->shift = l->law.shift, w->fraction_bits = l->law.fraction_bits;
     if (residual) w->residual_multiplier = l->law.residual_multiplier, w->residual_shift = l->law.residual_shift;
+}
+
+/* Fill the window of the first pixel so that the accumulator of one channel is the largest or smallest that it can be. */
+static void fill_adversary(const geometry *g, const image *x, const layer *l, int depthwise) {
+    const int64_t channel = below(l->weights.channels), taps = l->weights.taps, depth = l->weights.depth;
+    const int sign = one_in(2) ? 1 : -1;
+    for (int64_t t = 0; t < taps; ++t) {
+        for (int64_t k = 0; k < depth; ++k) {
+            const int64_t w = sign * l->w[(channel * taps + t) * depth + k];
+            const int64_t code = w > 0 ? type_highest(x->type) : type_lowest(x->type);
+            put(at(x->ref) + x_offset(g, x, 0, 0, 0, t, depthwise ? channel : k), x->type, code);
+        }
+    }
 }
 
 static int64_t output_type(const layer *l) {
@@ -116,9 +129,9 @@ static int64_t code_type(const intonly_kernels *table) {
 /* A packed form that a file has damaged is refused, or the kernel stays within its arrays all the same. */
 #define RUN_DAMAGED(step, packed, accepts, kernel)                                                                     \
     for (int tries = 0; (accepts) != NULL && tries < 4; ++tries) {                                                     \
-        const int64_t place = below(one_in(2) && (step).packed_bytes > 64 ? 64 : (step).packed_bytes);                 \
+        const int64_t place = below(one_in(2) ? 8 : one_in(2) ? 64 : (step).packed_bytes);                             \
         const uint8_t kept = (packed)[place];                                                                          \
-        (packed)[place] = (uint8_t)random64();                                                                         \
+        (packed)[place] = (uint8_t)(one_in(2) ? kept + between(-4, 4) : between(0, 255));                              \
         if ((accepts)(&(step), packed)) (kernel)(&(step), bases, 0, 1);                                                \
         (packed)[place] = kept;                                                                                        \
     }
@@ -141,6 +154,7 @@ void test_gemm(const intonly_kernels *table, outcome *o) {
     const image y = new_image(output_type(&net), g.n, g.oh, g.ow, channels, 0);
     const image r = new_image(below(2), g.n, g.oh, g.ow, channels, 0);
     fill_image(&x, type_lowest(x_type), type_highest(x_type));
+    fill_adversary(&g, &x, &net, 0);
     fill_image(&r, type_lowest(r.type), type_highest(r.type));
     intonly_gemm step = {.kind = INTONLY_KIND_gemm, .words = sizeof step / 8, .parts = 3, .r_ref = INTONLY_ABSENT};
     SET_IMAGES(step, g, x, y);
@@ -162,6 +176,7 @@ void test_gemm(const intonly_kernels *table, outcome *o) {
                         for (int64_t k = 0; k < depth; ++k)
                             acc += get(at(x.ref) + x_offset(&g, &x, n, i, j, t, k), x_type) * net.w[(c * taps + t) * depth + k];
                     REQUIRE(magnitude(acc) <= net.weights.acc_limit);
+                    if (magnitude(acc) == net.weights.acc_limit) ++edges;
                     const int64_t residual = get(at(r.ref) + offset_in(&r, n, i, j, c), r.type);
                     expect_element(&e, offset_in(&y, n, i, j, c), apply_law(&net.law, acc, residual, c, 0));
                 }
@@ -189,6 +204,7 @@ void test_depthwise(const intonly_kernels *table, outcome *o) {
     const image y = new_image(output_type(&net), g.n, g.oh, g.ow, channels, 0);
     const image r = new_image(below(2), g.n, g.oh, g.ow, channels, 0);
     fill_image(&x, type_lowest(x_type), type_highest(x_type));
+    fill_adversary(&g, &x, &net, 1);
     fill_image(&r, type_lowest(r.type), type_highest(r.type));
     intonly_window step = {.kind = INTONLY_KIND_window, .words = sizeof step / 8, .parts = 3, .r_ref = INTONLY_ABSENT};
     SET_IMAGES(step, g, x, y);
@@ -210,6 +226,7 @@ void test_depthwise(const intonly_kernels *table, outcome *o) {
                     for (int64_t t = 0; t < taps; ++t)
                         acc += get(at(x.ref) + x_offset(&g, &x, n, i, j, t, c), x_type) * net.w[c * taps + t];
                     REQUIRE(magnitude(acc) <= net.weights.acc_limit);
+                    if (magnitude(acc) == net.weights.acc_limit) ++edges;
                     const int64_t residual = get(at(r.ref) + offset_in(&r, n, i, j, c), r.type);
                     expect_element(&e, offset_in(&y, n, i, j, c), apply_law(&net.law, acc, residual, c, 0));
                 }

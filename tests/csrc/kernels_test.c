@@ -40,10 +40,11 @@ static void test_table(const intonly_kernels *table, long rounds) {
     for (size_t t = 0; t < sizeof tests / sizeof *tests; ++t) {
         if (table != plain && table->run[tests[t].kind] == plain->run[tests[t].kind]) continue;
         outcome o = {0};
-        inside_limits = at_limits = 0;
+        inside_limits = at_limits = edges = 0;
         for (long round = 0; round < rounds; ++round) tests[t].run(table, &o);
         REQUIRE(o.cases > 0 && o.cases + o.refused == (unsigned long)rounds);
         REQUIRE(inside_limits + at_limits == 0 || (inside_limits > (inside_limits + at_limits) / 8 && at_limits > 0));
+        REQUIRE((tests[t].run != test_gemm && tests[t].run != test_depthwise) || edges > (unsigned long)rounds / 16);
         printf("%s %s %lu %lu\n", table->isa, tests[t].name, o.cases, o.refused);
         fflush(stdout);
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * contract in plain C. A run of outputs along the last axis is summed in one of two orders, whichever has the longer
- * inner loop: along the last summed axis, one output after the other, or along the outputs.
+ * inner loop: along the outputs, one summed place after the other, or along the last summed axis, output by output.
  */
 #include "kernels/contract/contract.h"
 
@@ -9,12 +9,15 @@
 #include "kernels/epilogue.h"
 #include "kernels/walk.h"
 
+#define LAST_SUMMED (INTONLY_REDUCED - 1)
+
 enum { A, B, Y, R, BIAS, CONSTANT, ZERO };
 
 typedef struct contract {
     const intonly_contract *step;
     const uint8_t *a, *b, *r, *bias; /* b, r and bias may be null */
     uint8_t *y;
+    int64_t a_zero; /* a maximum is of a as it is */
     intonly_epilogue epilogue;
     intonly_walk walk;
 } contract;
@@ -30,61 +33,65 @@ static int64_t add(int64_t a, int64_t b) { return intonly_signed((uint64_t)a + (
 
 static int64_t multiply(int64_t a, int64_t b) { return intonly_signed((uint64_t)a * (uint64_t)b); }
 
-/* Return the sum (or maximum) over a chunk of summed places, joined to what `acc` holds. */
-static int64_t along_sum(const contract *g, const uint8_t *a, const uint8_t *b, int64_t count, int64_t acc) {
-    const intonly_contract *s = g->step;
-    const int64_t last = INTONLY_REDUCED - 1;
-    int64_t left[INTONLY_CHUNK], right[INTONLY_CHUNK];
-    if (s->op == INTONLY_MAX) {
-        intonly_load(a, s->a_type, s->a_reduced[last], count, left);
+/* Join a run of values, or of products, to a run of accumulators. */
+static void join_each(const contract *g, const int64_t *left, const int64_t *right, int64_t count, int64_t *acc) {
+    if (g->step->op == INTONLY_MAX) {
+        for (int64_t i = 0; i < count; ++i) acc[i] = left[i] > acc[i] ? left[i] : acc[i];
+    } else if (g->b == NULL) {
+        for (int64_t i = 0; i < count; ++i) acc[i] = add(acc[i], left[i]);
+    } else {
+        for (int64_t i = 0; i < count; ++i) acc[i] = add(acc[i], multiply(left[i], right[i]));
+    }
+}
+
+/* Return the same for one accumulator, which takes them all. */
+static int64_t join_all(const contract *g, const int64_t *left, const int64_t *right, int64_t count, int64_t acc) {
+    if (g->step->op == INTONLY_MAX) {
         for (int64_t k = 0; k < count; ++k) acc = left[k] > acc ? left[k] : acc;
-        return acc;
-    }
-    load_from_zero(a, s->a_type, s->a_reduced[last], s->a_zero, count, left);
-    if (b == NULL) {
+    } else if (g->b == NULL) {
         for (int64_t k = 0; k < count; ++k) acc = add(acc, left[k]);
-        return acc;
+    } else {
+        for (int64_t k = 0; k < count; ++k) acc = add(acc, multiply(left[k], right[k]));
     }
-    load_from_zero(b, s->b_type, s->b_reduced[last], s->b_zero, count, right);
-    for (int64_t k = 0; k < count; ++k) acc = add(acc, multiply(left[k], right[k]));
     return acc;
 }
 
-/* Join one summed place to a run of outputs. */
+/* A run of outputs and all places of the last summed axis, place by place. */
 static void along_outputs(const contract *g, const uint8_t *a, const uint8_t *b, int64_t count, int64_t *acc) {
     const intonly_contract *s = g->step;
+    const int64_t a_step = s->a_reduced[LAST_SUMMED], b_step = s->b_reduced[LAST_SUMMED];
     int64_t left[INTONLY_CHUNK], right[INTONLY_CHUNK];
-    if (s->op == INTONLY_MAX) {
-        intonly_load(a, s->a_type, s->a_strides[INTONLY_LAST], count, left);
-        for (int64_t i = 0; i < count; ++i) acc[i] = left[i] > acc[i] ? left[i] : acc[i];
-        return;
+    for (int64_t k = 0; k < s->reduced[LAST_SUMMED]; ++k) {
+        load_from_zero(a + k * a_step, s->a_type, s->a_strides[INTONLY_LAST], g->a_zero, count, left);
+        if (b != NULL) load_from_zero(b + k * b_step, s->b_type, s->b_strides[INTONLY_LAST], s->b_zero, count, right);
+        join_each(g, left, right, count, acc);
     }
-    load_from_zero(a, s->a_type, s->a_strides[INTONLY_LAST], s->a_zero, count, left);
-    if (b == NULL) {
-        for (int64_t i = 0; i < count; ++i) acc[i] = add(acc[i], left[i]);
-        return;
-    }
-    load_from_zero(b, s->b_type, s->b_strides[INTONLY_LAST], s->b_zero, count, right);
-    for (int64_t i = 0; i < count; ++i) acc[i] = add(acc[i], multiply(left[i], right[i]));
 }
 
-/* Join all places of the last summed axis to a run of outputs. */
-static void sum_last_axis(const contract *g, const uint8_t *a, const uint8_t *b, int64_t count, int64_t *acc) {
+/* The same, output by output. A factor that is the same for all outputs is read once. */
+static void along_sum(const contract *g, const uint8_t *a, const uint8_t *b, int64_t count, int64_t *acc) {
     const intonly_contract *s = g->step;
-    const int64_t length = s->reduced[INTONLY_REDUCED - 1];
-    const int64_t a_step = s->a_reduced[INTONLY_REDUCED - 1], b_step = s->b_reduced[INTONLY_REDUCED - 1];
-    if (length < count) {
-        for (int64_t k = 0; k < length; ++k)
-            along_outputs(g, a + k * a_step, b == NULL ? NULL : b + k * b_step, count, acc);
-        return;
+    const int64_t a_step = s->a_reduced[LAST_SUMMED], b_step = s->b_reduced[LAST_SUMMED];
+    const int64_t a_next = s->a_strides[INTONLY_LAST], b_next = s->b_strides[INTONLY_LAST];
+    const int64_t length = s->reduced[LAST_SUMMED];
+    int64_t left[INTONLY_CHUNK], right[INTONLY_CHUNK];
+    for (int64_t k = 0; k < length; k += INTONLY_CHUNK) {
+        const int64_t part = length - k < INTONLY_CHUNK ? length - k : INTONLY_CHUNK;
+        for (int64_t i = 0; i < count; ++i) {
+            if (i == 0 || a_next != 0)
+                load_from_zero(a + i * a_next + k * a_step, s->a_type, a_step, g->a_zero, part, left);
+            if (b != NULL && (i == 0 || b_next != 0))
+                load_from_zero(b + i * b_next + k * b_step, s->b_type, b_step, s->b_zero, part, right);
+            acc[i] = join_all(g, left, right, part, acc[i]);
+        }
     }
-    for (int64_t i = 0; i < count; ++i) {
-        const uint8_t *a_row = a + i * s->a_strides[INTONLY_LAST];
-        const uint8_t *b_row = b == NULL ? NULL : b + i * s->b_strides[INTONLY_LAST];
-        for (int64_t k = 0; k < length; k += INTONLY_CHUNK)
-            acc[i] = along_sum(g, a_row + k * a_step, b == NULL ? NULL : b_row + k * b_step,
-                               length - k < INTONLY_CHUNK ? length - k : INTONLY_CHUNK, acc[i]);
-    }
+}
+
+/* Return whether that order is faster: its inner loop is longer, or long enough and one of two factors is read once. */
+static int sums_are_long(const contract *g, int64_t outputs) {
+    const int64_t length = g->step->reduced[LAST_SUMMED];
+    const int a_once = g->step->a_strides[INTONLY_LAST] == 0, b_once = g->step->b_strides[INTONLY_LAST] == 0;
+    return length >= outputs || (g->b != NULL && (a_once || b_once) && length >= 16);
 }
 
 /* A run of outputs at place `first` of the last axis. */
@@ -95,16 +102,18 @@ static void run_of_outputs(const contract *g, int64_t first, int64_t count) {
     const uint8_t *b = g->b == NULL ? NULL : g->b + offset[B] + first * s->b_strides[INTONLY_LAST];
     int64_t acc[INTONLY_CHUNK], joining[INTONLY_CHUNK];
     for (int64_t i = 0; i < count; ++i) acc[i] = s->op == INTONLY_MAX ? INT64_MIN : 0;
-    if (g->bias != NULL && s->op != INTONLY_MAX) {
+    if (g->bias != NULL) {
         const int64_t stride = s->bias_strides[INTONLY_LAST];
         intonly_load(g->bias + offset[BIAS] + first * stride, INTONLY_S32, stride, count, acc);
     }
+    void (*sum)(const contract *, const uint8_t *, const uint8_t *, int64_t, int64_t *) =
+        sums_are_long(g, count) ? along_sum : along_outputs;
     for (int64_t k = 0; k < s->reduced[0]; ++k) {
         for (int64_t l = 0; l < s->reduced[1]; ++l) {
             for (int64_t m = 0; m < s->reduced[2]; ++m) {
                 const uint8_t *a_at = a + k * s->a_reduced[0] + l * s->a_reduced[1] + m * s->a_reduced[2];
                 const int64_t b_at = k * s->b_reduced[0] + l * s->b_reduced[1] + m * s->b_reduced[2];
-                sum_last_axis(g, a_at, b == NULL ? NULL : b + b_at, count, acc);
+                sum(g, a_at, b == NULL ? NULL : b + b_at, count, acc);
             }
         }
     }
@@ -124,10 +133,11 @@ void intonly_contract_ref(const void *step, uint8_t *const *bases, unsigned part
     contract g;
     g.step = s;
     g.a = intonly_at(bases, s->a_ref);
-    g.b = intonly_at_or_null(bases, s->b_ref);
+    g.b = s->op == INTONLY_MAX ? NULL : intonly_at_or_null(bases, s->b_ref);
     g.y = intonly_at(bases, s->y_ref);
     g.r = intonly_at_or_null(bases, s->r_ref);
-    g.bias = intonly_at_or_null(bases, s->bias);
+    g.bias = s->op == INTONLY_MAX ? NULL : intonly_at_or_null(bases, s->bias);
+    g.a_zero = s->op == INTONLY_MAX ? 0 : s->a_zero;
     INTONLY_READ_EPILOGUE(s, bases, &g.epilogue);
     if (g.r == NULL) g.epilogue.residual_multiplier = NULL;
 
