@@ -97,7 +97,7 @@ def tflite_input(file: Path) -> tuple[float, int]:
 def lineup_of(row: Row, options: argparse.Namespace) -> tuple[Any, Any]:
     """Return who takes part, prepared, and as whom they were chosen."""
     from intonly.benchmarking import Choice
-    from intonly.benchmarking.lineup import lineup
+    from intonly.benchmarking.lineup import line_up
     from intonly.benchmarking.peers import LIBRARIES
     from intonly.core.records import recipe_of
 
@@ -107,7 +107,7 @@ def lineup_of(row: Row, options: argparse.Namespace) -> tuple[Any, Any]:
     peers = tuple(name for name in asked if name != "executorch" or row.network in SMALL)
     choice = Choice(recipes, peers, Path(options.cache), options.isa)
     entrants, data = entrants_of(row)
-    return lineup(entrants, choice, row.batch, data), choice
+    return line_up(entrants, choice, row.batch, data), choice
 
 
 def measure(row: Row, options: argparse.Namespace) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from intonly.benchmarking import benchmark
     from intonly.core.errors import IntonlyError
     from intonly.core.records import InputSpec, LayerRule, Plan, Recipe
     from intonly.evaluation import evaluate
@@ -35,6 +36,7 @@ _HOMES = {
     "Plan": "intonly.core.records",
     "QuantizedModel": "intonly.model",
     "Recipe": "intonly.core.records",
+    "benchmark": "intonly.benchmarking",
     "evaluate": "intonly.evaluation",
     "load": "intonly.loading",
     "quantize": "intonly.pipeline",
@@ -49,6 +51,7 @@ __all__ = [
     "Plan",
     "QuantizedModel",
     "Recipe",
+    "benchmark",
     "evaluate",
     "load",
     "quantize",

@@ -10,14 +10,14 @@ Importing this package imports no other runtime.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from intonly.benchmarking.comparison import Timing, Work, compare
 from intonly.benchmarking.engine import native
 from intonly.benchmarking.entrants import Entrant, opened
-from intonly.benchmarking.lineup import Choice, Lineup, lineup
+from intonly.benchmarking.lineup import Choice, Lineup, line_up
 from intonly.benchmarking.machine import limited, pace
 from intonly.benchmarking.peers import PeerError
 from intonly.benchmarking.records import Absent, BenchmarkResult, LayerTime, Profile, Standing
@@ -35,7 +35,7 @@ __all__ = [
     "Timing",
     "benchmark",
     "compare",
-    "entrants",
+    "enter",
     "timed",
 ]
 
@@ -82,16 +82,18 @@ def benchmark(  # noqa: PLR0913 - every argument is an option
     timing = Timing(batch=batch, threads=threads, rounds=rounds, budget_s=budget_s)
     with tempfile.TemporaryDirectory() as room:
         choice = Choice(tuple(recipes), peers, Path(folder or room), isa)
-        return timed(lineup(entrants(models, inputs=inputs, shape=shape), choice, batch, data), choice, timing, progress)
+        data = list(data) if isinstance(data, Iterator) else data
+        entrants = enter(models, inputs=inputs, shape=shape, data=data)
+        return timed(line_up(entrants, choice, batch, data), choice, timing, progress)
 
 
-def entrants(models: Any, *, inputs: Any = None, shape: Any = None) -> list[Entrant]:
+def enter(models: Any, *, inputs: Any = None, shape: Any = None, data: Any = None) -> list[Entrant]:
     """Return what `models` names, each under a label of its own."""
     several = isinstance(models, Sequence) and not isinstance(models, str)
     named = list(models.items()) if isinstance(models, Mapping) else [("", model) for model in (models if several else [models])]
     found: list[Entrant] = []
     for label, model in named:
-        entrant = opened(model, label, inputs=inputs, shape=shape)
+        entrant = opened(model, label, inputs=inputs, shape=shape, data=data)
         twins = sum(e.label.partition(" #")[0] == entrant.label for e in found)
         found.append(Entrant(f"{entrant.label} #{twins + 1}", entrant.model, entrant.held) if twins else entrant)
     return found

@@ -17,7 +17,7 @@ from intonly.core.errors import DataError
 from intonly.core.graph import Dim
 from intonly.core.records import InputSpec
 from intonly.data import load_data
-from intonly.loading import from_factory, load
+from intonly.loading import example_from, from_factory, load
 from intonly.model import FloatModel, QuantizedModel
 
 Array = npt.NDArray[Any]
@@ -29,7 +29,7 @@ class Entrant:
     """A network that takes part.
 
     Args:
-        label: how tables call it. model: what other runtimes start from; None for an artifact.
+        label: how tables call it. model: what other runtimes start from; None where there is nothing for them.
         held: the captured float network, or ours; None for a .tflite file.
     """
 
@@ -38,13 +38,14 @@ class Entrant:
     held: FloatModel | QuantizedModel | None
 
 
-def opened(model: Any, label: str = "", *, inputs: Any = None, shape: Any = None) -> Entrant:
+def opened(model: Any, label: str = "", *, inputs: Any = None, shape: Any = None, data: Any = None) -> Entrant:
     """Return what `model` names.
 
     Args:
         model: as for `intonly.load`, or a path to a `.tflite` file.
         inputs: InputSpec of a float network. shape: for a module: an input's shape, batch first, or example inputs; for
             ONNX inputs with unknown extents: shapes by name.
+        data: samples that a module is traced with when it has no shape.
     """
     if isinstance(model, (str, Path)):
         text = str(model)
@@ -59,11 +60,14 @@ def opened(model: Any, label: str = "", *, inputs: Any = None, shape: Any = None
     label = label or type(model).__name__
     if isinstance(model, QuantizedModel):
         return Entrant(label, None, model)
-    if isinstance(shape, dict) and not hasattr(model, "named_parameters"):
+    is_module = hasattr(model, "named_parameters")
+    if shape is None and data is not None and is_module:
+        shape = example_from(data, inputs)
+    if isinstance(shape, dict) and not is_module:
         held = load(model, inputs=inputs, input_shapes=shape)
     else:
         held = load(model, inputs=inputs, example_inputs=shape)
-    return Entrant(label, None if isinstance(held, QuantizedModel) else model, held)
+    return Entrant(label, None if isinstance(held, QuantizedModel) or held is model else model, held)
 
 
 def batch_for(entrant: Entrant, batch: int, data: Any = None) -> tuple[Arrays, list[Arrays]]:

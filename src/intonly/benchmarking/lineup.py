@@ -95,7 +95,7 @@ class Choice:
         return self.peers is None or peer.library in self.peers
 
 
-def lineup(entrants: Sequence[Entrant], choice: Choice, batch: int, data: Any = None) -> Lineup:
+def line_up(entrants: Sequence[Entrant], choice: Choice, batch: int, data: Any = None) -> Lineup:
     """Return who takes part, prepared; a peer that cannot is absent, with its reason."""
     made = Lineup()
     for entrant in entrants:
@@ -115,7 +115,8 @@ def _add_float(
 ) -> None:
     arrays, calibration, real = samples
     units, seen = net.model_units(arrays), [net.model_units(batch) for batch in calibration]
-    _add_peers(made, prefix, source_of(entrant.model, entrant.label.replace("/", "_"), units, seen, choice.folder), choice)
+    if entrant.model is not None:
+        _add_peers(made, prefix, source_of(entrant.model, entrant.label, units, seen, choice.folder), choice)
     reals = replace(net, specs=tuple(InputSpec(spec.name) for spec in net.specs))
     for recipe in map(recipe_of, choice.recipes):
         asked = recipe if real else _hasty(recipe)

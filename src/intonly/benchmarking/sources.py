@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ def source_of(model: Any, label: str, inputs: Arrays, calibration: Sequence[Arra
 
     Args:
         model: a path (`.onnx`, `.pt2`, `.tflite`), a ModelProto, a PyTorch module or an exported program.
-        label: first part of the names of prepared files.
+        label: first part of the names of prepared files, as far as a file name can hold it.
         inputs, calibration: batches by input name, in the network's order and units.
     """
+    label = re.sub(r"[^\w.-]+", "_", label)
     onnx = tflite = module = None
     if type(model).__name__ == "ModelProto":
         folder.mkdir(parents=True, exist_ok=True)

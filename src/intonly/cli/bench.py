@@ -52,8 +52,8 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     A float network brings its float runtimes, ours at each recipe, and the int8 peers that are installed; an artifact or
     a .tflite file comes as it is.
     """
-    from intonly.benchmarking import Choice, Timing, entrants, timed
-    from intonly.benchmarking.lineup import lineup
+    from intonly.benchmarking import Choice, Timing, enter, timed
+    from intonly.benchmarking.lineup import line_up
 
     if data is not None:
         options.checked_data(data)
@@ -64,13 +64,13 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     recipes = tuple(recipe_of(part) for part in _parts(recipe))
     with tempfile.TemporaryDirectory() as room:
         choice = Choice(recipes, asked, cache or Path(room))
-        opened = entrants(names, inputs=spec, shape=shapes[0] if shapes else None)
+        opened = enter(names, inputs=spec, shape=shapes[0] if shapes else None, data=data)
         if profile:
             _show_profiles(_profiles(opened, choice, batch, data), json)
             return
         timing = Timing(batch=batch, threads=threads, rounds=rounds, budget_s=budget)
         with console.Bars() as bars:
-            result = timed(lineup(opened, choice, batch, data), choice, timing, bars)
+            result = timed(line_up(opened, choice, batch, data), choice, timing, bars)
     if json:
         console.print_json(result.to_json())
         return
@@ -135,10 +135,10 @@ def _ms(value: float) -> str:
 
 def _profiles(opened: list[Any], choice: Any, batch: int, data: str | None) -> list[Profile]:
     """Return the profile of each network of ours among or made from what was named."""
-    from intonly.benchmarking.lineup import lineup
+    from intonly.benchmarking.lineup import line_up
     from intonly.benchmarking.profiling import profile
 
-    networks = lineup(opened, replace(choice, alone=True), batch, data).networks
+    networks = line_up(opened, replace(choice, alone=True), batch, data).networks
     if not networks:
         raise DataError("--profile: none of these is a network of ours, or one that we can quantize")
     return [profile(q, name, data=data, batch=batch) for name, q in networks]
