@@ -101,8 +101,9 @@ def lineup_of(row: Row, options: argparse.Namespace) -> tuple[Any, Any]:
     from intonly.benchmarking.peers import LIBRARIES
     from intonly.core.records import recipe_of
 
-    # The corrections of the presets cost minutes and change no time.
-    recipes = [replace(recipe_of(name), rounding="nearest", bias_correction=False) for name in options.recipes.split(",")]
+    # The corrections of the presets cost minutes and change no time; files of peers need no network of ours.
+    names = [] if options.prepare or options.recipes == "none" else options.recipes.split(",")
+    recipes = [replace(recipe_of(name), rounding="nearest", bias_correction=False) for name in names]
     asked = LIBRARIES if options.peers == "all" else options.peers.split(",")
     peers = tuple(name for name in asked if name != "executorch" or row.network in SMALL)
     choice = Choice(recipes, peers, Path(options.cache), options.isa)
@@ -154,9 +155,10 @@ def summary(row: Row, passes: Sequence[dict[str, Any]], recipe: str) -> list[str
     mine = [s for s in (ours(result, raw=official) for result in passes) if s is not None]
     bytes_in = [s for s in (ours(result, raw=True) for result in passes) if s is not None]
     best = [next(s for s in result["standings"] if s["name"] == result["reference"]) for result in passes]
-    if not mine:
-        return [row.network, str(row.batch), "-", "-", *[""] * 5]
     names = sorted({s["name"] for s in best})
+    fastest = f"{number(middle([s['median_ms'] for s in best]))} {' / '.join(names)}"
+    if not mine:
+        return [row.network, str(row.batch), "", "", fastest, *[""] * 4]
     floats = [s["median_ms"] for result in passes for s in result["standings"] if s["name"].endswith("torch float32")]
     share = [s["peak_share"] for s in mine if s["peak_share"] is not None]
     return [
@@ -164,7 +166,7 @@ def summary(row: Row, passes: Sequence[dict[str, Any]], recipe: str) -> list[str
         str(row.batch),
         number(middle([s["median_ms"] for s in mine])),
         f"{middle([s['ratio'] for s in mine]):.2f} ({min(s['ratio_min'] for s in mine):.2f}..{max(s['ratio_max'] for s in mine):.2f})",
-        f"{number(middle([s['median_ms'] for s in best]))} {' / '.join(names)}",
+        fastest,
         f"{100 * middle(share):.0f}" if share else "",
         f"{100 * middle([s['peak_share'] for s in best]):.0f}" if share else "",
         number(middle([s["median_ms"] for s in bytes_in])) if bytes_in and not official else "",
@@ -199,7 +201,7 @@ def parsed() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="all", help="NETWORK:BATCH, commas between; NETWORK alone = all its batches")
-    parser.add_argument("--recipes", default="w8a8")
+    parser.add_argument("--recipes", default="w8a8", help="of ours, commas between; none = the peers alone")
     parser.add_argument("--peers", default="all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--passes", type=int, default=3)

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from intonly.benchmarking.peers import LIBRARIES, PEERS, PeerError, Source, loaded, prepared, why_not
+from intonly.benchmarking.standings import sqnr_db
 from tests.benchmarking.fakes import peer
 
 
@@ -86,3 +88,23 @@ def test_a_network_that_does_not_run_is_not_timed(tmp_path, capfd):
     with pytest.raises(PeerError, match="ValueError: 3 threads"):
         loaded(peer("a", load=load), source(tmp_path), tmp_path, 3)
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("real", PEERS, ids=lambda p: p.name)
+def test_installed_peers_answer_like_the_float_network(tmp_path, real):
+    """A peer would be timed on another network, on other arrays, or without doing its work."""
+    torch = pytest.importorskip("torch", reason="the network is a PyTorch module")
+    from tests.small_nets import SmallNet, images
+
+    net = SmallNet().eval()
+    batches = [{"x": (images(4, seed).astype(np.float32) - 127) / 64} for seed in range(4)]
+    asked = replace(source(tmp_path), inputs=batches[0], calibration=tuple(batches), module=net)
+    reason = why_not(real, asked)
+    if reason is not None:
+        pytest.skip(f"{real.name}: {reason}")
+    made = loaded(real, asked, prepared(real, asked), 1)
+    made.call()
+    with torch.inference_mode():
+        truth = net(torch.from_numpy(batches[0]["x"])).numpy()
+    least = 80 if real.bits == "float32" else 15
+    assert (sqnr_db(truth, made.answer()) or 200) > least
