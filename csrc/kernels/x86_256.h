@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * 16 channels at a time, for the kernels on 256-bit vectors: their constants, and from their sums to stored codes.
+ * From sums to stored codes on 256-bit vectors, 32 at a time: two halves of 16 channels.
  *
- * The sums of 16 channels stand in two vectors of 8 slots. A pack of both works within lanes of 16 bytes: with channels
- * 0-3 and 8-11 in the first vector, 4-7 and 12-15 in the second, it gives the channels in order. Interleaving the
- * 16-bit codes of two taps, unpacklo and unpackhi, makes just these two vectors.
+ * Four vectors of sums become one of bytes by two packs, which work within lanes of 16 bytes: vector v, lane l, element
+ * e lands in byte 16 l + 4 v + e. So the halves stand in the lanes, four channels in each vector (`columns`); or, where
+ * each half has two vectors of its own (`rows`), channels 0-3 and 8-11 of it in one, 4-7 and 12-15 in the other, and
+ * the middle quarters of the bytes are exchanged in the end.
  */
 #ifndef INTONLY_KERNELS_X86_256_H
 #define INTONLY_KERNELS_X86_256_H
@@ -21,21 +22,17 @@
 
 /* Constants of 16 channels: as the vectors want them, then as the law has them. Those that a form lacks are 0. */
 typedef struct panel_constants {
-    int32_t bias[16];              /* by slot, with the rounding 2^(p-1) of a right shift p >= 1 of the narrow form */
-    int32_t right[16], left[16];   /* by slot, max(p, 0) and max(-p, 0) */
-    int16_t scale[16];             /* by channel */
-    int16_t residual_unit[16];     /* by channel, 2^-p of the residual: the vectors have no 16-bit shift by lane */
-    int16_t residual_scale[16];    /* by channel */
+    int32_t bias[16];            /* in the order of the kernel, with the rounding 2^(p-1) of the narrow form */
+    int32_t right[16], left[16]; /* max(p, 0) and max(-p, 0) */
+    int16_t scale[16];
+    int16_t residual_unit[16];   /* 2^-p of the residual: there is no 16-bit shift by lane */
+    int16_t residual_scale[16];
     int32_t multiplier[16], residual_multiplier[16];
     int8_t shift[16], residual_shift[16];
 } panel_constants;
 
-/* Return the slot of a channel, or the channel of a slot: bits 2 and 3 change places. */
-static inline int64_t slot_of(int64_t channel) { return (channel & 3) | (channel & 4) << 1 | (channel & 8) >> 1; }
-
-/* Write the constants of channel `c` as number `at` of 16. */
-static inline void panel_pack(const intonly_weights *w, int64_t c, int64_t at, panel_constants *to) {
-    const int64_t slot = slot_of(at);
+/* Write the constants of channel `c` as number `at` of 16, its bias as number `slot`. */
+static inline void panel_pack(const intonly_weights *w, int64_t c, int64_t at, int64_t slot, panel_constants *to) {
     to->bias[slot] = w->bias[c];
     if (w->form == INTONLY_FORM_ACC) return;
     to->multiplier[at] = w->multiplier[c];
@@ -45,8 +42,8 @@ static inline void panel_pack(const intonly_weights *w, int64_t c, int64_t at, p
     if (w->form != INTONLY_FORM_NARROW) return;
     const int p = w->shift[c], left = -to->residual_shift[at];
     to->bias[slot] = narrow_signed((uint32_t)w->bias[c] + narrow_rounding(p));
-    to->right[slot] = p > 0 ? p : 0;
-    to->left[slot] = p < 0 ? -p : 0;
+    to->right[at] = p > 0 ? p : 0;
+    to->left[at] = p < 0 ? -p : 0;
     to->scale[at] = (int16_t)w->multiplier[c];
     to->residual_unit[at] = (int16_t)(left == 15 ? INT16_MIN : 1 << (left > 0 ? left : 0));
     to->residual_scale[at] = (int16_t)to->residual_multiplier[at];
@@ -63,116 +60,39 @@ static inline int panel_holds(const uint8_t *packed, int64_t at, int64_t channel
     return intonly_packed_constants_hold(packed, &in, channels, form, joins);
 }
 
-#ifdef __AVX2__
-#include <immintrin.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-ALWAYS_INLINE __m256i load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
-ALWAYS_INLINE __m128i load16(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
-ALWAYS_INLINE void store32(void *p, __m256i x) { _mm256_storeu_si256((__m256i *)p, x); }
-ALWAYS_INLINE void store16(void *p, __m128i x) { _mm_storeu_si128((__m128i *)p, x); }
-
-/* Read `bytes` of 16 bytes and nothing behind them; the rest is 0. */
-ALWAYS_INLINE __m128i load_some(const uint8_t *p, int64_t bytes) {
-    uint8_t all[16] = {0};
-    if (bytes == 16) return load16(p);
-    for (int64_t i = 0; i < bytes; ++i) all[i] = p[i];
-    return load16(all);
-}
-
-/* Write the first `bytes` of 16 bytes. */
-ALWAYS_INLINE void store_some(uint8_t *p, __m128i x, int64_t bytes) {
-    uint8_t all[16];
-    if (bytes == 16) {
-        store16(p, x);
-        return;
-    }
-    store16(all, x);
-    for (int64_t i = 0; i < bytes; ++i) p[i] = all[i];
-}
-
 /* How a step finishes its sums. */
 typedef struct finish {
-    __m256i constant;               /* (zero_point << k) + 2^(k-1), 16 bits */
-    __m256i lo, hi;                 /* 8 bits */
-    __m256i residual_zero;          /* 16 bits */
-    __m128i fraction_bits;          /* k */
-    int fast;                       /* vectors do it; else the law does, element by element */
-    int left;                       /* whether a sum is shifted left somewhere */
-    int joins, y_signed, r_signed;
-    int64_t y_type, r_type, y_bytes, r_bytes;
     intonly_epilogue law; /* without its constants */
+    int64_t y_type, r_type, y_bytes, r_bytes;
+    int joins;
+    int fast; /* vectors do it; else the law does, element by element */
+    int left; /* whether a sum is shifted left somewhere */
 } finish;
 
 /* Fill in a finish from a gemm or a window. */
 #define FINISH_OF(step, summary, f)                                                                                    \
     do {                                                                                                               \
+        memset(f, 0, sizeof *(f));                                                                                     \
+        INTONLY_READ_LIMITS(step, &(f)->law);                                                                          \
         (f)->joins = (step)->r_ref >= 0;                                                                               \
         (f)->y_type = (step)->y_type;                                                                                  \
         (f)->r_type = (f)->joins ? (step)->r_type : -1;                                                                \
-        memset(&(f)->law, 0, sizeof(f)->law);                                                                          \
-        INTONLY_READ_LIMITS(step, &(f)->law);                                                                          \
-        finish_spread(summary, f);                                                                                     \
+        (f)->y_bytes = intonly_bytes_of((f)->y_type);                                                                  \
+        (f)->r_bytes = intonly_bytes_of((f)->r_type);                                                                  \
+        (f)->fast = (step)->form == INTONLY_FORM_NARROW &&                                                             \
+                    narrow_fits(summary, (f)->y_type, (step)->zero_point, (step)->fraction_bits, (f)->r_type,          \
+                                (step)->residual_zero);                                                                \
+        (f)->left = (summary)->left != 0;                                                                              \
     } while (0)
 
-static inline void finish_spread(const narrow_summary *summary, finish *f) {
-    const intonly_epilogue *e = &f->law;
-    f->y_bytes = intonly_bytes_of(f->y_type);
-    f->r_bytes = intonly_bytes_of(f->r_type);
-    f->y_signed = f->y_type == INTONLY_S8;
-    f->r_signed = f->r_type == INTONLY_S8;
-    f->left = summary->left != 0;
-    f->fast = e->form == INTONLY_FORM_NARROW &&
-              narrow_fits(summary, f->y_type, e->zero_point, e->fraction_bits, f->r_type, e->residual_zero);
-    if (!f->fast) return;
-    f->constant = _mm256_set1_epi16((int16_t)(e->zero_point * (1 << e->fraction_bits) + (1 << (e->fraction_bits - 1))));
-    f->fraction_bits = _mm_cvtsi32_si128(e->fraction_bits);
-    f->lo = _mm256_set1_epi8((char)e->lo);
-    f->hi = _mm256_set1_epi8((char)e->hi);
-    f->residual_zero = _mm256_set1_epi16((int16_t)e->residual_zero);
-}
-
-/* Return the 16-bit values of 16 channels before the last shift, in order of channels. */
-ALWAYS_INLINE __m256i finish_scale(const finish *f, const panel_constants *k, __m256i s0, __m256i s1) {
-    if (f->left) {
-        s0 = _mm256_sllv_epi32(s0, load32(k->left));
-        s1 = _mm256_sllv_epi32(s1, load32(k->left + 8));
-    }
-    s0 = _mm256_srav_epi32(s0, load32(k->right));
-    s1 = _mm256_srav_epi32(s1, load32(k->right + 8));
-    return _mm256_mulhrs_epi16(_mm256_packs_epi32(s0, s1), load32(k->scale));
-}
-
-ALWAYS_INLINE __m256i finish_join(const finish *f, const panel_constants *k, __m256i u, __m128i codes) {
-    __m256i r = f->r_signed ? _mm256_cvtepi8_epi16(codes) : _mm256_cvtepu8_epi16(codes);
-    r = _mm256_mullo_epi16(_mm256_sub_epi16(r, f->residual_zero), load32(k->residual_unit));
-    return _mm256_adds_epi16(u, _mm256_mulhrs_epi16(r, load32(k->residual_scale)));
-}
-
-/* Return the codes of two pixels, 16 channels each. */
-ALWAYS_INLINE __m256i finish_codes(const finish *f, __m256i u, __m256i v) {
-    u = _mm256_sra_epi16(_mm256_adds_epi16(u, f->constant), f->fraction_bits);
-    v = _mm256_sra_epi16(_mm256_adds_epi16(v, f->constant), f->fraction_bits);
-    __m256i y;
-    if (f->y_signed)
-        y = _mm256_min_epi8(_mm256_max_epi8(_mm256_packs_epi16(u, v), f->lo), f->hi);
-    else
-        y = _mm256_min_epu8(_mm256_max_epu8(_mm256_packus_epi16(u, v), f->lo), f->hi);
-    return _mm256_permute4x64_epi64(y, 0xD8);
-}
-
-/* Finish the sums of one pixel by the law, one by one. */
-static inline void finish_plain(const finish *f, const panel_constants *k, __m256i s0, __m256i s1, const uint8_t *r,
+/* Finish and store `channels` sums of one pixel, in order and with the roundings of their biases, by the law. */
+static inline void finish_plain(const finish *f, const panel_constants *k, const int32_t *sums, const uint8_t *r,
                                 uint8_t *y, int64_t channels) {
-    int32_t sums[16];
     int64_t values[16], residual[16];
     intonly_epilogue e = f->law;
-    store32(sums, s0);
-    store32(sums + 8, s1);
     for (int64_t c = 0; c < channels; ++c) {
         const uint32_t rounding = e.form == INTONLY_FORM_NARROW ? narrow_rounding(k->shift[c]) : 0;
-        values[c] = narrow_signed((uint32_t)sums[slot_of(c)] - rounding);
+        values[c] = narrow_signed((uint32_t)sums[c] - rounding);
     }
     e.multiplier = k->multiplier;
     e.shift = k->shift;
@@ -183,24 +103,147 @@ static inline void finish_plain(const finish *f, const panel_constants *k, __m25
     intonly_store(values, channels, y, f->y_type, f->y_bytes);
 }
 
-/* Finish the sums s of one pixel and t of another, which may be the same one. y, z: where their codes go; q, r: their
- * residuals. All pointers are those of the first of `channels` channels. */
-ALWAYS_INLINE void finish_two(const finish *f, const panel_constants *k, __m256i s0, __m256i s1, __m256i t0, __m256i t1,
-                              const uint8_t *q, const uint8_t *r, uint8_t *y, uint8_t *z, int64_t channels) {
-    if (!f->fast) {
-        finish_plain(f, k, s0, s1, q, y, channels);
-        if (z != y) finish_plain(f, k, t0, t1, r, z, channels);
-        return;
-    }
-    __m256i u = finish_scale(f, k, s0, s1), v = finish_scale(f, k, t0, t1);
-    if (f->joins) {
-        u = finish_join(f, k, u, load_some(q, channels));
-        v = finish_join(f, k, v, load_some(r, channels));
-    }
-    const __m256i codes = finish_codes(f, u, v);
-    store_some(y, _mm256_castsi256_si128(codes), channels);
-    store_some(z, _mm256_extracti128_si256(codes, 1), channels);
+#ifdef __AVX2__
+#include <immintrin.h>
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+ALWAYS_INLINE __m256i load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+ALWAYS_INLINE __m128i load16(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
+ALWAYS_INLINE void store32(void *p, __m256i x) { _mm256_storeu_si256((__m256i *)p, x); }
+ALWAYS_INLINE void store16(void *p, __m128i x) { _mm_storeu_si128((__m128i *)p, x); }
+ALWAYS_INLINE __m256i both(__m128i low, __m128i high) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
 }
+ALWAYS_INLINE __m256i load_both(const void *low, const void *high) { return both(load16(low), load16(high)); }
+
+/* Read `bytes` bytes, fewer than 16, and nothing behind them; the rest is 0. */
+static __attribute__((noinline, unused)) __m128i load_few(const uint8_t *p, int64_t bytes) {
+    uint8_t all[16] = {0};
+    for (int64_t i = 0; i < bytes; ++i) all[i] = p[i];
+    return load16(all);
+}
+
+/* Write the first `bytes` of 16 bytes. */
+static __attribute__((noinline, unused)) void store_few(uint8_t *p, __m128i x, int64_t bytes) {
+    uint8_t all[16];
+    store16(all, x);
+    for (int64_t i = 0; i < bytes; ++i) p[i] = all[i];
+}
+
+ALWAYS_INLINE __m128i load_some(const uint8_t *p, int64_t bytes) {
+    return bytes >= 16 ? load16(p) : load_few(p, bytes);
+}
+
+ALWAYS_INLINE void store_some(uint8_t *p, __m128i x, int64_t bytes) {
+    if (bytes >= 16)
+        store16(p, x);
+    else
+        store_few(p, x, bytes);
+}
+
+/* What vectors need to finish 32 values, spread and loaded once: no store to y can change it then. */
+typedef struct lanes {
+    __m256i right0, right1, right2, right3, left0, left1, left2, left3;
+    __m256i scale0, scale1; /* 16 bits, in the order of the packs; so are the residual's */
+    __m256i residual_unit0, residual_unit1, residual_scale0, residual_scale1;
+    __m256i residual_flip; /* 128 turns signed codes into unsigned ones ... */
+    __m256i residual_zero; /* ... whose zero point is this, 16 bits */
+    __m256i constant;      /* (zero_point << k) + 2^(k-1), 16 bits */
+    __m128i fraction_bits; /* k */
+    __m256i lo, hi;        /* 8 bits */
+    int left, joins, y_signed;
+} lanes;
+
+ALWAYS_INLINE void lanes_spread(const finish *f, lanes *n) {
+    const intonly_epilogue *e = &f->law;
+    const int32_t constant = e->zero_point * (1 << e->fraction_bits) + (1 << (e->fraction_bits - 1));
+    const int flip = f->r_type == INTONLY_S8 ? 128 : 0;
+    n->residual_flip = _mm256_set1_epi8((char)flip);
+    n->residual_zero = _mm256_set1_epi16((int16_t)(e->residual_zero + flip));
+    n->constant = _mm256_set1_epi16((int16_t)constant);
+    n->fraction_bits = _mm_cvtsi32_si128(e->fraction_bits);
+    n->lo = _mm256_set1_epi8((char)e->lo);
+    n->hi = _mm256_set1_epi8((char)e->hi);
+    n->left = f->left;
+    n->joins = f->joins;
+    n->y_signed = f->y_type == INTONLY_S8;
+}
+
+/* Return the constants of a step that is fast, for sums in columns: k of the first half, l of the second. */
+ALWAYS_INLINE lanes lanes_of_columns(const finish *f, const panel_constants *k, const panel_constants *l) {
+    lanes n;
+    lanes_spread(f, &n);
+    n.right0 = load_both(k->right, l->right), n.right1 = load_both(k->right + 4, l->right + 4);
+    n.right2 = load_both(k->right + 8, l->right + 8), n.right3 = load_both(k->right + 12, l->right + 12);
+    n.left0 = load_both(k->left, l->left), n.left1 = load_both(k->left + 4, l->left + 4);
+    n.left2 = load_both(k->left + 8, l->left + 8), n.left3 = load_both(k->left + 12, l->left + 12);
+    n.scale0 = load_both(k->scale, l->scale), n.scale1 = load_both(k->scale + 8, l->scale + 8);
+    n.residual_unit0 = load_both(k->residual_unit, l->residual_unit);
+    n.residual_unit1 = load_both(k->residual_unit + 8, l->residual_unit + 8);
+    n.residual_scale0 = load_both(k->residual_scale, l->residual_scale);
+    n.residual_scale1 = load_both(k->residual_scale + 8, l->residual_scale + 8);
+    return n;
+}
+
+/* Return the same for sums in rows, the same channels of two pixels. */
+ALWAYS_INLINE lanes lanes_of_rows(const finish *f, const panel_constants *k) {
+    lanes n;
+    lanes_spread(f, &n);
+    n.right0 = n.right2 = load_both(k->right, k->right + 8);
+    n.right1 = n.right3 = load_both(k->right + 4, k->right + 12);
+    n.left0 = n.left2 = load_both(k->left, k->left + 8);
+    n.left1 = n.left3 = load_both(k->left + 4, k->left + 12);
+    n.scale0 = n.scale1 = load32(k->scale);
+    n.residual_unit0 = n.residual_unit1 = load32(k->residual_unit);
+    n.residual_scale0 = n.residual_scale1 = load32(k->residual_scale);
+    return n;
+}
+
+/* 32 sums. */
+typedef struct sums32 {
+    __m256i s0, s1, s2, s3;
+} sums32;
+
+/* Return the codes of sums in the order of the packs; so are the codes of the residual, which may be absent. */
+ALWAYS_INLINE __m256i lanes_finish(const lanes *n, sums32 s, __m256i residual) {
+    if (n->left) {
+        s.s0 = _mm256_sllv_epi32(s.s0, n->left0), s.s1 = _mm256_sllv_epi32(s.s1, n->left1);
+        s.s2 = _mm256_sllv_epi32(s.s2, n->left2), s.s3 = _mm256_sllv_epi32(s.s3, n->left3);
+    }
+    s.s0 = _mm256_srav_epi32(s.s0, n->right0), s.s1 = _mm256_srav_epi32(s.s1, n->right1);
+    s.s2 = _mm256_srav_epi32(s.s2, n->right2), s.s3 = _mm256_srav_epi32(s.s3, n->right3);
+    __m256i u = _mm256_mulhrs_epi16(_mm256_packs_epi32(s.s0, s.s1), n->scale0);
+    __m256i v = _mm256_mulhrs_epi16(_mm256_packs_epi32(s.s2, s.s3), n->scale1);
+    if (n->joins) {
+        const __m256i codes = _mm256_xor_si256(residual, n->residual_flip), none = _mm256_setzero_si256();
+        __m256i q = _mm256_sub_epi16(_mm256_unpacklo_epi8(codes, none), n->residual_zero);
+        __m256i r = _mm256_sub_epi16(_mm256_unpackhi_epi8(codes, none), n->residual_zero);
+        q = _mm256_mulhrs_epi16(_mm256_mullo_epi16(q, n->residual_unit0), n->residual_scale0);
+        r = _mm256_mulhrs_epi16(_mm256_mullo_epi16(r, n->residual_unit1), n->residual_scale1);
+        u = _mm256_adds_epi16(u, q);
+        v = _mm256_adds_epi16(v, r);
+    }
+    u = _mm256_sra_epi16(_mm256_adds_epi16(u, n->constant), n->fraction_bits);
+    v = _mm256_sra_epi16(_mm256_adds_epi16(v, n->constant), n->fraction_bits);
+    if (n->y_signed) return _mm256_min_epi8(_mm256_max_epi8(_mm256_packs_epi16(u, v), n->lo), n->hi);
+    return _mm256_min_epu8(_mm256_max_epu8(_mm256_packus_epi16(u, v), n->lo), n->hi);
+}
+
+#if defined(__AVXVNNI__) || (defined(__AVX512VL__) && defined(__AVX512VNNI__))
+/* Return sums with the products of four codes and four weights in each lane added. Compiled for AVX-512 the instruction
+ * has its EVEX form, so that a processor which has only that one can test the kernels. */
+ALWAYS_INLINE __m256i add_dot(__m256i sums, __m256i codes, __m256i weights) {
+#ifdef __AVXVNNI__
+    return _mm256_dpbusd_avx_epi32(sums, codes, weights);
+#else
+    return _mm256_dpbusd_epi32(sums, codes, weights);
+#endif
+}
+#endif
+
+/* Exchange the middle quarters. */
+ALWAYS_INLINE __m256i swap_middle(__m256i x) { return _mm256_permute4x64_epi64(x, 0xD8); }
 
 #endif
 #endif

@@ -7,14 +7,17 @@
 
 #include "kernels/kernels.h"
 
+intonly_isa intonly_best_isa(void) {
+#ifdef INTONLY_HAVE_AVXVNNI
+    return INTONLY_ISA_AVXVNNI;
+#else
+    return INTONLY_ISA_AVX2;
+#endif
+}
+
 const intonly_kernels *intonly_kernels_of(intonly_isa isa) {
     static intonly_kernels tables[INTONLY_ISA_AVXVNNI + 1];
-#ifdef INTONLY_HAVE_AVXVNNI
-    const intonly_isa last = INTONLY_ISA_AVXVNNI;
-#else
-    const intonly_isa last = INTONLY_ISA_AVX2;
-#endif
-    if (isa > last) return NULL;
+    if (isa > intonly_best_isa()) return NULL;
     intonly_kernels *table = &tables[isa];
     intonly_kernels_scalar(table);
     if (isa >= INTONLY_ISA_AVX2) intonly_kernels_avx2(table);
@@ -25,6 +28,6 @@ const intonly_kernels *intonly_kernels_of(intonly_isa isa) {
 }
 
 const char *intonly_isa_name(int isa) {
-    const intonly_kernels *table = intonly_kernels_of((intonly_isa)isa);
-    return table == NULL ? NULL : table->isa;
+    const intonly_kernels *table = isa < 0 ? NULL : intonly_kernels_of((intonly_isa)isa);
+    return table == NULL ? "" : table->isa;
 }

@@ -34,6 +34,9 @@ typedef struct gemm_header {
 
 static inline int64_t gemm_panels(int64_t channels) { return (channels + 15) >> 4; }
 
+/* Return the slot of a channel, or the channel of a slot: bits 2 and 3 change places. */
+static inline int64_t slot_of(int64_t channel) { return (channel & 3) | (channel & 4) << 1 | (channel & 8) >> 1; }
+
 /* Return the bytes of a panel with this K. */
 static inline int64_t gemm_panel_bytes(int64_t k, int64_t wide) {
     return (int64_t)sizeof(panel_constants) + (k * 16 << wide);
@@ -55,7 +58,7 @@ static inline void gemm_pack(const intonly_weights *weights, int64_t wide, int64
     memcpy(packed, &header, sizeof header);
     for (int64_t c = 0; c < weights->channels; ++c) {
         uint8_t *panel = packed + sizeof header + (c >> 4) * gemm_panel_bytes(k, wide);
-        panel_pack(weights, c, c & 15, (panel_constants *)(void *)panel);
+        panel_pack(weights, c, c & 15, slot_of(c & 15), (panel_constants *)(void *)panel);
         int8_t *bytes = (int8_t *)panel + sizeof(panel_constants) + 4 * slot_of(c & 15);
         int16_t *words = (int16_t *)(void *)bytes;
         const int8_t *w = weights->w + c * weights->taps * weights->depth;
@@ -215,10 +218,12 @@ static inline void gather(const gemm *g, const gemm_block *b, int64_t first, int
     for (int64_t done = 0, all = end - first; done < all; ++tap, at = 0) {
         const int64_t count = tap_bytes - at < all - done ? tap_bytes - at : all - done, offset = g->taps[tap] + at;
         uint8_t *to = a + (done << wide);
-        if (wide)
-            for (int64_t row = 0; row < b->rows; ++row) gather_words(b->x[row] + offset, count, to + row * GEMM_ROW_STRIDE);
-        else
-            for (int64_t row = 0; row < b->rows; ++row) gather_bytes(b->x[row] + offset, count, to + row * GEMM_ROW_STRIDE);
+        for (int64_t row = 0; row < b->rows; ++row, to += GEMM_ROW_STRIDE) {
+            if (wide)
+                gather_words(b->x[row] + offset, count, to);
+            else
+                gather_bytes(b->x[row] + offset, count, to);
+        }
         done += count;
     }
 }
@@ -239,15 +244,29 @@ static inline void sum_rows(const gemm *g, const uint8_t *a, const int8_t *w, in
 
 /* Finish and store 16 channels of all rows. */
 static inline void finish_rows(const gemm *g, const panel_constants *k, const gemm_block *b, int64_t channel,
-                               const int32_t *sums) {
+                               const int32_t *all) {
     const finish *f = &g->finish;
     const int64_t left = g->step->oc - channel, channels = left < 16 ? left : 16;
     const int64_t y_at = channel * f->y_bytes, r_at = channel * f->r_bytes;
+    if (!f->fast) {
+        for (int64_t row = 0; row < b->rows; ++row, all += 16) {
+            int32_t ordered[16];
+            for (int64_t c = 0; c < 16; ++c) ordered[c] = all[slot_of(c)];
+            finish_plain(f, k, ordered, b->r[row] + r_at, b->y[row] + y_at, channels);
+        }
+        return;
+    }
+    const lanes n = lanes_of_rows(f, k);
     for (int64_t row = 0; row < b->rows; row += 2) {
         const int64_t next = row + 1 < b->rows ? row + 1 : row;
-        const int32_t *s = sums + row * 16, *t = sums + next * 16;
-        finish_two(f, k, load32(s), load32(s + 8), load32(t), load32(t + 8), b->r[row] + r_at, b->r[next] + r_at,
-                   b->y[row] + y_at, b->y[next] + y_at, channels);
+        const int32_t *s = all + row * 16, *t = all + next * 16;
+        const sums32 two = {load32(s), load32(s + 8), load32(t), load32(t + 8)};
+        __m256i r = _mm256_setzero_si256();
+        if (n.joins)
+            r = swap_middle(both(load_some(b->r[row] + r_at, channels), load_some(b->r[next] + r_at, channels)));
+        const __m256i codes = swap_middle(lanes_finish(&n, two, r));
+        store_some(b->y[row] + y_at, _mm256_castsi256_si128(codes), channels);
+        store_some(b->y[next] + y_at, _mm256_extracti128_si256(codes, 1), channels);
     }
 }
 
@@ -256,7 +275,7 @@ static inline void run_block(const gemm *g, const gemm_block *b, int64_t panel, 
     const int64_t k = g->step->taps * g->step->tap_bytes, wide = g->header->wide, most = GEMM_ROW_BYTES >> wide;
     const int64_t panel_bytes = gemm_panel_bytes(k, wide);
     uint8_t a[GEMM_ROWS * GEMM_ROW_STRIDE];
-    int32_t sums[GEMM_PANELS * GEMM_ROWS * 16];
+    int32_t all[GEMM_PANELS * GEMM_ROWS * 16];
     for (int64_t first = 0; first < k; first += most) {
         const int64_t end = first + most < k ? first + most : k;
         gather(g, b, first, end, a);
@@ -264,7 +283,7 @@ static inline void run_block(const gemm *g, const gemm_block *b, int64_t panel, 
             const uint8_t *at = (const uint8_t *)(g->header + 1) + i * panel_bytes;
             const panel_constants *constants = (const panel_constants *)(const void *)at;
             const int8_t *w = (const int8_t *)(constants + 1) + (first * 16 << wide);
-            int32_t *own = sums + (i - panel) * GEMM_ROWS * 16;
+            int32_t *own = all + (i - panel) * GEMM_ROWS * 16;
             const int64_t groups = (end - first) >> (2 - wide);
             sum_rows(g, a, w, groups, b->rows, first == 0 ? constants->bias : own, first == 0 ? 0 : 16, own);
             if (end == k) finish_rows(g, constants, b, i * 16, own);

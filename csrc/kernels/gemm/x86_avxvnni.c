@@ -2,8 +2,7 @@
  *
  * The gemm step on AVX-VNNI: vpdpbusd adds four products of unsigned codes and signed weights to a 32-bit sum.
  *
- * The same file makes the EVEX form of the instruction when it is compiled for AVX-512 VL and VNNI, so that a processor
- * which has only that one can test it.
+ * It needs neither more registers nor another instruction; see add_dot for processors that have it in another encoding.
  */
 #include "kernels/gemm/x86_256.h"
 #include "kernels/gemm/x86_avx2.h"
@@ -18,14 +17,6 @@ void intonly_gemm_pack_avxvnni(const intonly_weights *weights, uint8_t *packed) 
 int intonly_gemm_accepts_avxvnni(const intonly_gemm *step, const uint8_t *packed) {
     const gemm_header *header = (const gemm_header *)(const void *)packed;
     return gemm_accepts(step, packed) && !header->wide;
-}
-
-ALWAYS_INLINE __m256i add_dot(__m256i sums, __m256i codes, __m256i weights) {
-#ifdef __AVXVNNI__
-    return _mm256_dpbusd_avx_epi32(sums, codes, weights);
-#else
-    return _mm256_dpbusd_epi32(sums, codes, weights);
-#endif
 }
 
 #define ADD(c, r)                                                                                                      \
