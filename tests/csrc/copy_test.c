@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The copy of bytes with AVX-512 against plain loops: images of planes and of pixels, rows, broadcasts, any strides, with
- * gaps in the output that must stay as they are. Run under the address and undefined-behaviour sanitizers; every tensor
- * is allocated to the exact byte. Prints the number of cases of each form.
+ * The copy of bytes with AVX-512 against plain loops: images of planes and of pixels, rows, broadcasts, any strides,
+ * with gaps in the output that must stay as they are. Run under the address and undefined-behaviour sanitizers; every
+ * tensor is allocated to the exact byte. Prints the number of cases of each form.
  */
 #include <stdio.h>
 #include <stdlib.h>
