@@ -122,7 +122,17 @@ def info(q: QuantizedModel | Artifact | str | Path) -> Info:
     engine = model.engine
     sizes = {d.name: max(d.min, 1) for name in graph.inputs for d in graph.values[name].shape if isinstance(d, Dim)}
     peak = engine.arena_bytes(**sizes)
-    return Info(artifact.note.source, model.size, peak, engine.resident_bytes, _inputs(artifact), _outputs(artifact), artifact.note.cut, layers, totals)
+    return Info(
+        artifact.note.source,
+        model.size,
+        peak,
+        engine.resident_bytes,
+        _inputs(artifact),
+        _outputs(artifact),
+        artifact.note.cut,
+        layers,
+        totals,
+    )
 
 
 def layers_of(graph: Graph) -> tuple[LayerInfo, ...]:

@@ -14,8 +14,8 @@ from intonly.core.bounds import bounds
 from intonly.core.graph import Graph, Node, Stage, Value
 from intonly.core.number_format import INT8, INT32, UINT8
 from intonly.core.spec import check
-from tests.core.chains import OPEN_WINDOW, GraphMaker, chains
 from tests.backends.test_native_engine import random_inputs
+from tests.core.chains import OPEN_WINDOW, GraphMaker, chains
 from tests.strategies import LAW
 
 

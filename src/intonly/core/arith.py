@@ -2,7 +2,8 @@
 """The arithmetic law (NORMATIVE; derived in docs/arithmetic.md).
 
 Every other implementation (native kernels, generated code, exports) must match these functions to the bit. Only this
-module, `csrc/arith.h` and the test oracle read the fields of a `Rescale`.
+module, `csrc/arith.h`, `csrc/arith.c` and the test oracle read the fields of a `Rescale`. How real factors become its
+integers: `dyadic.py`.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ class Rescale:
             narrow: False asks for the wide form: where x may have more than 32 bits, or one exact rounding matters.
 
         Exactness: the relative error of the larger multiplier is at most 2^-31 in the wide form, that of each 2^-15 in
-        the narrow. A factor too small to move any int32 accumulator becomes 0.
+        the narrow. A factor too small to move any int32 accumulator becomes 0; one too large for the narrow form's shifts
+        saturates all the same.
 
         Raises:
             LoweringError: when a factor is not finite, or is 2^30 or more in the wide form.

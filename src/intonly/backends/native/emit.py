@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from intonly.backends.native.constants import Constants
+from intonly.backends.native.conv2d import conv2d
 from intonly.backends.native.elementwise import elementwise
 from intonly.backends.native.epilogue import Epilogue
+from intonly.backends.native.matmul import matmul
 from intonly.backends.native.plan import TYPES, Plan, Planner
-from intonly.backends.native.products import Packer, conv2d, matmul
+from intonly.backends.native.products import Packer
 from intonly.backends.native.reductions import pool, reduce_axes
 from intonly.core.graph import Graph, Node
 
@@ -21,7 +23,11 @@ Emitter = Callable[[Planner, Packer, Node, str, Epilogue], None]
 
 
 def planned(
-    graph: Graph, sizes: Mapping[str, int], constants: Constants, packer: Packer, layout: Mapping[str, tuple[int, Sequence[tuple[str, int]]]]
+    graph: Graph,
+    sizes: Mapping[str, int],
+    constants: Constants,
+    packer: Packer,
+    layout: Mapping[str, tuple[int, Sequence[tuple[str, int]]]],
 ) -> Plan:
     """Return the program of an integer graph of primitives for one set of extents."""
     plan = Planner(graph, sizes, constants)
@@ -112,8 +118,13 @@ def _gather(plan: Planner, _: Packer, node: Node, name: str, __: Epilogue) -> No
     axis = node.attrs["axis"]
     rows = y if y.is_dense else plan.fresh(y.shape, y.dtype)
     fields = {
-        **{"a_ref": a, "y_ref": rows, "index_ref": index, "index_type": TYPES[index.dtype.name]},
-        **{"outer": math.prod(a.shape[:axis]), "rows": a.shape[axis], "count": index.size},
+        "a_ref": a,
+        "y_ref": rows,
+        "index_ref": index,
+        "index_type": TYPES[index.dtype.name],
+        "outer": math.prod(a.shape[:axis]),
+        "rows": a.shape[axis],
+        "count": index.size,
         "row_bytes": math.prod(a.shape[axis + 1 :]) * a.dtype.itemsize,
     }
     plan.step("gather", fields, [a, index, rows], y.size)

@@ -54,6 +54,11 @@ class Epilogue:
         array = self.arrays.get(name)
         return None if array is None else np.ascontiguousarray(np.broadcast_to(array, (channels,)))
 
+    def part(self, channels: slice, count: int) -> Epilogue:
+        """Return the epilogue of some of `count` channels."""
+        arrays = {k: np.broadcast_to(a, (count,))[channels] if a.ndim <= 1 else a for k, a in self.arrays.items()}
+        return Epilogue(self.form, self.scalars, arrays)
+
     def fields(self, constants: Constants) -> dict[str, Any]:
         """Return the fields of the general steps: scalars, and references of the constants."""
         names = ("multiplier", "shift", "residual_multiplier", "residual_shift", "x_zero")

@@ -21,7 +21,20 @@ from intonly.backends.native.view import ARENA, CALLER, CONSTANTS, Halo, View, c
 from intonly.core.graph import Graph, Node, resolve_shape
 
 Array = npt.NDArray[Any]
-STRIDED_WRITERS = ("conv2d", "matmul", "requantize", "lookup", "max_pool2d", "sum_pool2d", "add", "mul", "minimum", "maximum", "pad", "concat")
+STRIDED_WRITERS = (
+    "conv2d",
+    "matmul",
+    "requantize",
+    "lookup",
+    "max_pool2d",
+    "sum_pool2d",
+    "add",
+    "mul",
+    "minimum",
+    "maximum",
+    "pad",
+    "concat",
+)
 """Primitives whose steps can write into a part of a larger buffer."""
 RANK = 8
 SPACE_SHIFT = 48
@@ -182,9 +195,10 @@ class Planner:
             self.buffers.append(Buffer(ARENA, math.prod(shape) * item))
             return View(len(self.buffers) - 1, 0, dtype, shape, dense_strides(shape, item))
         n, h, w, c = shape
-        strides = dense_strides((n, h + halo.top + halo.bottom, w + halo.left + halo.right, c), item)
+        top, left, bottom, right = halo.pads
+        strides = dense_strides((n, h + top + bottom, w + left + right, c), item)
         self.buffers.append(Buffer(ARENA, n * strides[0]))
-        view = View(len(self.buffers) - 1, halo.top * strides[1] + halo.left * strides[2], dtype, shape, strides, halo)
+        view = View(len(self.buffers) - 1, top * strides[1] + left * strides[2], dtype, shape, strides, halo)
         self._fill_margin(view, halo)
         return view
 
@@ -192,7 +206,9 @@ class Planner:
         n, h, w, _ = view.shape
         sides = dict(zip(("top", "left", "bottom", "right"), halo.pads, strict=True))
         pattern = self.constants.place(np.frombuffer(halo.fill, np.uint8))
-        self.step("halo", {**self.image("x", view), "n": n, "h": h, "w": w, "pixel_bytes": view.strides[2], **sides, "pattern": pattern}, [view])
+        self.step(
+            "halo", {**self.image("x", view), "n": n, "h": h, "w": w, "pixel_bytes": view.strides[2], **sides, "pattern": pattern}, [view]
+        )
 
     # -- decisions made before the first step -----------------------------------------------------------------------
 
@@ -209,9 +225,9 @@ class Planner:
             if fill is None:
                 continue
             if wanted is None:
-                wanted = Halo(*node.attrs["pads"], fill=fill)
+                wanted = Halo(tuple(node.attrs["pads"]), fill)
             elif wanted.fill == fill:
-                wanted = Halo(*map(max, wanted.pads, node.attrs["pads"]), fill=fill)
+                wanted = Halo(tuple(map(max, wanted.pads, node.attrs["pads"])), fill)
         return wanted
 
     def fill_of(self, node: Node, dtype: np.dtype[Any]) -> bytes | None:
@@ -329,7 +345,7 @@ class Planner:
 
     def _padded_copy(self, view: View, pads: Sequence[int], fill: bytes) -> View:
         if view.dtype.itemsize == 1:
-            target = self.fresh(view.shape, view.dtype, Halo(*pads, fill=fill))
+            target = self.fresh(view.shape, view.dtype, Halo(tuple(pads), fill))
             self.copy(view, target)
             return target
         n, h, w, c = view.shape

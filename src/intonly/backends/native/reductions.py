@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from intonly.backends.native.contraction import MAX, REDUCED, SUM, SUM_PRODUCTS, Contraction, contract
 from intonly.backends.native.epilogue import ABSENT, Epilogue
 from intonly.backends.native.plan import Planner
-from intonly.backends.native.products import REDUCED, contract, window
 from intonly.backends.native.view import View, collapsed
+from intonly.backends.native.windows import Window, window
 from intonly.core.arith import INT32_LIMIT
 from intonly.core.graph import Node
 
-SUM, MAX = 1, 2
 MOST_TAPS = 4096
 """Pixels of an image that is reduced as one window."""
 
@@ -29,7 +29,7 @@ def pool(plan: Planner, node: Node, name: str, epilogue: Epilogue) -> None:
         zero = np.asarray(node.attrs["x_zero_point"], np.int64)
         if zero.any():
             bias = plan.constants.place(np.broadcast_to(-zero * kh * kw, (y.shape[3],)).astype(np.int32))
-    window(plan, SUM if node.op == "sum_pool2d" else MAX, x, pixels, taps, y, epilogue, bias=bias)
+    window(plan, Window(SUM if node.op == "sum_pool2d" else MAX, x, pixels, taps, y, epilogue, bias=bias))
 
 
 def reduce_axes(plan: Planner, node: Node, name: str, epilogue: Epilogue) -> None:
@@ -47,15 +47,17 @@ def reduce_axes(plan: Planner, node: Node, name: str, epilogue: Epilogue) -> Non
     strides = kept if node.attrs["keepdims"] else tuple(s for k, s in enumerate(x.strides) if k not in axes)
     contract(
         plan,
-        0 if node.op == "reduce_sum" else MAX,
-        View(x.buffer, x.offset, x.dtype, y.shape, strides),
-        None,
-        y,
-        None,
-        epilogue,
-        extents=summed,
-        steps=(steps[0], [0] * len(summed)),
-        zeros=(node.attrs.get("x_zero_point", 0), 0),
+        Contraction(
+            View(x.buffer, x.offset, x.dtype, y.shape, strides),
+            None,
+            y,
+            None,
+            epilogue,
+            extents=summed,
+            steps=(steps[0], [0] * len(summed)),
+            zeros=(node.attrs.get("x_zero_point", 0), 0),
+            op=SUM_PRODUCTS if node.op == "reduce_sum" else MAX,
+        ),
     )
 
 
@@ -76,4 +78,4 @@ def _whole_image(plan: Planner, node: Node, x: View, y: View, epilogue: Epilogue
     taps = [i * x.strides[1] + j * x.strides[2] for i in range(h) for j in range(w)]
     zero = node.attrs.get("x_zero_point", 0)
     bias = plan.constants.place(np.full(c, -zero * h * w, np.int32)) if zero else ABSENT
-    window(plan, SUM if node.op == "reduce_sum" else MAX, x, (x.strides[0], 0, 0), taps, image, epilogue, bias=bias)
+    window(plan, Window(SUM if node.op == "reduce_sum" else MAX, x, (x.strides[0], 0, 0), taps, image, epilogue, bias=bias))

@@ -101,7 +101,7 @@ def _reads_with_zero(node: Node, k: int) -> bool:
     if node.op in MOVES:
         return node.op == "concat" or k == 0
     if node.op in PRODUCTS or node.op == "requantize":
-        return k == 0 or k == (1 if node.op == "requantize" else 3)
+        return k in (0, 1 if node.op == "requantize" else 3)
     return node.op in ("add", "mul", "sum_pool2d", "reduce_sum", "lookup") and (node.op != "lookup" or k == 0)
 
 

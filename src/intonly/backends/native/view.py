@@ -16,18 +16,10 @@ CONSTANTS, ARENA, CALLER = 0, 1, 2
 
 @dataclass(frozen=True)
 class Halo:
-    """A margin around an image, in pixels, and the bytes of one pixel of it."""
+    """A margin around an image: top, left, bottom, right in pixels, and the bytes of one pixel of it."""
 
-    top: int
-    left: int
-    bottom: int
-    right: int
+    pads: tuple[int, ...]
     fill: bytes
-
-    @property
-    def pads(self) -> tuple[int, int, int, int]:
-        """Top, left, bottom, right, as convolutions and pools write them."""
-        return self.top, self.left, self.bottom, self.right
 
     def covers(self, pads: Sequence[int], fill: bytes) -> bool:
         """Return whether a window with these pads may read this margin."""
@@ -57,7 +49,9 @@ class View:
     @property
     def is_dense(self) -> bool:
         """Whether the elements lie one after another in C order."""
-        return all(s == d or n == 1 for n, s, d in zip(self.shape, self.strides, dense_strides(self.shape, self.dtype.itemsize), strict=True))
+        return all(
+            s == d or n == 1 for n, s, d in zip(self.shape, self.strides, dense_strides(self.shape, self.dtype.itemsize), strict=True)
+        )
 
     def moved(self, axes: Sequence[int]) -> View:
         """Return the same integers with axis k being axis axes[k] of this view."""
