@@ -205,9 +205,8 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
     const narrow_summary *summary = (const narrow_summary *)(const void *)g.packed;
     if (s->form == INTONLY_FORM_NARROW &&
         narrow_fits(summary, s->y_type, s->zero_point, s->fraction_bits, residual_type, s->residual_zero)) {
-        g.narrow = narrow_scalars_of((int)summary->left, s->y_type, s->zero_point, s->lo, s->hi, s->fraction_bits, residual_type,
-                             s->residual_zero);
-        g.end = !narrow_is_most_common(&g.narrow) ? GEMM_ANY_CODES : g.residual ? GEMM_JOINED_CODES : GEMM_CODES;
+        g.narrow = NARROW_SCALARS(64, s, summary);
+        g.end = !narrow_is_most_common_64(&g.narrow) ? GEMM_ANY_CODES : g.residual ? GEMM_JOINED_CODES : GEMM_CODES;
     } else {
         memset(&g.narrow, 0, sizeof g.narrow);
         g.end = GEMM_PLAIN;

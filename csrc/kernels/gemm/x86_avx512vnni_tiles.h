@@ -41,7 +41,7 @@ typedef struct gemm {
     int64_t tap_bytes, tap_count;
     int end;      /* how a tile ends */
     int residual; /* whether there is one */
-    narrow_scalars narrow;
+    narrow_scalars_64 narrow;
     gemm_panel panel;
     gemm_rows rows;
 } gemm;
@@ -70,45 +70,48 @@ ALWAYS_INLINE gemm_columns gemm_columns_of(const gemm *g) {
 }
 
 /* Finish and store one row of 64 channels. */
-ALWAYS_INLINE void gemm_finish1(const gemm_rows *rows, const gemm_columns *p, const narrow_scalars *n, int64_t row,
+ALWAYS_INLINE void gemm_finish1(const gemm_rows *rows, const gemm_columns *p, const narrow_scalars_64 *n, int64_t row,
                                 __m512i c0, __m512i c1, __m512i c2, __m512i c3) {
-    narrow_pair u = narrow_scale(n, p->constants, c0, c1, c2, c3);
-    if (p->joins) u = narrow_join(n, p->constants, u, _mm512_maskz_loadu_epi8(p->mask, rows->residual[row] + p->first));
-    _mm512_mask_storeu_epi8(rows->y[row] + p->first, p->mask, narrow_codes(n, u));
+    narrow_pair_64 u = narrow_scale_64(n, p->constants, c0, c1, c2, c3);
+    if (p->joins)
+        u = narrow_join_64(n, p->constants, u, _mm512_maskz_loadu_epi8(p->mask, rows->residual[row] + p->first));
+    _mm512_mask_storeu_epi8(rows->y[row] + p->first, p->mask, narrow_codes_64(n, u));
 }
 
 /* Finish and store two rows of 32 channels: each lane of the codes holds 8 channels of one row, then of the other. */
-ALWAYS_INLINE void gemm_finish2(const gemm_rows *rows, const gemm_columns *p, const narrow_scalars *n, int64_t row,
+ALWAYS_INLINE void gemm_finish2(const gemm_rows *rows, const gemm_columns *p, const narrow_scalars_64 *n, int64_t row,
                                 __m512i c00, __m512i c01, __m512i c10, __m512i c11) {
     const __mmask32 mask = (__mmask32)p->mask;
-    narrow_pair u = narrow_scale(n, p->constants, c00, c01, c10, c11);
+    narrow_pair_64 u = narrow_scale_64(n, p->constants, c00, c01, c10, c11);
     if (p->joins) {
         const __m256i r0 = _mm256_maskz_loadu_epi8(mask, rows->residual[row] + p->first);
         const __m256i r1 = _mm256_maskz_loadu_epi8(mask, rows->residual[row + 1] + p->first);
         const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(r0), r1, 1);
-        u = narrow_join(n, p->constants, u, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), both));
+        const __m512i weave = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+        u = narrow_join_64(n, p->constants, u, _mm512_permutexvar_epi64(weave, both));
     }
-    const __m512i codes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), narrow_codes(n, u));
+    const __m512i split = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    const __m512i codes = _mm512_permutexvar_epi64(split, narrow_codes_64(n, u));
     _mm256_mask_storeu_epi8(rows->y[row] + p->first, mask, _mm512_castsi512_si256(codes));
     _mm256_mask_storeu_epi8(rows->y[row + 1] + p->first, mask, _mm512_extracti64x4_epi64(codes, 1));
 }
 
 /* Finish and store four rows of 16 channels: each lane of the codes holds 4 channels of each row. */
-ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, const narrow_scalars *n, int64_t row,
+ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, const narrow_scalars_64 *n, int64_t row,
                                 __m512i c0, __m512i c1, __m512i c2, __m512i c3) {
     const __m512i transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __mmask16 mask = (__mmask16)p->mask;
     uint8_t *const *y = rows->y + row;
-    narrow_pair u = narrow_scale(n, p->constants, c0, c1, c2, c3);
+    narrow_pair_64 u = narrow_scale_64(n, p->constants, c0, c1, c2, c3);
     if (p->joins) {
         const uint8_t *const *residual = rows->residual + row;
         __m512i r = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(mask, residual[0] + p->first));
         r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[1] + p->first), 1);
         r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[2] + p->first), 2);
         r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[3] + p->first), 3);
-        u = narrow_join(n, p->constants, u, _mm512_permutexvar_epi32(transpose, r));
+        u = narrow_join_64(n, p->constants, u, _mm512_permutexvar_epi32(transpose, r));
     }
-    const __m512i codes = _mm512_permutexvar_epi32(transpose, narrow_codes(n, u));
+    const __m512i codes = _mm512_permutexvar_epi32(transpose, narrow_codes_64(n, u));
     _mm_mask_storeu_epi8(y[0] + p->first, mask, _mm512_castsi512_si128(codes));
     _mm_mask_storeu_epi8(y[1] + p->first, mask, _mm512_extracti32x4_epi32(codes, 1));
     _mm_mask_storeu_epi8(y[2] + p->first, mask, _mm512_extracti32x4_epi32(codes, 2));
@@ -180,14 +183,14 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
         } while (++tap < last);                                                                                        \
         g = step_kept;                                                                                                 \
         first = row_kept;                                                                                              \
-        narrow_scalars n = g->narrow;                                                                                  \
+        narrow_scalars_64 n = g->narrow;                                                                               \
         gemm_columns p = gemm_columns_of(g);                                                                           \
         if (g->end == GEMM_CODES) {                                                                                    \
-            narrow_most_common(&n);                                                                                    \
+            narrow_most_common_64(&n);                                                                                 \
             p.joins = 0;                                                                                               \
             UNITS_##units(FINISH_##vectors)                                                                            \
         } else if (g->end == GEMM_JOINED_CODES) {                                                                      \
-            narrow_most_common(&n);                                                                                    \
+            narrow_most_common_64(&n);                                                                                 \
             p.joins = 1;                                                                                               \
             UNITS_##units(FINISH_##vectors)                                                                            \
         } else if (g->end == GEMM_ANY_CODES) {                                                                         \

@@ -11,8 +11,14 @@
 
 #include "kernels/packed.h"
 #include "kernels/window/window.h"
-#include "kernels/window/x86_avx512vnni_lines.h"
 #include "kernels/x86_avx512_plain.h"
+
+#define BYTES 64
+#include "kernels/window/x86_avx512vnni_areas.h"
+#undef BYTES
+#define BYTES 32
+#include "kernels/window/x86_avx512vnni_areas.h"
+#undef BYTES
 
 size_t intonly_depthwise_size_avx512vnni(const intonly_weights *weights) {
     if (weights->x_signed || weights->acc_limit > INT32_MAX) return 0;
@@ -63,19 +69,20 @@ typedef struct operands {
 /* Write the constants of a panel of a sum, those at index `constant` for its first channel. */
 static void gather_constants(const intonly_window *s, const operands *o, int64_t constant, int64_t channel,
                              int64_t count, panel_constants *to) {
+    const int64_t step = s->form == INTONLY_FORM_ACC ? 0 : s->constant_c, last = constant + (count - 1) * step;
     memset(to, 0, sizeof *to);
-    for (int64_t c = 0; c < count; ++c, constant += s->constant_c) {
-        const int64_t slot = slot_of_byte(c), place = place_of_byte(c);
-        to->narrow.bias[slot] = o->bias == NULL ? 0 : o->bias[channel + c];
-        if (s->form == INTONLY_FORM_ACC) continue;
-        const int shift = o->arrays.shift[constant];
+    for (int64_t c = 0; o->bias != NULL && c < count; ++c) to->narrow.bias[slot_of_byte(c)] = o->bias[channel + c];
+    for (int64_t c = 0; s->form != INTONLY_FORM_ACC && c < 64; ++c, constant += constant < last ? step : 0) {
         to->plain.multiplier[c] = o->arrays.multiplier[constant];
         to->plain.shift[c] = o->arrays.shift[constant];
-        if (s->form == INTONLY_FORM_WIDE) continue;
+    }
+    for (int64_t c = 0; s->form == INTONLY_FORM_NARROW && c < 64; ++c) {
+        const int64_t slot = slot_of_byte(c);
+        const int shift = to->plain.shift[c];
         to->narrow.bias[slot] = narrow_signed((uint32_t)to->narrow.bias[slot] + narrow_rounding(shift));
         to->narrow.right[slot] = shift > 0 ? shift : 0;
         to->narrow.left[slot] = shift < 0 ? -shift : 0;
-        to->narrow.multiplier[place] = (int16_t)o->arrays.multiplier[constant];
+        to->narrow.multiplier[place_of_byte(c)] = (int16_t)to->plain.multiplier[c];
     }
 }
 
@@ -114,22 +121,60 @@ static int is_ours(const intonly_window *s, const operands *o) {
     return largest_sum(s, o->bias) <= INT32_MAX;
 }
 
-typedef void (*line_kernel)(const window *v, const window_panel *p, int64_t count);
+/* Pixels whose epilogue vectors cannot run: their sums go through memory. */
+static void window_plain(const window *v, const window_area *a) {
+    const intonly_window *s = v->step;
+    plain_end end = {.y_type = s->y_type, .residual_type = s->r_type};
+    INTONLY_READ_LIMITS(s, &end.law);
+    plain_end_constants(&end, &a->constants->plain, v->joins);
+    for (int64_t i = 0; i < a->lines; ++i) {
+        for (int64_t j = 0; j < a->pixels; ++j) {
+            const quad_64 acc = add_taps_64(v, a, a->x + i * s->x_h + j * s->x_w, a->channels);
+            int32_t kept[64];
+            _mm512_storeu_si512(kept, acc.a);
+            _mm512_storeu_si512(kept + 16, acc.b);
+            _mm512_storeu_si512(kept + 32, acc.c);
+            _mm512_storeu_si512(kept + 48, acc.d);
+            plain_finish(&end, kept, 4, a->channels, v->joins ? a->residual + i * s->r_h + j * s->r_w : NULL,
+                         a->y + i * s->y_h + j * s->y_w);
+        }
+    }
+}
 
-/* Weights, and where the taps of full groups and of the last group are. */
+/* Return by how many columns pixels are apart whose taps are 3 x 3 neighbours; 0 where that is not 1 or 2. */
+static int columns_apart(const intonly_window *s, const int64_t *offsets) {
+    const int64_t down = offsets[3] - offsets[0], right = offsets[1] - offsets[0];
+    for (int64_t i = 0; i < 9; ++i) {
+        const int64_t row = i < 3 ? 0 : i < 6 ? 1 : 2;
+        if (offsets[i] != offsets[0] + row * down + (i - 3 * row) * right) return 0;
+    }
+    return s->x_w == right ? 1 : s->x_w == 2 * right ? 2 : 0;
+}
+
+/* The kernels for more than 32 channels, and for less. */
+typedef struct kernels {
+    window_kernel whole, half;
+} kernels;
+
+/* Taps in the order of their weights, and the weights of a sum. */
 typedef struct tap_groups {
     int64_t offsets[12];
     int8_t ones[256], last_ones[256];
 } tap_groups;
 
-/* Set up the groups of taps, and return what runs a line. */
-static line_kernel begin_taps(window *v, const int64_t *offsets, tap_groups *t) {
+/* Set up the groups of taps, and return what runs them. */
+static kernels begin_taps(window *v, const int64_t *offsets, tap_groups *t) {
     const intonly_window *s = v->step;
     v->offsets = offsets;
     v->groups = s->taps >> 2;
     v->has_last_group = (s->taps & 3) != 0;
     v->weights_step = 256;
-    if (s->op == INTONLY_SUM_PRODUCTS && s->taps == 9) {
+    if (s->op == INTONLY_MAX) return (kernels){window_maxima_64, window_maxima_32};
+    if (s->op == INTONLY_SUM) {
+        v->weights_step = 0;
+        memset(t->ones, 1, sizeof t->ones);
+        for (int i = 0; i < 256; ++i) t->last_ones[i] = (i & 3) < (s->taps & 3);
+    } else if (s->taps == 9) {
         for (int64_t i = 0; i < 12; ++i) {
             const int64_t tap = window_tap(i >> 2, i & 3, 9);
             t->offsets[i] = offsets[tap < 9 ? tap : 0];
@@ -137,64 +182,72 @@ static line_kernel begin_taps(window *v, const int64_t *offsets, tap_groups *t) 
         v->offsets = t->offsets;
         v->groups = 3;
         v->has_last_group = 0;
-        if (v->fast && !v->joins && window_shares_columns(s, offsets)) return window_line_3x3;
+        const int columns = v->fast && !v->joins ? columns_apart(s, offsets) : 0;
+        if (columns == 1) return (kernels){window_3x3_by_1_64, window_3x3_by_1_32};
+        if (columns == 2) return (kernels){window_3x3_by_2_64, window_3x3_by_2_32};
     }
     for (int64_t i = 0; i < 4; ++i) {
         const int64_t tap = 4 * v->groups + i;
         v->last_group[i] = offsets[tap < s->taps ? tap : 0];
     }
-    if (s->op == INTONLY_SUM) {
-        v->weights_step = 0;
-        memset(t->ones, 1, sizeof t->ones);
-        for (int i = 0; i < 256; ++i) t->last_ones[i] = (i & 3) < (s->taps & 3);
-    }
-    return s->op == INTONLY_MAX ? window_line_of_maxima : window_line;
+    return v->fast ? (kernels){window_any_64, window_any_32} : (kernels){window_plain, window_plain};
 }
 
-/* Lines first..end, counted over all images, of one panel. */
-static void run_lines(const window *v, const operands *o, line_kernel run, window_panel *p, panel_constants *gathered,
-                      int64_t channel, int64_t first, int64_t end) {
+/* Run lines first..end, counted over all images, of one panel; its constants and weights are there. */
+static void run_lines(const window *v, const operands *o, window_kernel run, window_area *a, int64_t channel,
+                      int64_t first, int64_t end) {
     const intonly_window *s = v->step;
     const int64_t y_channel = channel * intonly_bytes_of(s->y_type);
-    const int per_pixel = s->op == INTONLY_SUM && (s->constant_h | s->constant_w) != 0;
     int64_t n = (int64_t)intonly_quotient((uint64_t)first, (uint64_t)s->oh), i = first - n * s->oh;
+    for (; first < end; first += a->lines, i = 0, ++n) {
+        a->lines = end - first < s->oh - i ? end - first : s->oh - i;
+        a->pixels = s->ow;
+        a->x = o->x + n * s->x_n + i * s->x_h + channel;
+        a->y = o->y + n * s->y_n + i * s->y_h + y_channel;
+        a->residual = v->joins ? o->r + n * s->r_n + i * s->r_h + channel : NULL;
+        run(v, a);
+    }
+}
+
+/* Run a sum whose constants differ from pixel to pixel. */
+static void run_pixels(const window *v, const operands *o, window_kernel run, panel_constants *gathered,
+                       window_area *a, int64_t channel, int64_t first, int64_t end) {
+    const intonly_window *s = v->step;
+    const int64_t y_channel = channel * intonly_bytes_of(s->y_type);
+    int64_t n = (int64_t)intonly_quotient((uint64_t)first, (uint64_t)s->oh), i = first - n * s->oh;
+    a->lines = a->pixels = 1;
     for (; first < end; ++first) {
-        p->x = o->x + n * s->x_n + i * s->x_h + channel;
-        p->y = o->y + n * s->y_n + i * s->y_h + y_channel;
-        if (v->joins) p->residual = o->r + n * s->r_n + i * s->r_h + channel;
-        if (!per_pixel) {
-            run(v, p, s->ow);
-        } else {
-            for (int64_t j = 0; j < s->ow; ++j, p->x += s->x_w, p->y += s->y_w) {
-                gather_constants(s, o, i * s->constant_h + j * s->constant_w + channel * s->constant_c, channel,
-                                 p->channels, gathered);
-                run(v, p, 1);
-            }
+        for (int64_t j = 0; j < s->ow; ++j) {
+            const int64_t constant = i * s->constant_h + j * s->constant_w + channel * s->constant_c;
+            gather_constants(s, o, constant, channel, a->channels, gathered);
+            a->x = o->x + n * s->x_n + i * s->x_h + j * s->x_w + channel;
+            a->y = o->y + n * s->y_n + i * s->y_h + j * s->y_w + y_channel;
+            run(v, a);
         }
         if (++i == s->oh) i = 0, ++n;
     }
 }
 
-static void run_panels(const window *v, const operands *o, const tap_groups *t, line_kernel run, int64_t first_line,
-                       int64_t end_line, int64_t panel, int64_t end) {
+static void run_panels(const window *v, const operands *o, const tap_groups *t, kernels run, int64_t line,
+                       int64_t line_end, int64_t panel, int64_t panel_end) {
     const intonly_window *s = v->step;
-    for (; panel < end; ++panel) {
+    panel_constants gathered;
+    for (; panel < panel_end; ++panel) {
         const int64_t channel = 64 * panel, left = s->c - channel;
-        panel_constants gathered;
-        window v_panel = *v;
-        window_panel p = {.channels = left < 64 ? left : 64};
+        const window_kernel kernel = left > 32 ? run.whole : run.half;
+        window_area a = {.channels = left < 64 ? left : 64, .weights = t->ones, .last_weights = t->last_ones};
+        a.constants = &gathered;
         if (s->op == INTONLY_SUM_PRODUCTS) {
-            p.constants = (const panel_constants *)(const void *)(o->packed + panel * window_panel_bytes(s->taps));
-            p.weights = (const int8_t *)(p.constants + 1);
-            p.last_weights = p.weights + 256 * v->groups;
-        } else {
-            p.constants = &gathered;
-            p.weights = t->ones;
-            p.last_weights = t->last_ones;
-            if (s->op == INTONLY_SUM) gather_constants(s, o, channel * s->constant_c, channel, p.channels, &gathered);
+            a.constants = (const panel_constants *)(const void *)(o->packed + panel * window_panel_bytes(s->taps));
+            a.weights = (const int8_t *)(a.constants + 1);
+            a.last_weights = a.weights + 256 * v->groups;
+        } else if (s->op == INTONLY_SUM && (s->constant_h | s->constant_w) != 0 && s->form != INTONLY_FORM_ACC) {
+            run_pixels(v, o, kernel, &gathered, &a, channel, line, line_end);
+            continue;
+        } else if (s->op == INTONLY_SUM) {
+            gather_constants(s, o, channel * s->constant_c, channel, a.channels, &gathered);
         }
-        plain_end_constants(&v_panel.end, &p.constants->plain, v->joins);
-        run_lines(&v_panel, o, run, &p, &gathered, channel, first_line, end_line);
+        run_lines(v, o, kernel, &a, channel, line, line_end);
     }
 }
 
@@ -202,15 +255,12 @@ void intonly_window_avx512vnni(const void *step, uint8_t *const *bases, unsigned
     const intonly_window *s = step;
     const int64_t lines = s->n * s->oh, panels = window_panels(s->c);
     const int64_t residual_type = s->r_ref < 0 ? -1 : s->r_type;
-    const int64_t *offsets = (const int64_t *)(const void *)intonly_at(bases, s->tap_offsets);
     operands o = {.x = intonly_at(bases, s->x_ref),
                   .y = intonly_at(bases, s->y_ref),
                   .r = intonly_at_or_null(bases, s->r_ref)};
     window v;
     tap_groups t;
-    narrow_summary summary;
     memset(&v, 0, sizeof v);
-    memset(&summary, 0, sizeof summary);
     INTONLY_READ_EPILOGUE(s, bases, &o.arrays);
     o.bias = s->op == INTONLY_SUM ? intonly_int32_at(bases, s->bias) : NULL;
     if (!is_ours(s, &o)) {
@@ -219,22 +269,16 @@ void intonly_window_avx512vnni(const void *step, uint8_t *const *bases, unsigned
     }
     if (s->op == INTONLY_SUM_PRODUCTS) {
         const uint8_t *packed = intonly_at(bases, s->packed);
-        memcpy(&summary, packed, sizeof summary);
+        memcpy(&v.summary, packed, sizeof v.summary);
         o.packed = packed + PACKED_HEAD;
     } else if (s->op == INTONLY_SUM) {
-        summary = summarize_sum(s, &o);
+        v.summary = summarize_sum(s, &o);
     }
     v.step = s;
     v.joins = s->op == INTONLY_SUM_PRODUCTS && s->r_ref >= 0;
-    INTONLY_READ_LIMITS(s, &v.end.law);
-    v.end.y_type = s->y_type;
-    v.end.residual_type = s->r_type;
-    v.fast = s->form == INTONLY_FORM_NARROW &&
-             narrow_fits(&summary, s->y_type, s->zero_point, s->fraction_bits, residual_type, s->residual_zero);
-    if (v.fast)
-        v.narrow = narrow_scalars_of((int)summary.left, s->y_type, s->zero_point, s->lo, s->hi, s->fraction_bits,
-                                     residual_type, s->residual_zero);
-    const line_kernel run = begin_taps(&v, offsets, &t);
+    v.fast = s->form == INTONLY_FORM_NARROW && narrow_fits(&v.summary, s->y_type, s->zero_point, s->fraction_bits,
+                                                           residual_type, s->residual_zero);
+    const kernels run = begin_taps(&v, (const int64_t *)(const void *)intonly_at(bases, s->tap_offsets), &t);
 
     int64_t line = 0, line_end = lines, panel = 0, panel_end = panels;
     if (lines >= parts)

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "kernels/kernels.h"
+#include "kernels/narrow.h"
 #include "kernels/x86_avx512.h"
 
 /* Return the number of groups of four taps. */
@@ -29,6 +30,29 @@ static inline int64_t window_panels(int64_t channels) { return (channels + 63) >
 static inline int64_t window_panel_bytes(int64_t taps) {
     return (int64_t)sizeof(panel_constants) + window_groups(taps) * 256;
 }
+
+/* A step on its way. Taps are in groups of four; those of the last group that are missing have weight 0. */
+typedef struct window {
+    const intonly_window *step;
+    const int64_t *offsets; /* [4 * groups] */
+    int64_t groups, last_group[4];
+    int has_last_group;
+    int64_t weights_step; /* bytes between the weights of groups: 256, or 0 where all are 1 */
+    int fast;             /* the epilogue runs on registers; else by the plain law, on a copy */
+    int joins;            /* whether a residual does */
+    narrow_summary summary;
+} window;
+
+/* Pixels of an image, and up to 64 channels of them. The pointers are those of the first of them. */
+typedef struct window_area {
+    const panel_constants *constants;
+    const int8_t *weights, *last_weights;
+    int64_t channels, lines, pixels;
+    const uint8_t *x, *residual;
+    uint8_t *y;
+} window_area;
+
+typedef void (*window_kernel)(const window *v, const window_area *a);
 
 size_t intonly_depthwise_size_avx512vnni(const intonly_weights *weights);
 void intonly_depthwise_pack_avx512vnni(const intonly_weights *weights, uint8_t *packed);
