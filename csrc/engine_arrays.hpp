@@ -67,6 +67,7 @@ struct Wanted {
         Wanted several = *this;
         if (pieces == 1) return several;
         if (shape.empty()) fail(what + " has no axis that could hold several pieces");
+        if ((bytes() >> 16) * pieces >= size_t{1} << 31) fail(what + ": so many pieces are more than 2^47 bytes");
         several.shape[0] *= pieces;
         return several;
     }
@@ -76,7 +77,7 @@ struct Wanted {
         if (shape_of(array) != shape) fail(what + " must have shape " + text(shape) + ", got " + text(shape_of(array)));
         int64_t stride = 1;
         for (size_t i = shape.size(); i-- > 0;) {
-            if (shape[i] != 1 && array.stride(i) != stride)
+            if (shape[i] > 1 && array.stride(i) != stride)
                 fail(what + " must be contiguous in C order; numpy.ascontiguousarray makes it so");
             stride *= static_cast<int64_t>(shape[i]);
         }

@@ -33,7 +33,8 @@ public:
     explicit Block(size_t bytes) : size(bytes) {
         const size_t alignment = bytes >= huge_page ? huge_page : line;
         void *memory = nullptr;
-        if (bytes > SIZE_MAX - behind || posix_memalign(&memory, alignment, bytes + behind) != 0) throw std::bad_alloc();
+        if (bytes > SIZE_MAX - behind || posix_memalign(&memory, alignment, bytes + behind) != 0)
+            throw std::bad_alloc();
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
         if (bytes >= huge_page) (void)madvise(memory, bytes, MADV_HUGEPAGE);
 #endif

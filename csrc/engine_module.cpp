@@ -140,8 +140,8 @@ nb::object packed(const std::string &what, intonly_weights weights, const Contig
     return result;
 }
 
-nb::object gemm_pack(const std::string &isa, const Contiguous &w, int64_t tap_bytes, const Contiguous &bias, int64_t form,
-                     const std::optional<Contiguous> &multiplier, const std::optional<Contiguous> &shift,
+nb::object gemm_pack(const std::string &isa, const Contiguous &w, int64_t tap_bytes, const Contiguous &bias,
+                     int64_t form, const std::optional<Contiguous> &multiplier, const std::optional<Contiguous> &shift,
                      const std::optional<Contiguous> &residual_multiplier,
                      const std::optional<Contiguous> &residual_shift, int64_t fraction_bits, int64_t acc_limit,
                      bool x_signed) {
@@ -179,7 +179,7 @@ nb::object depthwise_pack(const std::string &isa, const Contiguous &w, const Con
 }
 
 nb::dlpack::dtype type_named(const std::string &name, const std::string &what) {
-    const nb::dlpack::dtype types[] = {nb::dtype<int8_t>(),  nb::dtype<uint8_t>(),  nb::dtype<int16_t>(),
+    const nb::dlpack::dtype types[] = {nb::dtype<int8_t>(),   nb::dtype<uint8_t>(), nb::dtype<int16_t>(),
                                        nb::dtype<uint16_t>(), nb::dtype<int32_t>(), nb::dtype<uint32_t>(),
                                        nb::dtype<int64_t>()};
     for (nb::dlpack::dtype type : types)
@@ -205,7 +205,8 @@ std::vector<Wanted> wanted(const std::string &role, const std::vector<Slot> &slo
 }
 
 void create(Program *self, const nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> &words, nb::object constants,
-            size_t arena_bytes, const std::vector<Slot> &inputs, const std::vector<Slot> &outputs, const std::string &isa) {
+            size_t arena_bytes, const std::vector<Slot> &inputs, const std::vector<Slot> &outputs,
+            const std::string &isa) {
     if (words.ndim() != 1) fail("program: words must have one axis, got shape " + text(shape_of(words)));
     Wanted{"program: words", nb::dtype<int64_t>(), shape_of(words)}.check(words);
     const auto *data = static_cast<const int64_t *>(words.data());
@@ -213,7 +214,8 @@ void create(Program *self, const nb::ndarray<nb::ro, nb::c_contig, nb::device::c
                        wanted("input", inputs), wanted("output", outputs), kernels_of(isa));
 }
 
-nb::list run(Program &program, nb::sequence inputs, std::optional<nb::sequence> outputs, unsigned threads, size_t pieces) {
+nb::list run(Program &program, nb::sequence inputs, std::optional<nb::sequence> outputs, unsigned threads,
+             size_t pieces) {
     Program::Run prepared = program.prepare(std::move(inputs), std::move(outputs), threads, pieces);
     {
         nb::gil_scoped_release release;
@@ -223,9 +225,11 @@ nb::list run(Program &program, nb::sequence inputs, std::optional<nb::sequence> 
     return prepared.results;
 }
 
-BoundRun *bind(nb::object self, nb::sequence inputs, std::optional<nb::sequence> outputs, unsigned threads, size_t pieces) {
+BoundRun *bind(nb::object self, nb::sequence inputs, std::optional<nb::sequence> outputs, unsigned threads,
+               size_t pieces) {
     auto &program = nb::cast<Program &>(self);
-    return new BoundRun(self, program, program.prepare(std::move(inputs), std::move(outputs), threads, pieces), threads);
+    return new BoundRun(self, program, program.prepare(std::move(inputs), std::move(outputs), threads, pieces),
+                        threads);
 }
 
 nb::object profile(Program &program, nb::sequence inputs, size_t repeats, unsigned threads) {

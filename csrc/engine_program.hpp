@@ -170,10 +170,12 @@ private:
         for (size_t i = 0; i < outputs.size(); ++i) {
             const void *target = run.outputs[i].data();
             for (size_t k = 0; k < inputs.size(); ++k)
-                if (overlap(target, run.pieces * outputs[i].bytes(), run.inputs[k].data(), run.pieces * inputs[k].bytes()))
+                if (overlap(target, run.pieces * outputs[i].bytes(), run.inputs[k].data(),
+                            run.pieces * inputs[k].bytes()))
                     fail(outputs[i].what + " shares memory with " + inputs[k].what);
             for (size_t k = 0; k < i; ++k)
-                if (overlap(target, run.pieces * outputs[i].bytes(), run.outputs[k].data(), run.pieces * outputs[k].bytes()))
+                if (overlap(target, run.pieces * outputs[i].bytes(), run.outputs[k].data(),
+                            run.pieces * outputs[k].bytes()))
                     fail(outputs[i].what + " shares memory with " + outputs[k].what);
         }
     }
@@ -185,8 +187,10 @@ private:
         if (!fits) fail("program: constants must be a uint8 array of one axis, made by aligned_bytes");
         constants_data = static_cast<uint8_t *>(const_cast<void *>(array.data()));
         constants_size = array.size();
-        if (reinterpret_cast<uintptr_t>(constants_data) % line != 0 || !Blocks::all().hold(constants_data, constants_size))
-            fail("program: constants must be made by aligned_bytes, which aligns them and keeps readable bytes behind them");
+        if (reinterpret_cast<uintptr_t>(constants_data) % line != 0 ||
+            !Blocks::all().hold(constants_data, constants_size))
+            fail("program: constants must be made by aligned_bytes, which aligns them and keeps readable bytes behind "
+                 "them");
         constants.attr("setflags")(nb::arg("write") = false);
     }
 

@@ -29,7 +29,8 @@ static size_t words_of(int64_t kind) {
 }
 
 static const char *check_spaces(const intonly_spaces *spaces) {
-    REQUIRE(spaces->count >= INTONLY_CALLER && spaces->first_output >= INTONLY_CALLER, "two spaces are the program's own");
+    REQUIRE(spaces->count >= INTONLY_CALLER && spaces->first_output >= INTONLY_CALLER,
+            "two spaces are the program's own");
     REQUIRE(((uintptr_t)spaces->constants & 63) == 0, "constants must be aligned to 64 bytes");
     for (size_t i = 0; i < spaces->count; ++i)
         REQUIRE(spaces->bytes[i] < (size_t)INTONLY_MOST_REACH, "a space is too large for its references");

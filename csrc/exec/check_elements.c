@@ -41,7 +41,8 @@ const char *intonly_check_map(checker *c, const intonly_map *step) {
                 strides_sane(step->extent, step->c_strides, INTONLY_RANK) &&
                 strides_sane(step->extent, step->r_strides, INTONLY_RANK),
             "the strides of b, c or r are too large");
-    REQUIRE(spreads(c, step->a_ref, step->a_type, none, step->extent, step->a_strides, READ), "a lies outside its space");
+    REQUIRE(spreads(c, step->a_ref, step->a_type, none, step->extent, step->a_strides, READ),
+            "a lies outside its space");
     if (step->op == INTONLY_MAP_LOOKUP) {
         OBEY(check_table(c, step));
     } else if (operands_of(step->op) >= 2) {
@@ -67,7 +68,8 @@ const char *intonly_check_copy(checker *c, const intonly_copy *step) {
     REQUIRE(is_type(step->a_type) && is_type(step->y_type), "there is no such type");
     REQUIRE(extents_multiply(step->extent, INTONLY_RANK, &work) && count_work(c, work),
             "extents must be 1 or more, and not too much work");
-    REQUIRE(spreads(c, step->a_ref, step->a_type, none, step->extent, step->a_strides, READ), "a lies outside its space");
+    REQUIRE(spreads(c, step->a_ref, step->a_type, none, step->extent, step->a_strides, READ),
+            "a lies outside its space");
     REQUIRE(spreads(c, step->y_ref, step->y_type, none, step->extent, step->y_strides, WRITE),
             "y lies outside what may be written");
     return NULL;
@@ -89,7 +91,8 @@ static const char *check_indices(const checker *c, const intonly_gather *step) {
 }
 
 const char *intonly_check_gather(checker *c, const intonly_gather *step) {
-    const int64_t from[] = {step->row_bytes, step->rows, step->outer}, to[] = {step->row_bytes, step->count, step->outer};
+    const int64_t from[] = {step->row_bytes, step->rows, step->outer},
+                  to[] = {step->row_bytes, step->count, step->outer};
     int64_t source = 1, target = 1;
     REQUIRE(is_type(step->index_type), "there is no such type");
     REQUIRE(extents_multiply(from, 3, &source) && extents_multiply(to, 3, &target) && count_work(c, target),

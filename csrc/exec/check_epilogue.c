@@ -54,14 +54,16 @@ static int constants_legal(checker *c, int64_t multiplier, int64_t shift, intonl
            shifts_legal((const int8_t *)s + reach.least, count, form);
 }
 
-const char *intonly_check_constants(checker *c, const epilogue *e, int joins, intonly_reach reach, intonly_reach zeros) {
+const char *intonly_check_constants(checker *c, const epilogue *e, int joins, intonly_reach reach,
+                                    intonly_reach zeros) {
     const int narrow = e->form == INTONLY_FORM_NARROW;
     if (e->form == INTONLY_FORM_ACC) {
         REQUIRE(is_absent(e->multiplier) && is_absent(e->shift) && is_absent(e->x_zero) && !joins,
                 "form 0 has no constants and no residual");
     } else {
-        REQUIRE(constants_legal(c, e->multiplier, e->shift, reach, e->form),
-                "multiplier and shift must be constants for all of y, shift 1..62 (form 2: -15..30, |multiplier| < 2^15)");
+        REQUIRE(
+            constants_legal(c, e->multiplier, e->shift, reach, e->form),
+            "multiplier and shift must be constants for all of y, shift 1..62 (form 2: -15..30, |multiplier| < 2^15)");
     }
     if (joins) {
         /* The wide form has one shift for both. */

@@ -40,7 +40,8 @@ const char *intonly_check_gemm(checker *c, const intonly_gemm *step) {
     }
     const uint8_t *form = packed(c, step->packed, step->packed_bytes);
     REQUIRE(form != NULL, "packed must be constants at a multiple of 64 bytes");
-    REQUIRE(c->kernels->gemm_accepts != NULL && c->kernels->gemm_accepts(step, form), "packed is not what the kernels can read");
+    REQUIRE(c->kernels->gemm_accepts != NULL && c->kernels->gemm_accepts(step, form),
+            "packed is not what the kernels can read");
     return NULL;
 }
 

@@ -87,7 +87,7 @@ static inline int strides_sane(const int64_t *extent, const int64_t *strides, in
 
 /* Whether an element of a general step stands inside at all places of the axes. `reach` holds what it has beside. */
 static inline int spreads(const checker *c, int64_t ref, int64_t type, intonly_reach reach, const int64_t *extent,
-                   const int64_t *strides, access use) {
+                          const int64_t *strides, access use) {
     int64_t bits = ref;
     for (int axis = 0; axis < INTONLY_RANK; ++axis) {
         if (!intonly_reach_along(&reach, extent[axis], strides[axis])) return 0;
@@ -111,7 +111,7 @@ static inline int image_sane(image v, const int64_t *extents) {
 
 /* The same for `channels` contiguous elements at all pixels. */
 static inline int pixels_stand(const checker *c, image v, const int64_t *extents, int64_t channels, intonly_reach reach,
-                        access use) {
+                               access use) {
     const int64_t size = intonly_bytes_of(v.type);
     reach.end += channels * size;
     return intonly_reach_along(&reach, extents[0], v.n) && intonly_reach_along(&reach, extents[1], v.h) &&
@@ -156,7 +156,8 @@ const char *intonly_check_constants(checker *c, const epilogue *e, int joins, in
 
 /* The same for a step with general axes, and the residual that joins there. */
 const char *intonly_check_spread(checker *c, const epilogue *e, int64_t r_ref, int64_t r_type, const int64_t *extent,
-                                 const int64_t *r_strides, const int64_t *constant_strides, const int64_t *zero_strides);
+                                 const int64_t *r_strides, const int64_t *constant_strides,
+                                 const int64_t *zero_strides);
 
 /* The rules of each kind of step. */
 #define INTONLY_CHECK(name) const char *intonly_check_##name(checker *c, const intonly_##name *step);

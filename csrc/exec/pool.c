@@ -19,8 +19,8 @@
 
 #include "exec/exec.h"
 
-#define LINE 64                /* bytes of a cache line: what different threads write often is kept apart */
-#define PATIENCE 50000         /* nanoseconds of spinning before a thread sleeps */
+#define LINE 64        /* bytes of a cache line: what different threads write often is kept apart */
+#define PATIENCE 50000 /* nanoseconds of spinning before a thread sleeps */
 #define LOOKS_BETWEEN_CLOCKS 64
 
 typedef struct worker {

@@ -19,7 +19,9 @@ typedef struct run {
     unsigned threads;
 } run;
 
-static const intonly_head *head_at(const run *r, size_t at) { return (const intonly_head *)(const void *)(r->words + at); }
+static const intonly_head *head_at(const run *r, size_t at) {
+    return (const intonly_head *)(const void *)(r->words + at);
+}
 
 /* Return into how many parts the step at a word is divided; 1 behind the last step. */
 static unsigned parts_at(const run *r, size_t at) {

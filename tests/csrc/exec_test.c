@@ -110,7 +110,8 @@ static int64_t constant(const void *data, int64_t bytes) {
 static int64_t result(int64_t type, int64_t count) {
     const int64_t bytes = count * intonly_bytes_of(type), space = between(OUTPUT, SPACES - 1);
     if (one_in(5) && bytes <= (int64_t)space_bytes[space])
-        return ref_of(space, (int64_t)space_bytes[space] - bytes - (below(4) == 0 ? 0 : ((int64_t)space_bytes[space] - bytes) & 8));
+        return ref_of(space, (int64_t)space_bytes[space] - bytes -
+                                 (below(4) == 0 ? 0 : ((int64_t)space_bytes[space] - bytes) & 8));
     const int64_t offset = arena_used;
     arena_used += (bytes + 63) & ~INT64_C(63);
     REQUIRE(arena_used <= (int64_t)space_bytes[INTONLY_ARENA]);
@@ -166,7 +167,7 @@ static law some_law(int64_t form) {
 }
 
 #define SET_LIMITS(step, l)                                                                                            \
-    ((step).form = (l).form, (step).zero_point = (l).zero_point, (step).lo = (l).lo, (step).hi = (l).hi,              \
+    ((step).form = (l).form, (step).zero_point = (l).zero_point, (step).lo = (l).lo, (step).hi = (l).hi,               \
      (step).fraction_bits = (l).fraction_bits)
 #define NO_CONSTANTS(step)                                                                                             \
     ((step).multiplier = (step).shift = (step).residual_multiplier = (step).residual_shift = (step).x_zero = -1)
@@ -219,7 +220,8 @@ static void add_map(void) {
     const int64_t columns = between(1, a.count < 50 ? a.count : 50), rows = between(1, a.count / columns);
     const int plain = op == INTONLY_MAP_FLOOR_DIV || op == INTONLY_MAP_ISQRT;
     const law l = some_law(plain ? INTONLY_FORM_ACC : below(2));
-    intonly_map s = {.op = op, .sign = one_in(2) ? 1 : -1, .a_ref = a.ref, .a_type = a.type, .b_ref = -1, .c_ref = -1, .r_ref = -1};
+    intonly_map s = {
+        .op = op, .sign = one_in(2) ? 1 : -1, .a_ref = a.ref, .a_type = a.type, .b_ref = -1, .c_ref = -1, .r_ref = -1};
     if (rows * columns > 600 || (columns > 64 && l.form)) return;
     matrix(s.extent, rows, columns);
     strides_of(s.a_strides, columns * intonly_bytes_of(a.type), intonly_bytes_of(a.type));
@@ -254,10 +256,16 @@ static void add_map(void) {
 static void add_contract(void) {
     const value a = some_value(INTONLY_S64), b = some_value(INTONLY_S64);
     const int64_t k = between(1, a.count < 30 ? a.count : 30), m = between(1, a.count / k);
-    const int64_t n = b.count / k < 20 ? b.count / k : 20, a_size = intonly_bytes_of(a.type), b_size = intonly_bytes_of(b.type);
+    const int64_t n = b.count / k < 20 ? b.count / k : 20, a_size = intonly_bytes_of(a.type),
+                  b_size = intonly_bytes_of(b.type);
     const law l = some_law(below(2));
     const int maximum = one_in(4);
-    intonly_contract s = {.op = maximum ? INTONLY_MAX : INTONLY_SUM_PRODUCTS, .a_ref = a.ref, .a_type = a.type, .b_ref = -1, .bias = -1, .r_ref = -1};
+    intonly_contract s = {.op = maximum ? INTONLY_MAX : INTONLY_SUM_PRODUCTS,
+                          .a_ref = a.ref,
+                          .a_type = a.type,
+                          .b_ref = -1,
+                          .bias = -1,
+                          .r_ref = -1};
     if (n < 1 || m * n > 400) return;
     matrix(s.extent, m, n);
     for (int i = 0; i < INTONLY_REDUCED; ++i) s.reduced[i] = i == 3 ? k : 1;
@@ -309,7 +317,8 @@ static void add_image(void) {
     int64_t taps[4];
     int8_t weights[40 * 4 * 72];
     if (values_needed > from.count || n * whole > 9000) return;
-    const int64_t buffer = arena_used, inside = ref_of(INTONLY_ARENA, buffer + row + c), first = ref_of(INTONLY_ARENA, buffer);
+    const int64_t buffer = arena_used, inside = ref_of(INTONLY_ARENA, buffer + row + c),
+                  first = ref_of(INTONLY_ARENA, buffer);
     arena_used += (n * whole + 63) & ~INT64_C(63);
 
     intonly_copy copy = {.a_ref = from.ref, .a_type = INTONLY_U8, .y_ref = inside, .y_type = INTONLY_U8};
@@ -322,8 +331,19 @@ static void add_image(void) {
 
     uint8_t pattern[70];
     for (int i = 0; i < 70; ++i) pattern[i] = (uint8_t)(c % 2 ? 7 : i);
-    intonly_halo halo = {.x_ref = inside, .x_type = INTONLY_U8, .x_n = whole, .x_h = row, .x_w = c, .n = n, .h = h, .w = w,
-                         .pixel_bytes = c, .top = 1, .left = 1, .bottom = 1, .right = 1};
+    intonly_halo halo = {.x_ref = inside,
+                         .x_type = INTONLY_U8,
+                         .x_n = whole,
+                         .x_h = row,
+                         .x_w = c,
+                         .n = n,
+                         .h = h,
+                         .w = w,
+                         .pixel_bytes = c,
+                         .top = 1,
+                         .left = 1,
+                         .bottom = 1,
+                         .right = 1};
     halo.pattern = constant(pattern, c);
     PUSH(halo, halo);
 
@@ -334,10 +354,17 @@ static void add_image(void) {
     int32_t bias[70] = {0};
     for (int64_t i = 0; i < oc; ++i) bias[i] = (int32_t)between(-5000, 5000);
     if (oc > 64) return;
-    intonly_weights packing = {.channels = oc, .taps = kernel * kernel, .depth = what == 0 ? c : 1, .w = weights, .bias = bias,
-                               .tap_bytes = what == 0 ? (c + 3) & ~INT64_C(3) : 1, .form = l.form,
-                               .multiplier = l.form ? l.multiplier : NULL, .shift = l.form ? l.shift : NULL,
-                               .fraction_bits = l.fraction_bits, .acc_limit = 5000 + 128 * 255 * 4 * 72};
+    intonly_weights packing = {.channels = oc,
+                               .taps = kernel * kernel,
+                               .depth = what == 0 ? c : 1,
+                               .w = weights,
+                               .bias = bias,
+                               .tap_bytes = what == 0 ? (c + 3) & ~INT64_C(3) : 1,
+                               .form = l.form,
+                               .multiplier = l.form ? l.multiplier : NULL,
+                               .shift = l.form ? l.shift : NULL,
+                               .fraction_bits = l.fraction_bits,
+                               .acc_limit = 5000 + 128 * 255 * 4 * 72};
     const int joins = what < 2 && l.form == INTONLY_FORM_NARROW && one_in(2) && oc * oh * ow * n <= values[0].count;
     if (joins) {
         packing.residual_multiplier = l.residual_multiplier;
@@ -370,7 +397,8 @@ static void add_image(void) {
         SET_LIMITS(s, l);
         PUSH(s, gemm);
     } else {
-        intonly_window s = {.op = what == 1 ? INTONLY_SUM_PRODUCTS : between(INTONLY_SUM, INTONLY_MAX), .c = c, .bias = -1};
+        intonly_window s = {
+            .op = what == 1 ? INTONLY_SUM_PRODUCTS : between(INTONLY_SUM, INTONLY_MAX), .c = c, .bias = -1};
         SHARED(s);
         if (what == 1) {
             SET_LIMITS(s, l);
@@ -391,7 +419,8 @@ static void make_program(uint64_t seed, const intonly_kernels *table) {
     word_count = 0;
     constants_used = arena_used = 0;
     for (int s = 0; s < SPACES; ++s)
-        for (size_t i = 0; i < region_bytes[s]; ++i) region[s][i] = s < INPUT || s >= OUTPUT ? 0x5A : (uint8_t)random64();
+        for (size_t i = 0; i < region_bytes[s]; ++i)
+            region[s][i] = s < INPUT || s >= OUTPUT ? 0x5A : (uint8_t)random64();
     value_count = 2;
     values[0] = (value){ref_of(INPUT, 0), INTONLY_U8, (int64_t)space_bytes[INPUT]};
     values[1] = (value){ref_of(INPUT + 1, 0), INTONLY_S16, (int64_t)space_bytes[INPUT + 1] / 2};
@@ -451,14 +480,16 @@ static void test_sound(uint64_t seed) {
         make_program(seed, tables[t]);
         intonly_fault fault = {0, NULL};
         if (check_program(word_count, &fault) != INTONLY_OK) {
-            fprintf(stderr, "seed %lu, table %s, step %zu: %s\n", (unsigned long)seed, tables[t]->isa, fault.step, fault.what);
+            fprintf(stderr, "seed %lu, table %s, step %zu: %s\n", (unsigned long)seed, tables[t]->isa, fault.step,
+                    fault.what);
             exit(1);
         }
         for (unsigned threads = 1; threads <= 3; ++threads) {
             const uint64_t got = run_program(threads);
             if (t == 0 && threads == 1) expected = got;
             if (got != expected) {
-                fprintf(stderr, "seed %lu, table %s, %u threads: other bytes\n", (unsigned long)seed, tables[t]->isa, threads);
+                fprintf(stderr, "seed %lu, table %s, %u threads: other bytes\n", (unsigned long)seed, tables[t]->isa,
+                        threads);
                 exit(1);
             }
         }
@@ -518,10 +549,41 @@ static int is_small(void) {
 }
 
 static int64_t odd_word(void) {
-    static const int64_t odd[] = {0, 1, -1, 2, 3, 4, 5, 6, 7, 8, 63, 64, 65, 127, 128, 255, 256, 4095, 4096, 4097, -2, -64,
-                                  INT32_MAX, INT64_C(1) << 31, -(INT64_C(1) << 31), INT64_C(1) << 32, INT64_C(1) << 40,
-                                  INT64_C(1) << 48, (INT64_C(1) << 48) - 1, INT64_C(1) << 49, INT64_C(5) << 48,
-                                  INT64_C(6) << 48, INT64_MAX, INT64_MIN, INT64_MIN + 1};
+    static const int64_t odd[] = {0,
+                                  1,
+                                  -1,
+                                  2,
+                                  3,
+                                  4,
+                                  5,
+                                  6,
+                                  7,
+                                  8,
+                                  63,
+                                  64,
+                                  65,
+                                  127,
+                                  128,
+                                  255,
+                                  256,
+                                  4095,
+                                  4096,
+                                  4097,
+                                  -2,
+                                  -64,
+                                  INT32_MAX,
+                                  INT64_C(1) << 31,
+                                  -(INT64_C(1) << 31),
+                                  INT64_C(1) << 32,
+                                  INT64_C(1) << 40,
+                                  INT64_C(1) << 48,
+                                  (INT64_C(1) << 48) - 1,
+                                  INT64_C(1) << 49,
+                                  INT64_C(5) << 48,
+                                  INT64_C(6) << 48,
+                                  INT64_MAX,
+                                  INT64_MIN,
+                                  INT64_MIN + 1};
     switch (below(4)) {
     case 0: return (int64_t)random64();
     case 1: return ref_of(below(SPACES + 1), below(1 << 16));
@@ -593,7 +655,10 @@ static void test_random(uint64_t seed, tally *t) {
     word_count = lengths[kind];
     for (int round = 0; round < 20; ++round) {
         for (size_t i = 3; i < word_count; ++i)
-            words[i] = one_in(2) ? 1 : one_in(2) ? below(3) - 1 : one_in(2) ? ref_of(below(SPACES), 64 * below(20)) : odd_word();
+            words[i] = one_in(2)   ? 1
+                       : one_in(2) ? below(3) - 1
+                       : one_in(2) ? ref_of(below(SPACES), 64 * below(20))
+                                   : odd_word();
         words[0] = kind;
         words[1] = (int64_t)word_count;
         words[2] = between(1, 5);
@@ -619,8 +684,9 @@ int main(int count, char **arguments) {
     for (uint64_t seed = first; seed < first + programs; ++seed) test_changed(seed, &changed);
     for (uint64_t seed = first; seed < first + programs; ++seed) test_random(seed, &random);
     for (unsigned threads = 2; threads <= 3; ++threads) intonly_pool_stop(pools[threads]);
-    printf("%d tables, %lu sound programs; changed: %lu tried, %lu passed, %lu ran; random: %lu tried, %lu passed, %lu ran\n",
-           table_count, (unsigned long)programs, changed.tried, changed.passed, changed.ran, random.tried, random.passed,
-           random.ran);
+    printf("%d tables, %lu sound programs; changed: %lu tried, %lu passed, %lu ran; random: %lu tried, %lu passed, %lu "
+           "ran\n",
+           table_count, (unsigned long)programs, changed.tried, changed.passed, changed.ran, random.tried,
+           random.passed, random.ran);
     return 0;
 }

@@ -180,7 +180,8 @@ int main(int count, char **arguments) {
     unsigned long made = 0;
     refuse();
     rest();
-    for (unsigned threads = 1; threads <= 4; ++threads) made += stress_barrier(threads, runs) + stress_program(threads, runs);
+    for (unsigned threads = 1; threads <= 4; ++threads)
+        made += stress_barrier(threads, runs) + stress_program(threads, runs);
     made += stress_barrier(MOST, runs / 4) + stress_callers(runs / 4);
     for (unsigned i = 0; i < 50; ++i) made += stress_barrier(1 + i % 4, i % 3);
     printf("%lu\n", made);
