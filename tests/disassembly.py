@@ -20,9 +20,9 @@ FORBIDDEN = (
 )
 
 
-def instructions(path: Path) -> list[str]:
-    """Return the instructions of an object file as text, in order."""
-    listing = subprocess.run(["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True).stdout
+def instructions(path: Path, objdump: str = "objdump") -> list[str]:
+    """Return the instructions of an object file as text, in order. objdump: that of the machine the file is for."""
+    listing = subprocess.run([objdump, "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True).stdout
     return LINE.findall(listing)
 
 

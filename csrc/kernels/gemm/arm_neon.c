@@ -11,7 +11,6 @@
 
 #include <string.h>
 
-#include "kernels/elements.h"
 #include "kernels/packed.h"
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -86,11 +85,31 @@ typedef struct gemm {
     const int64_t *offsets;
     const uint8_t *packed;
     layout layout;
+    int careful;
     uint8_t flip; /* what makes a code signed */
-    intonly_epilogue epilogue;
-    neon_narrow narrow;
+    neon_epilogue epilogue;
     neon_multiply multiply;
 } gemm;
+
+/* A row: a pixel of y, by image, line and column. */
+typedef struct pixel {
+    int64_t n, i, j;
+} pixel;
+
+static int64_t offset(pixel at, int64_t n, int64_t h, int64_t w) { return at.n * n + at.i * h + at.j * w; }
+
+/* Point the tile to the rows from a pixel on; return the pixel behind them. */
+static pixel take(const gemm *g, neon_tile *t, pixel at, int64_t rows) {
+    const intonly_gemm *s = g->step;
+    t->rows = rows;
+    for (int64_t row = 0; row < rows; ++row) {
+        t->x[row] = g->x + offset(at, s->x_n, s->x_h, s->x_w);
+        t->y[row] = g->y + offset(at, s->y_n, s->y_h, s->y_w);
+        t->r[row] = g->r == NULL ? t->x[row] : g->r + offset(at, s->r_n, s->r_h, s->r_w);
+        if (++at.j == s->ow) at = at.i + 1 < s->oh ? (pixel){at.n, at.i + 1, 0} : (pixel){at.n + 1, 0, 0};
+    }
+    return at;
+}
 
 /* A code among the K of a row. */
 typedef struct place {
@@ -121,70 +140,33 @@ static place gather(const gemm *g, const uint8_t *x, place at, int64_t count, ui
     return at;
 }
 
-/* Finish what the tile has left in `sums`, by the plain law. */
-static void finish_plain(const gemm *g, const neon_tile *t) {
-    const intonly_gemm *s = g->step;
-    for (int64_t row = 0; row < t->rows; ++row) {
-        int64_t values[NEON_CHANNELS], residual[NEON_CHANNELS];
-        for (int64_t c = 0; c < t->channels; ++c) values[c] = t->sums[row * NEON_CHANNELS + c];
-        if (g->r != NULL) intonly_load(t->r[row], s->r_type, intonly_bytes_of(s->r_type), t->channels, residual);
-        intonly_finish(&g->epilogue, t->channel, 1, 0, 0, residual, t->channels, values);
-        intonly_store(values, t->channels, t->y[row], s->y_type, intonly_bytes_of(s->y_type));
-    }
-}
-
-/* A row: a pixel of y, by image, line and column. */
-typedef struct pixel {
-    int64_t n, i, j;
-} pixel;
-
-static int64_t offset(pixel at, int64_t n, int64_t h, int64_t w) { return at.n * n + at.i * h + at.j * w; }
-
-/* Run the rows from a pixel on, all channels of the panels. */
-static pixel run_rows(const gemm *g, pixel at, int64_t rows, int64_t panel, int64_t panel_end) {
+/* Multiply the rows of a tile with a panel of channels; is_first: of those that share what is gathered. */
+static void run_panel(const gemm *g, neon_tile *t, int64_t panel, int is_first) {
     const intonly_gemm *s = g->step;
     const int64_t depth = s->taps * s->tap_bytes, y_bytes = intonly_bytes_of(s->y_type);
     const int64_t r_bytes = intonly_bytes_of(s->r_type);
-    uint8_t codes[NEON_ROWS][NEON_DEPTH];
-    int32_t sums[NEON_ROWS * NEON_CHANNELS];
-    const uint8_t *x[NEON_ROWS];
-    const uint8_t *r[NEON_ROWS] = {NULL};
-    uint8_t *y[NEON_ROWS];
-    neon_tile t = {.rows = rows, .codes = (const int8_t *)codes, .sums = sums, .epilogue = &g->epilogue};
-    for (int64_t row = 0; row < rows; ++row) {
-        x[row] = g->x + offset(at, s->x_n, s->x_h, s->x_w);
-        y[row] = g->y + offset(at, s->y_n, s->y_h, s->y_w);
-        if (g->r != NULL) r[row] = g->r + offset(at, s->r_n, s->r_h, s->r_w);
-        if (++at.j == s->ow) at = at.i + 1 < s->oh ? (pixel){at.n, at.i + 1, 0} : (pixel){at.n + 1, 0, 0};
+    t->channel = panel * NEON_CHANNELS;
+    t->channels = smaller(s->oc - t->channel, NEON_CHANNELS);
+    t->w = intonly_packed_int8(g->packed, g->layout.weights) + panel * g->layout.panel;
+    t->start = intonly_packed_int32(g->packed, g->layout.at.bias) + t->channel;
+    t->start_step = 0;
+    place next = {0, 0};
+    for (int64_t done = 0; done < depth;) {
+        const int64_t count = smaller(depth - done, NEON_DEPTH);
+        const place from = next;
+        for (int64_t row = 0; row < t->rows && (is_first || depth > NEON_DEPTH); ++row)
+            next = gather(g, t->x[row], from, count, (uint8_t *)t->codes[row]);
+        done += count;
+        t->blocks = blocks_of(count);
+        t->finish = done == depth && g->epilogue.in_registers ? &g->epilogue : NULL;
+        g->multiply(t, g->careful);
+        t->w += t->blocks * NEON_BLOCK * NEON_CHANNELS;
+        t->start = t->sums[0];
+        t->start_step = NEON_CHANNELS;
     }
-    const int64_t first = panel;
-    for (; panel < panel_end; ++panel) {
-        t.channel = panel * NEON_CHANNELS;
-        t.channels = smaller(s->oc - t.channel, NEON_CHANNELS);
-        t.w = (const int8_t *)g->packed + g->layout.weights + panel * g->layout.panel;
-        t.start = intonly_packed_int32(g->packed, g->layout.at.bias) + t.channel;
-        t.start_step = 0;
-        for (int64_t row = 0; row < rows; ++row) {
-            t.y[row] = y[row] + t.channel * y_bytes;
-            t.r[row] = g->r != NULL ? r[row] + t.channel * r_bytes : NULL;
-        }
-        place next = {0, 0};
-        for (int64_t done = 0; done < depth;) {
-            const int64_t count = smaller(depth - done, NEON_DEPTH);
-            const place from = next;
-            if (panel == first || depth > NEON_DEPTH)
-                for (int64_t row = 0; row < rows; ++row) next = gather(g, x[row], from, count, codes[row]);
-            done += count;
-            t.blocks = blocks_of(count);
-            t.finish = done == depth && g->narrow.fits ? &g->narrow : NULL;
-            g->multiply(&t, g->packed[0]);
-            t.w += t.blocks * NEON_BLOCK * NEON_CHANNELS;
-            t.start = sums;
-            t.start_step = NEON_CHANNELS;
-        }
-        if (!g->narrow.fits) finish_plain(g, &t);
-    }
-    return at;
+    for (int64_t row = 0; row < t->rows && !g->epilogue.in_registers; ++row)
+        neon_finish_memory(&g->epilogue, t->sums[row], t->channel, 1, t->r[row] + t->channel * r_bytes,
+                           t->y[row] + t->channel * y_bytes, t->channels);
 }
 
 void intonly_gemm_neon_walk(const intonly_gemm *s, uint8_t *const *bases, unsigned part, unsigned parts,
@@ -198,9 +180,10 @@ void intonly_gemm_neon_walk(const intonly_gemm *s, uint8_t *const *bases, unsign
               .layout = layout_of(s->oc, s->taps * s->tap_bytes),
               .flip = s->x_type == INTONLY_U8 ? 128 : 0,
               .multiply = multiply};
-    INTONLY_READ_LIMITS(s, &g.epilogue);
-    intonly_packed_constants(g.packed, &g.layout.at, g.r != NULL, &g.epilogue);
-    g.narrow = neon_narrow_of(&g.epilogue, s->y_type, s->r_type);
+    g.careful = g.packed[0];
+    INTONLY_READ_LIMITS(s, &g.epilogue.law);
+    intonly_packed_constants(g.packed, &g.layout.at, g.r != NULL, &g.epilogue.law);
+    neon_prepare(&g.epilogue, s->y_type, s->r_type, s->oc);
 
     /* With few rows the weights outweigh the pixels: each core then keeps its panels in its own cache. */
     const int64_t rows = s->n * s->oh * s->ow, tiles = (rows + NEON_ROWS - 1) >> 3;
@@ -216,11 +199,14 @@ void intonly_gemm_neon_walk(const intonly_gemm *s, uint8_t *const *bases, unsign
     const pixel start = {n, line - n * s->oh, row - line * s->ow};
     /* Channels first: 64 channels at a time, so that rows are gathered once for as many. */
     const int64_t stride = s->channels_first ? 8 : panel_end - panel;
+    neon_tile t;
     for (int64_t end; panel < panel_end; panel = end) {
-        end = smaller(panel + stride, panel_end);
         pixel at = start;
-        for (int64_t i = row; i < row_end; i += NEON_ROWS)
-            at = run_rows(&g, at, smaller(row_end - i, NEON_ROWS), panel, end);
+        end = smaller(panel + stride, panel_end);
+        for (int64_t i = row; i < row_end; i += NEON_ROWS) {
+            at = take(&g, &t, at, smaller(row_end - i, NEON_ROWS));
+            for (int64_t p = panel; p < end; ++p) run_panel(&g, &t, p, p == panel);
+        }
     }
 }
 
@@ -253,12 +239,12 @@ ALWAYS_INLINE int32x4_t add_up(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t 
 #define PUT(row, acc)                                                                                                  \
     {                                                                                                                  \
         const int32_t *start = t->start + (row)*t->start_step;                                                         \
-        neon_put(t, k, row, vaddq_s32(vld1q_s32(start), add_up(acc##0, acc##1, acc##2, acc##3)),                       \
-                 vaddq_s32(vld1q_s32(start + 4), add_up(acc##4, acc##5, acc##6, acc##7)));                             \
+        neon_put(t, k, row, neon_add(vld1q_s32(start), add_up(acc##0, acc##1, acc##2, acc##3)),                        \
+                 neon_add(vld1q_s32(start + 4), add_up(acc##4, acc##5, acc##6, acc##7)));                              \
     }
 
-ALWAYS_INLINE void rows_of(const neon_tile *t, const neon_channels *k, int64_t row, int two, int careful) {
-    const int8_t *w = t->w, *codes = t->codes + row * NEON_DEPTH, *const end = codes + t->blocks * NEON_BLOCK;
+ALWAYS_INLINE void rows_of(neon_tile *t, const neon_channels *k, int64_t row, int two, int careful) {
+    const int8_t *w = t->w, *codes = t->codes[row], *const end = codes + t->blocks * NEON_BLOCK;
     CHANNELS(BEGIN)
     do {
         const int8x16_t a = vld1q_s8(codes), b = two ? vld1q_s8(codes + NEON_DEPTH) : a;
@@ -270,14 +256,14 @@ ALWAYS_INLINE void rows_of(const neon_tile *t, const neon_channels *k, int64_t r
     if (two) PUT(row + 1, q)
 }
 
-ALWAYS_INLINE void multiply_rows(const neon_tile *t, int careful) {
+ALWAYS_INLINE void multiply_rows(neon_tile *t, int careful) {
     const neon_channels k = neon_channels_of(t);
     int64_t row = 0;
     for (; row + 2 <= t->rows; row += 2) rows_of(t, &k, row, 1, careful);
     if (row < t->rows) rows_of(t, &k, row, 0, careful);
 }
 
-static void multiply(const neon_tile *t, int careful) {
+static void multiply(neon_tile *t, int careful) {
     if (careful)
         multiply_rows(t, 1);
     else

@@ -29,41 +29,41 @@ void intonly_gemm_neon_dotprod(const void *step, uint8_t *const *bases, unsigned
 #ifdef __ARM_NEON
 #include "kernels/arm_neon_epilogue.h"
 
-/* A row of the buffer holds the codes of the deepest layers that are common; deeper ones are summed in pieces. */
+/* NEON_DEPTH: codes of a row in the buffer, those of the deepest layers that are common; deeper ones go in pieces. */
 enum { NEON_ROWS = 8, NEON_CHANNELS = 8, NEON_BLOCK = 16, NEON_DEPTH = 4608 };
 
+/* Rows by channels on their way. */
 typedef struct neon_tile {
     int64_t rows;
-    const int8_t *codes; /* a row each NEON_DEPTH bytes */
+    const uint8_t *x[NEON_ROWS], *r[NEON_ROWS]; /* the first channel of each row */
+    uint8_t *y[NEON_ROWS];
+    int64_t channel, channels; /* the first of the 8, and how many are real */
     const int8_t *w;
     int64_t blocks;       /* of 16 codes, 1 or more */
     const int32_t *start; /* the sums so far: 8 channels, for each row `start_step` further; at first the bias */
     int64_t start_step;
-    int32_t *sums;             /* [NEON_ROWS][8]: where the sums go that are not finished in registers */
-    const neon_narrow *finish; /* how to finish them, null = they go to `sums` */
-    const intonly_epilogue *epilogue;
-    int64_t channel, channels; /* the first, and how many are real */
-    const uint8_t *r[NEON_ROWS]; /* of the first channel, null when no residual joins */
-    uint8_t *y[NEON_ROWS];
+    const neon_epilogue *finish; /* how to finish the sums in registers; null = they go to `sums` */
+    int32_t sums[NEON_ROWS][NEON_CHANNELS];
+    int8_t codes[NEON_ROWS][NEON_DEPTH];
 } neon_tile;
 
-/* Multiply a tile. `careful`: two products of a plain NEON tile may exceed 16 bits (gemm/arm_neon.c). */
-typedef void (*neon_multiply)(const neon_tile *tile, int careful);
-
-/* Store the sums of a row, finished or not. */
-ALWAYS_INLINE void neon_put(const neon_tile *t, const neon_channels *k, int64_t row, int32x4_t a, int32x4_t b) {
-    if (t->finish != NULL) {
-        neon_finish(t->finish, k, a, b, t->r[row], t->y[row], t->channels);
-    } else {
-        vst1q_s32(t->sums + row * NEON_CHANNELS, a);
-        vst1q_s32(t->sums + row * NEON_CHANNELS + 4, b);
-    }
-}
+/* Multiply a tile. careful: two products of plain NEON may exceed 16 bits. */
+typedef void (*neon_multiply)(neon_tile *tile, int careful);
 
 /* Return the constants of the tile's channels, when it finishes them. */
 ALWAYS_INLINE neon_channels neon_channels_of(const neon_tile *t) {
-    if (t->finish != NULL) return neon_channels_at(t->epilogue, t->channel, 1);
+    if (t->finish != NULL) return neon_channels_at(t->finish, t->channel, 1);
     return (neon_channels){.multiplier = vdupq_n_s16(0)};
+}
+
+/* Store the sums of a row, finished or not. */
+ALWAYS_INLINE void neon_put(neon_tile *t, const neon_channels *k, int64_t row, int32x4_t a, int32x4_t b) {
+    if (t->finish != NULL) {
+        neon_finish(t->finish, k, a, b, t->r[row] + t->channel, t->y[row] + t->channel, t->channels);
+    } else {
+        vst1q_s32(t->sums[row], a);
+        vst1q_s32(t->sums[row] + 4, b);
+    }
 }
 
 /* Pack for a tile of this width, 1 << log2. */

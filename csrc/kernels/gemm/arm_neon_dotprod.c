@@ -29,8 +29,8 @@ int intonly_gemm_accepts_neon_dotprod(const intonly_gemm *step, const uint8_t *p
     int32x4_t q##row = vld1q_s32(t->start + row * t->start_step + 4);
 #define LOAD(row) const int8x16_t a##row = vld1q_s8(codes + row * NEON_DEPTH);
 #define WEIGHTS(lane) const int8x16_t u##lane = vld1q_s8(w + 32 * lane), v##lane = vld1q_s8(w + 32 * lane + 16);
-/* Volatile statements stay in order, 16 dot products apart from the next with the same accumulator. Left alone, gcc puts
- * some side by side, and a processor that works in order waits. */
+/* Volatile statements stay in order, the next with the same accumulator 16 dot products later. Left alone, gcc puts some
+ * side by side, and a processor that works in order waits. */
 #define DOT(acc, w, a, lane) __asm__ volatile("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(acc) : "w"(w), "w"(a));
 #define LANE(row, lane) DOT(p##row, u##lane, a##row, lane) DOT(q##row, v##lane, a##row, lane)
 #define LANE_0(row) LANE(row, 0)
@@ -40,8 +40,8 @@ int intonly_gemm_accepts_neon_dotprod(const intonly_gemm *step, const uint8_t *p
 #define PUT(row) neon_put(t, &k, row, p##row, q##row);
 
 #define TILE(rows)                                                                                                     \
-    static void multiply_##rows(const neon_tile *t) {                                                                  \
-        const int8_t *w = t->w, *codes = t->codes, *const end = codes + t->blocks * NEON_BLOCK;                        \
+    static void multiply_##rows(neon_tile *t) {                                                                        \
+        const int8_t *w = t->w, *codes = t->codes[0], *const end = codes + t->blocks * NEON_BLOCK;                     \
         ROWS_##rows(BEGIN)                                                                                             \
         do {                                                                                                           \
             ROWS_##rows(LOAD)                                                                                          \
@@ -64,9 +64,9 @@ TILE(6)
 TILE(7)
 TILE(8)
 
-static void multiply(const neon_tile *t, int careful) {
-    static void (*const tiles[NEON_ROWS])(const neon_tile *) = {multiply_1, multiply_2, multiply_3, multiply_4,
-                                                                multiply_5, multiply_6, multiply_7, multiply_8};
+static void multiply(neon_tile *t, int careful) {
+    static void (*const tiles[NEON_ROWS])(neon_tile *) = {multiply_1, multiply_2, multiply_3, multiply_4,
+                                                          multiply_5, multiply_6, multiply_7, multiply_8};
     (void)careful;
     tiles[t->rows - 1](t);
 }

@@ -91,8 +91,7 @@ typedef struct window {
     const int8_t *w;     /* op 0 */
     int64_t together, block;
     uint8x16_t flip; /* makes codes signed for op 0, unsigned for the others */
-    intonly_epilogue epilogue;
-    neon_narrow narrow;
+    neon_epilogue epilogue;
     int64_t constant_h, constant_w, constant_c;
 } window;
 
@@ -125,10 +124,10 @@ ALWAYS_INLINE sums sum_of_products(const window *v, const uint8_t *x, int64_t fi
         const int8x16_t x1 = vreinterpretq_s8_u8(codes(v, x, t + 1 < taps ? t + 1 : t, count));
         const int16x8_t low = vmlal_s8(vmull_s8(vget_low_s8(x0), vget_low_s8(w0)), vget_low_s8(x1), vget_low_s8(w1));
         const int16x8_t high = vmlal_high_s8(vmull_high_s8(x0, w0), x1, w1);
-        s.a = vaddw_s16(s.a, vget_low_s16(low));
-        s.b = vaddw_high_s16(s.b, low);
-        s.c = vaddw_s16(s.c, vget_low_s16(high));
-        s.d = vaddw_high_s16(s.d, high);
+        s.a = neon_add(s.a, vmovl_s16(vget_low_s16(low)));
+        s.b = neon_add(s.b, vmovl_high_s16(low));
+        s.c = neon_add(s.c, vmovl_s16(vget_low_s16(high)));
+        s.d = neon_add(s.d, vmovl_high_s16(high));
     }
     return s;
 }
@@ -154,7 +153,7 @@ ALWAYS_INLINE sums sum_of_codes(const window *v, const uint8_t *x, int64_t first
         s.c = add_wide(s.c, vget_low_u16(high));
         s.d = add_wide(s.d, vget_high_u16(high));
     }
-    return (sums){vaddq_s32(s.a, flipped), vaddq_s32(s.b, flipped), vaddq_s32(s.c, flipped), vaddq_s32(s.d, flipped)};
+    return (sums){neon_add(s.a, flipped), neon_add(s.b, flipped), neon_add(s.c, flipped), neon_add(s.d, flipped)};
 }
 
 ALWAYS_INLINE uint8x16_t maximum(const window *v, const uint8_t *x, int64_t count) {
@@ -163,19 +162,18 @@ ALWAYS_INLINE uint8x16_t maximum(const window *v, const uint8_t *x, int64_t coun
     return veorq_u8(y, v->flip);
 }
 
-/* Finish and store `count` channels by the plain law. */
-static void finish_plain(const window *v, const sums *s, int64_t at, const uint8_t *r, uint8_t *y, int64_t count) {
-    const int64_t y_type = v->step->y_type, r_type = v->step->r_type;
+/* Finish and store `count` channels that the registers cannot finish. */
+static void finish_memory(const window *v, const sums *s, int64_t at, const uint8_t *r, uint8_t *y, int64_t count) {
+    const int64_t y_bytes = intonly_bytes_of(v->step->y_type), r_bytes = intonly_bytes_of(v->step->r_type);
     int32_t acc[WIDTH];
-    int64_t values[WIDTH], residual[WIDTH];
     vst1q_s32(acc, s->a);
     vst1q_s32(acc + 4, s->b);
     vst1q_s32(acc + 8, s->c);
     vst1q_s32(acc + 12, s->d);
-    for (int64_t c = 0; c < count; ++c) values[c] = acc[c];
-    if (v->narrow.joins) intonly_load(r, r_type, intonly_bytes_of(r_type), count, residual);
-    intonly_finish(&v->epilogue, at, v->constant_c, 0, 0, residual, count, values);
-    intonly_store(values, count, y, y_type, intonly_bytes_of(y_type));
+    neon_finish_memory(&v->epilogue, acc, at, v->constant_c, r, y, smaller(count, 8));
+    if (count <= 8) return;
+    at += 8 * v->constant_c;
+    neon_finish_memory(&v->epilogue, acc + 8, at, v->constant_c, r + 8 * r_bytes, y + 8 * y_bytes, count - 8);
 }
 
 /* Channels first.. of row i of an image; `count` is 16, or what is left. */
@@ -183,11 +181,12 @@ ALWAYS_INLINE void row(const window *v, int64_t n, int64_t i, int64_t first, int
     const intonly_window *s = v->step;
     const uint8_t *x = v->x + n * s->x_n + i * s->x_h + first;
     const int64_t r_bytes = intonly_bytes_of(s->r_type), y_bytes = intonly_bytes_of(s->y_type);
-    const uint8_t *r = v->narrow.joins ? v->r + n * s->r_n + i * s->r_h + first * r_bytes : NULL;
+    const uint8_t *r = v->r == NULL ? x : v->r + n * s->r_n + i * s->r_h + first * r_bytes;
+    const int64_t r_w = v->r == NULL ? 0 : s->r_w;
     uint8_t *y = v->y + n * s->y_n + i * s->y_h + first * y_bytes;
     int64_t at = i * v->constant_h + first * v->constant_c;
     neon_channels low = {.multiplier = vdupq_n_s16(0)}, high = low;
-    for (int64_t j = 0; j < s->ow; ++j, x += s->x_w, y += s->y_w, at += v->constant_w) {
+    for (int64_t j = 0; j < s->ow; ++j, x += s->x_w, y += s->y_w, r += r_w, at += v->constant_w) {
         if (s->op == INTONLY_MAX) {
             const uint8x16_t codes = maximum(v, x, count);
             neon_store(y, vget_low_u8(codes), count);
@@ -196,17 +195,16 @@ ALWAYS_INLINE void row(const window *v, int64_t n, int64_t i, int64_t first, int
         }
         const sums sum =
             s->op == INTONLY_SUM ? sum_of_codes(v, x, first, count) : sum_of_products(v, x, first, count);
-        if (v->narrow.fits) {
+        if (v->epilogue.in_registers) {
             if (j == 0 || v->constant_w != 0) {
                 low = neon_channels_at(&v->epilogue, at, v->constant_c);
                 high = neon_channels_at(&v->epilogue, at + 8 * v->constant_c, v->constant_c);
             }
-            neon_finish(&v->narrow, &low, sum.a, sum.b, r, y, count);
-            neon_finish(&v->narrow, &high, sum.c, sum.d, v->narrow.joins ? r + 8 : NULL, y + 8, count - 8);
+            neon_finish(&v->epilogue, &low, sum.a, sum.b, r, y, count);
+            neon_finish(&v->epilogue, &high, sum.c, sum.d, r + 8, y + 8, count - 8);
         } else {
-            finish_plain(v, &sum, at, r, y, count);
+            finish_memory(v, &sum, at, r, y, count);
         }
-        if (v->narrow.joins) r += s->r_w;
     }
 }
 
@@ -215,7 +213,8 @@ static void rows(const window *v, int64_t from, int64_t to, int64_t first, int64
         for (int64_t i = from > top ? from - top : 0; i < smaller(to - top, v->step->oh); ++i) {
             int64_t c = first;
             for (; c + WIDTH <= end; c += WIDTH) row(v, n, i, c, WIDTH);
-            if (c < end) row(v, n, i, c, end - c);
+            if (end - c == 8) row(v, n, i, c, 8);
+            else if (c < end) row(v, n, i, c, end - c);
         }
     }
 }
@@ -238,8 +237,8 @@ void intonly_window_neon(const void *step, uint8_t *const *bases, unsigned part,
                 .y = intonly_at(bases, s->y_ref),
                 .offsets = (const int64_t *)(const void *)intonly_at(bases, s->tap_offsets),
                 .flip = vdupq_n_u8((s->x_type == INTONLY_U8) == (s->op == INTONLY_SUM_PRODUCTS) ? 128 : 0)};
-    INTONLY_READ_EPILOGUE(s, bases, &v.epilogue);
-    v.epilogue.x_zero = NULL; /* the bias holds it */
+    INTONLY_READ_EPILOGUE(s, bases, &v.epilogue.law);
+    v.epilogue.law.x_zero = NULL; /* the bias holds it */
     if (s->op == INTONLY_SUM_PRODUCTS) {
         const uint8_t *packed = intonly_at(bases, s->packed);
         const layout l = layout_of(s->c, s->taps, intonly_packed_depth(packed));
@@ -248,16 +247,16 @@ void intonly_window_neon(const void *step, uint8_t *const *bases, unsigned part,
         v.together = l.together;
         v.block = l.block;
         v.constant_c = 1;
-        intonly_packed_constants(packed, &l.at, v.r != NULL, &v.epilogue);
+        intonly_packed_constants(packed, &l.at, v.r != NULL, &v.epilogue.law);
     } else {
         v.bias = intonly_int32_at(bases, s->bias);
         v.constant_h = s->constant_h;
         v.constant_w = s->constant_w;
         v.constant_c = s->constant_c;
-        v.epilogue.residual_multiplier = NULL;
+        v.epilogue.law.residual_multiplier = NULL;
     }
-    v.narrow = neon_narrow_of(&v.epilogue, s->y_type, s->r_type);
-    if (v.constant_c != 0 && v.constant_c != 1) v.narrow.fits = 0;
+    neon_prepare(&v.epilogue, s->y_type, s->r_type, s->op == INTONLY_SUM_PRODUCTS ? s->c : 0);
+    if (v.constant_c != 0 && v.constant_c != 1) v.epilogue.in_registers = 0;
 
     int64_t from = 0, to = s->n * s->oh, first = 0, end = blocks_of(s->c);
     if (to >= parts)
