@@ -21,6 +21,10 @@ from intonly.core.records import InputSpec
 Array = npt.NDArray[Any]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 BATCH = 64
+RAW = {name: np.dtype(name) for name in ("uint8", "int8")}
+"""Array types of the specs that take codes as they are."""
+REAL = (np.dtype(np.float32), np.dtype(np.float64))
+"""Array types that the native boundary reads."""
 
 
 def as_array(x: Any, what: str = "input") -> Array:
@@ -242,7 +246,7 @@ def integer_input(x: Array, spec: InputSpec, shape: Sequence[Any], dtype: np.dty
     axis, entries = (spec.layout or "NC").find("C"), max(len(spec.mean), len(spec.std))
     if entries > 1 and (not 0 <= axis < x.ndim or x.shape[axis] != entries):
         raise DataError(f"input {spec.name!r}: mean and std have {entries} entries, which no axis of channels of {x.shape} has")
-    reals = x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
+    reals = x if x.dtype in REAL else x.astype(np.float64)
     codes = _native.codes_of_reals(reals, spec.scale, spec.zero_point, *_limits(dtype), spec.mean, spec.std, axis)
     if codes is None:
         raise DataError(f"input {spec.name!r}: holds NaN")
@@ -267,7 +271,7 @@ def _check_form(x: Array, spec: InputSpec, shape: Sequence[Any]) -> None:
     if spec.dtype == "float32":
         if x.dtype.kind not in "fiu":
             raise DataError(f"input {spec.name!r}: expected real numbers, got {x.dtype}")
-    elif str(x.dtype) != spec.dtype:
+    elif x.dtype != RAW[spec.dtype]:
         raise DataError(f"input {spec.name!r}: expected {spec.dtype} numbers, got {x.dtype}; this artifact takes raw {spec.dtype} data")
     fits = x.ndim == len(shape) and all(not isinstance(want, int) or want == got for want, got in zip(shape, x.shape, strict=True))
     if not fits:
