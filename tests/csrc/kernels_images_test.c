@@ -138,6 +138,18 @@ static int64_t code_type(const intonly_kernels *table) {
 
 static layer net;
 
+/* Give one channel a constant that the law does not have; the plain kernels, which trust none, refuse the form. */
+static void spoil_constants(law *l) {
+    const int narrow = l->form == INTONLY_FORM_NARROW;
+    const int64_t c = below(l->count), kind = below(narrow ? l->joins ? 4 : 2 : 1);
+    const int8_t shift = (int8_t)(narrow ? one_in(2) ? 31 : -16 : one_in(2) ? 63 : 0);
+    const int32_t multiplier = one_in(2) ? 32768 : -32768;
+    if (kind == 0) l->shift[c] = shift;
+    if (kind == 1) l->multiplier[c] = multiplier;
+    if (kind == 2) l->residual_shift[c] = shift;
+    if (kind == 3) l->residual_multiplier[c] = multiplier;
+}
+
 void test_gemm(const intonly_kernels *table, outcome *o) {
     const geometry g = random_geometry();
     const int64_t channels = 1 + below(one_in(8) ? 200 : 70), depth = 1 + below(40), taps = g.kh * g.kw;
@@ -187,6 +199,10 @@ void test_gemm(const intonly_kernels *table, outcome *o) {
     ++o->cases;
     uint8_t *packed = at(step.packed);
     RUN_DAMAGED(step, packed, table->gemm_accepts, table->run[INTONLY_KIND_gemm])
+    if (net.law.form == INTONLY_FORM_ACC || strcmp(table->isa, "scalar") != 0) return;
+    spoil_constants(&net.law);
+    table->gemm_pack(&net.weights, packed);
+    REQUIRE(!table->gemm_accepts(&step, packed));
 }
 
 void test_depthwise(const intonly_kernels *table, outcome *o) {
@@ -237,6 +253,10 @@ void test_depthwise(const intonly_kernels *table, outcome *o) {
     ++o->cases;
     uint8_t *packed = at(step.packed);
     RUN_DAMAGED(step, packed, table->depthwise_accepts, table->run[INTONLY_KIND_window])
+    if (net.law.form == INTONLY_FORM_ACC || strcmp(table->isa, "scalar") != 0) return;
+    spoil_constants(&net.law);
+    table->depthwise_pack(&net.weights, packed);
+    REQUIRE(!table->depthwise_accepts(&step, packed));
 }
 
 /* Sums and maxima of windows, of every type up to 32 bits; constants per tensor, per channel or per pixel. */
