@@ -15,7 +15,7 @@
 #ifndef INTONLY_KERNELS_ARM_NEON_EPILOGUE_H
 #define INTONLY_KERNELS_ARM_NEON_EPILOGUE_H
 
-#ifdef __ARM_NEON
+#if defined(__ARM_NEON) && !defined(__cplusplus)
 #include <arm_neon.h>
 #include <stdint.h>
 #include <string.h>

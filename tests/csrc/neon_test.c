@@ -297,9 +297,11 @@ static void check_pool(const intonly_kernels *table, const intonly_kernels *plai
 
 /* An accumulator: any of 32 bits, an end, or near a tie of the shift. */
 static int32_t random_acc(int shift) {
-    static const int32_t ends[] = {INT32_MIN, INT32_MIN + 1, INT32_MAX, INT32_MAX - 1, 0, -1, 1, 32767, 32768, -32768, -32769};
+    static const int32_t ends[] = {INT32_MIN, INT32_MIN + 1, INT32_MAX, INT32_MAX - 1, 0,     -1,
+                                   1,         32767,         32768,     -32768,        -32769};
     if (one_in(4)) return ends[between(0, 10)];
-    const int64_t acc = between(INT32_MIN, INT32_MAX) >> between(0, 31), unit = INT64_C(1) << (shift > 0 ? shift - 1 : 0);
+    const int64_t acc = between(INT32_MIN, INT32_MAX) / (INT64_C(1) << between(0, 31));
+    const int64_t unit = INT64_C(1) << (shift > 0 ? shift - 1 : 0);
     return (int32_t)(one_in(2) ? acc : clamp((acc / unit) * unit + between(-1, 1), INT32_MIN, INT32_MAX));
 }
 
@@ -341,7 +343,9 @@ static void check_epilogue(void) {
 static void check_wide(void) {
     int32_t acc[8], m[8], y[8];
     int8_t s[8];
-    neon_epilogue e = {.law = {.form = INTONLY_FORM_WIDE, .multiplier = m, .shift = s, .lo = INT32_MIN, .hi = INT32_MAX}};
+    neon_epilogue e = {.law = {.form = INTONLY_FORM_WIDE, .multiplier = m, .shift = s}};
+    e.law.lo = INT32_MIN;
+    e.law.hi = INT32_MAX;
     e.law.zero_point = (int32_t)(one_in(2) ? 0 : between(INT32_MIN, INT32_MAX));
     for (int i = 0; i < 8; ++i) {
         s[i] = (int8_t)between(32, 62);
@@ -351,8 +355,10 @@ static void check_wide(void) {
     neon_prepare(&e, INTONLY_S32, INTONLY_U8, 8);
     REQUIRE(e.is_wide && !e.in_registers);
     neon_finish_memory(&e, acc, 0, 1, NULL, (uint8_t *)y, 8);
-    for (int i = 0; i < 8; ++i)
-        REQUIRE(y[i] == intonly_round_clamp(intonly_product(acc[i], 0, m[i]), (unsigned)s[i], e.law.zero_point, INT32_MIN, INT32_MAX));
+    for (int i = 0; i < 8; ++i) {
+        const uint64_t product = intonly_product(acc[i], 0, m[i]);
+        REQUIRE(y[i] == intonly_round_clamp(product, (unsigned)s[i], e.law.zero_point, INT32_MIN, INT32_MAX));
+    }
 }
 
 int main(int argc, char **argv) {

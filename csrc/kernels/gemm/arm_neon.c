@@ -1,16 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The gemm step on NEON: packing, gathering and the walk over rows and channels, which gemm/arm_neon_dotprod.c shares,
- * and the tile of plain NEON.
- *
- * That tile sums 16 codes of a channel in three instructions: two products fit in 16 bits, and are then added in pairs
- * to 32 bits. Two products of -128 and -128 do not fit. Our own quantizer has no weight of -128; an imported layer in
- * which two such weights meet is marked when it is packed, and takes one product at a time.
+ * The gemm step on NEON: packing, gathering, and the walk over rows and channels. gemm/arm_neon_dotprod.c shares all of
+ * it but the tile.
  */
-#include "kernels/gemm/arm_neon.h"
-
 #include <string.h>
 
+#include "kernels/gemm/arm_neon_tile.h"
 #include "kernels/packed.h"
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -35,17 +30,17 @@ size_t intonly_gemm_size_neon(const intonly_weights *weights) {
     return (size_t)layout_of(weights->channels, weights->taps * weights->tap_bytes).at.bytes;
 }
 
-/* Write the weights of a channel; return whether two of -128 meet. */
+/* Write the weights of a channel; return whether two of -128 meet (gemm/arm_neon_tile.h). */
 static int64_t pack_channel(const intonly_weights *weights, int64_t c, int log2, int8_t *to, int64_t *sum) {
     const int8_t *w = weights->w + c * weights->taps * weights->depth;
     int64_t careful = 0;
     for (int64_t tap = 0; tap < weights->taps; ++tap) {
         for (int64_t i = 0; i < weights->depth; ++i, ++w) {
             const int64_t k = tap * weights->tap_bytes + i, inside = (c & 7) << log2 | (k & ((1 << log2) - 1));
-            int8_t *place = to + ((k >> log2) << (log2 + 3)) + inside;
-            *place = *w;
+            int8_t *at = to + ((k >> log2) << (log2 + 3)) + inside;
+            *at = *w;
             *sum += *w;
-            careful |= log2 == 4 && (k & 8) && *w == INT8_MIN && place[-8] == INT8_MIN;
+            careful |= log2 == 4 && (k & 8) && *w == INT8_MIN && at[-8] == INT8_MIN;
         }
     }
     return careful;
@@ -154,8 +149,9 @@ static void run_panel(const gemm *g, neon_tile *t, int64_t panel, int is_first) 
     for (int64_t done = 0; done < depth;) {
         const int64_t count = smaller(depth - done, NEON_DEPTH);
         const place from = next;
-        for (int64_t row = 0; row < t->rows && (is_first || depth > NEON_DEPTH); ++row)
-            next = gather(g, t->x[row], from, count, (uint8_t *)t->codes[row]);
+        if (is_first || depth > NEON_DEPTH)
+            for (int64_t row = 0; row < t->rows; ++row)
+                next = gather(g, t->x[row], from, count, (uint8_t *)t->codes[row]);
         done += count;
         t->blocks = blocks_of(count);
         t->finish = done == depth && g->epilogue.in_registers ? &g->epilogue : NULL;
@@ -164,9 +160,15 @@ static void run_panel(const gemm *g, neon_tile *t, int64_t panel, int is_first) 
         t->start = t->sums[0];
         t->start_step = NEON_CHANNELS;
     }
-    for (int64_t row = 0; row < t->rows && !g->epilogue.in_registers; ++row)
+    if (g->epilogue.in_registers) return;
+    for (int64_t row = 0; row < t->rows; ++row)
         neon_finish_memory(&g->epilogue, t->sums[row], t->channel, 1, t->r[row] + t->channel * r_bytes,
                            t->y[row] + t->channel * y_bytes, t->channels);
+}
+
+/* Rows of the next tile: 8, or half of what is left before a tile of a row or two would be, which waits for weights. */
+static int64_t tile_rows(int64_t left) {
+    return left > NEON_ROWS && left < 2 * NEON_ROWS ? (left + 1) >> 1 : smaller(left, NEON_ROWS);
 }
 
 void intonly_gemm_neon_walk(const intonly_gemm *s, uint8_t *const *bases, unsigned part, unsigned parts,
@@ -203,64 +205,11 @@ void intonly_gemm_neon_walk(const intonly_gemm *s, uint8_t *const *bases, unsign
     for (int64_t end; panel < panel_end; panel = end) {
         pixel at = start;
         end = smaller(panel + stride, panel_end);
-        for (int64_t i = row; i < row_end; i += NEON_ROWS) {
-            at = take(&g, &t, at, smaller(row_end - i, NEON_ROWS));
+        for (int64_t left = row_end - row; left > 0; left -= t.rows) {
+            at = take(&g, &t, at, tile_rows(left));
             for (int64_t p = panel; p < end; ++p) run_panel(&g, &t, p, p == panel);
         }
     }
-}
-
-/* acc += the products of 16 codes and weights, added in fours. */
-ALWAYS_INLINE int32x4_t multiply16(int32x4_t acc, int8x16_t a, int8x16_t w, int careful) {
-    int16x8_t products = vmull_s8(vget_low_s8(a), vget_low_s8(w));
-    if (careful) {
-        acc = vpadalq_s16(acc, products);
-        products = vmull_high_s8(a, w);
-    } else {
-        products = vmlal_high_s8(products, a, w);
-    }
-    return vpadalq_s16(acc, products);
-}
-
-/* Return the sums of four accumulators. */
-ALWAYS_INLINE int32x4_t add_up(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
-    return vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
-}
-
-/* One row or two. The accumulators have names, not indices: the compiler then keeps them in registers. */
-#define CHANNELS(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
-#define BEGIN(c) int32x4_t p##c = vdupq_n_s32(0), q##c = vdupq_n_s32(0);
-#define MULTIPLY(c)                                                                                                    \
-    {                                                                                                                  \
-        const int8x16_t v = vld1q_s8(w + c * NEON_BLOCK);                                                              \
-        p##c = multiply16(p##c, a, v, careful);                                                                        \
-        if (two) q##c = multiply16(q##c, b, v, careful);                                                               \
-    }
-#define PUT(row, acc)                                                                                                  \
-    {                                                                                                                  \
-        const int32_t *start = t->start + (row)*t->start_step;                                                         \
-        neon_put(t, k, row, neon_add(vld1q_s32(start), add_up(acc##0, acc##1, acc##2, acc##3)),                        \
-                 neon_add(vld1q_s32(start + 4), add_up(acc##4, acc##5, acc##6, acc##7)));                              \
-    }
-
-ALWAYS_INLINE void rows_of(neon_tile *t, const neon_channels *k, int64_t row, int two, int careful) {
-    const int8_t *w = t->w, *codes = t->codes[row], *const end = codes + t->blocks * NEON_BLOCK;
-    CHANNELS(BEGIN)
-    do {
-        const int8x16_t a = vld1q_s8(codes), b = two ? vld1q_s8(codes + NEON_DEPTH) : a;
-        CHANNELS(MULTIPLY)
-        codes += NEON_BLOCK;
-        w += NEON_BLOCK * NEON_CHANNELS;
-    } while (codes < end);
-    PUT(row, p)
-    if (two) PUT(row + 1, q)
-}
-
-ALWAYS_INLINE void multiply_rows(neon_tile *t, int careful) {
-    const neon_channels k = neon_channels_of(t);
-    int64_t row = 0;
-    for (; row + 2 <= t->rows; row += 2) rows_of(t, &k, row, 1, careful);
-    if (row < t->rows) rows_of(t, &k, row, 0, careful);
 }
 
 static void multiply(neon_tile *t, int careful) {

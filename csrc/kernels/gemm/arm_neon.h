@@ -26,7 +26,7 @@ void intonly_gemm_pack_neon_dotprod(const intonly_weights *weights, uint8_t *pac
 int intonly_gemm_accepts_neon_dotprod(const intonly_gemm *step, const uint8_t *packed);
 void intonly_gemm_neon_dotprod(const void *step, uint8_t *const *bases, unsigned part, unsigned parts);
 
-#ifdef __ARM_NEON
+#if defined(__ARM_NEON) && !defined(__cplusplus)
 #include "kernels/arm_neon_epilogue.h"
 
 /* NEON_DEPTH: codes of a row in the buffer, those of the deepest layers that are common; deeper ones go in pieces. */

@@ -29,8 +29,8 @@ int intonly_gemm_accepts_neon_dotprod(const intonly_gemm *step, const uint8_t *p
     int32x4_t q##row = vld1q_s32(t->start + row * t->start_step + 4);
 #define LOAD(row) const int8x16_t a##row = vld1q_s8(codes + row * NEON_DEPTH);
 #define WEIGHTS(lane) const int8x16_t u##lane = vld1q_s8(w + 32 * lane), v##lane = vld1q_s8(w + 32 * lane + 16);
-/* Volatile statements stay in order, the next with the same accumulator 16 dot products later. Left alone, gcc puts some
- * side by side, and a processor that works in order waits. */
+/* Volatile statements stay in order, the next with the same accumulator 16 dot products later. Left alone, gcc puts
+ * some side by side, and a processor that works in order waits. */
 #define DOT(acc, w, a, lane) __asm__ volatile("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(acc) : "w"(w), "w"(a));
 #define LANE(row, lane) DOT(p##row, u##lane, a##row, lane) DOT(q##row, v##lane, a##row, lane)
 #define LANE_0(row) LANE(row, 0)
