@@ -96,9 +96,10 @@ void intonly_pool_barrier(intonly_pool *pool) {
     atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
     atomic_store(&pool->phase, phase + 1);
     if (atomic_load(&pool->sleepers) == 0) return;
+    /* Whoever holds the lock has not fallen asleep yet, and would miss the call. */
     (void)pthread_mutex_lock(&pool->lock);
-    (void)pthread_cond_broadcast(&pool->wake);
     (void)pthread_mutex_unlock(&pool->lock);
+    (void)pthread_cond_broadcast(&pool->wake);
 }
 
 static void *worker_main(void *argument) {
