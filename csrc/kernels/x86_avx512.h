@@ -48,13 +48,30 @@ static inline int64_t slot_of_byte(int64_t byte) { return (byte & 12) * 4 + (byt
 /* Return where a byte stands among the 16-bit values. */
 static inline int64_t place_of_byte(int64_t byte) { return (byte & 8) * 4 + (byte >> 4) * 8 + (byte & 7); }
 
-/* Write the constants of channel `channel` for the value that lands in a byte. */
-static inline void narrow_pack(const intonly_weights *w, int64_t channel, int64_t byte, narrow_constants *to) {
+/* Return by how many bits a channel's weights and bias can be shifted left in place of its accumulator: weights of few
+ * bits have room for all of it, which then costs nothing. */
+static inline int narrow_lift(const intonly_weights *w, int64_t channel) {
+    const int8_t *row = w->w + channel * w->taps * w->depth;
+    int lift = 0, lo = 0, hi = 0;
+    if (w->form != INTONLY_FORM_NARROW) return 0;
+    for (int64_t i = 0; w->shift[channel] < 0 && i < w->taps * w->depth; ++i) {
+        lo = row[i] < lo ? row[i] : lo;
+        hi = row[i] > hi ? row[i] : hi;
+    }
+    while (lift < -w->shift[channel] && lo * (2 << lift) >= INT8_MIN && hi * (2 << lift) <= INT8_MAX &&
+           w->acc_limit * (2 << lift) <= INT32_MAX)
+        ++lift;
+    return lift;
+}
+
+/* Write the constants of channel `channel`, which is lifted, for the value that lands in a byte. */
+static inline void narrow_pack(const intonly_weights *w, int64_t channel, int lift, int64_t byte,
+                               narrow_constants *to) {
     const int64_t slot = slot_of_byte(byte), place = place_of_byte(byte);
     to->bias[slot] = w->bias[channel];
     if (w->form != INTONLY_FORM_NARROW) return;
-    const int p = w->shift[channel];
-    to->bias[slot] = narrow_signed((uint32_t)w->bias[channel] + narrow_rounding(p));
+    const int p = w->shift[channel] + lift;
+    to->bias[slot] = narrow_signed(((uint32_t)w->bias[channel] << lift) + narrow_rounding(p));
     to->right[slot] = p > 0 ? p : 0;
     to->left[slot] = p < 0 ? -p : 0;
     to->multiplier[place] = (int16_t)w->multiplier[channel];
@@ -63,9 +80,9 @@ static inline void narrow_pack(const intonly_weights *w, int64_t channel, int64_
     to->residual_multiplier[place] = (int16_t)w->residual_multiplier[channel];
 }
 
-static inline void plain_pack(const intonly_weights *w, int64_t channel, int64_t at, plain_constants *to) {
+static inline void plain_pack(const intonly_weights *w, int64_t channel, int lift, int64_t at, plain_constants *to) {
     if (w->multiplier != NULL) to->multiplier[at] = w->multiplier[channel];
-    if (w->shift != NULL) to->shift[at] = w->shift[channel];
+    if (w->shift != NULL) to->shift[at] = (int8_t)(w->shift[channel] + lift);
     if (w->residual_multiplier != NULL) to->residual_multiplier[at] = w->residual_multiplier[channel];
     if (w->residual_shift != NULL) to->residual_shift[at] = w->residual_shift[channel];
 }

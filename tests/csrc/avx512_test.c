@@ -126,11 +126,11 @@ static constants draw_constants(int64_t channels, int64_t limit) {
     c.m_r = malloc(4 * (size_t)channels);
     c.p = malloc((size_t)channels);
     c.p_r = malloc((size_t)channels);
-    const int left = one_in(4), far_left = one_in(8), any = one_in(8), right = one_in(8);
+    const int left = one_in(4), far_left = one_in(8), any = one_in(8), right = one_in(8), huge = one_in(8);
     int bits = 0;
     while (limit >> bits > 0 && bits < 30) ++bits;
     for (int64_t i = 0; i < channels; ++i) {
-        c.bias[i] = (int32_t)between(-limit / 2, limit / 2);
+        c.bias[i] = huge ? (int32_t)between(-(1 << 29), 1 << 29) : (int32_t)between(-limit / 2, limit / 2);
         if (c.form == INTONLY_FORM_WIDE) {
             c.m[i] = one_in(20) ? 0 : sign() * (int32_t)between(INT64_C(1) << 30, INT32_MAX);
             c.p[i] = (int8_t)clamp(31 + bits - between(4, 20), 1, 62);
@@ -207,7 +207,7 @@ static int check_gemm(const intonly_kernels *table, uint64_t seed) {
     if (extreme) memset(x.data, 255, (size_t)x_bytes);
 
     int8_t *w = malloc((size_t)(s.oc * s.taps * depth));
-    const int weight = one_in(3) ? 128 : (int)between(1, 40);
+    const int weight = one_in(3) ? 128 : one_in(2) ? (int)between(1, 4) : (int)between(1, 40);
     for (int64_t i = 0; i < s.oc * s.taps * depth; ++i)
         w[i] = (int8_t)(extreme ? (one_in(2) ? 127 : -128) : between(-weight, weight - 1));
     constants c = draw_constants(s.oc, s.taps * depth * weight * 20);

@@ -23,31 +23,33 @@ static int64_t byte_of_channel(int64_t c, int64_t vectors) {
     return 16 * lane + (c & (4 * vectors - 1));
 }
 
-/* Write the weights of one channel: groups of four codes, 64 * vectors bytes apart. */
-static void pack_weights(const intonly_weights *weights, int64_t channel, int64_t vectors, int8_t *to) {
+/* Write the weights of one channel, times 2^lift: groups of four codes, 64 * vectors bytes apart. */
+static void pack_weights(const intonly_weights *weights, int64_t channel, int lift, int64_t vectors, int8_t *to) {
     const int8_t *w = weights->w + channel * weights->taps * weights->depth;
     for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth, to += 16 * vectors * weights->tap_bytes)
-        for (int64_t i = 0; i < weights->depth; ++i) to[(i >> 2) * 64 * vectors + (i & 3)] = w[i];
+        for (int64_t i = 0; i < weights->depth; ++i) to[(i >> 2) * 64 * vectors + (i & 3)] = (int8_t)(w[i] * (1 << lift));
 }
 
 void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packed) {
     const int64_t k = weights->taps * weights->tap_bytes;
-    const narrow_summary summary = narrow_summarize(weights);
+    narrow_summary summary = narrow_summarize(weights);
     memset(packed, 0, intonly_gemm_size_avx512vnni(weights));
-    memcpy(packed, &summary, sizeof summary);
+    summary.left = 0;
     for (int64_t i = 0; i < gemm_panels(weights->channels); ++i) {
         const gemm_panel p = gemm_panel_of(packed, i, weights->channels, k);
         uint8_t *panel = packed + ((const uint8_t *)p.constants - packed);
         panel_constants *constants = (panel_constants *)(void *)panel;
         for (int64_t c = 0; c < p.channels; ++c) {
-            const int64_t byte = byte_of_channel(c, p.vectors);
-            plain_pack(weights, p.channel + c, c, &constants->plain);
+            const int64_t byte = byte_of_channel(c, p.vectors), channel = p.channel + c;
+            const int lift = narrow_lift(weights, channel);
+            plain_pack(weights, channel, lift, c, &constants->plain);
             for (int64_t copy = 0; copy < 16; copy += 4 * p.vectors) /* each row of a unit has its own */
-                narrow_pack(weights, p.channel + c, byte + copy, &constants->narrow);
-            pack_weights(weights, p.channel + c, p.vectors,
-                         (int8_t *)(constants + 1) + 4 * slot_of_byte(byte));
+                narrow_pack(weights, channel, lift, byte + copy, &constants->narrow);
+            pack_weights(weights, channel, lift, p.vectors, (int8_t *)(constants + 1) + 4 * slot_of_byte(byte));
+            summary.left |= weights->form == INTONLY_FORM_NARROW && constants->plain.shift[c] < 0;
         }
     }
+    memcpy(packed, &summary, sizeof summary);
 }
 
 int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *packed) {
@@ -92,6 +94,7 @@ static void go_to_line(const intonly_gemm *s, cursor *at, int64_t i) {
 }
 
 static cursor go_to_row(const intonly_gemm *s, int64_t row) {
+    if (row == 0) return (cursor){.i = 0};
     const int64_t line = (int64_t)intonly_quotient((uint64_t)row, (uint64_t)s->ow);
     const int64_t n = (int64_t)intonly_quotient((uint64_t)line, (uint64_t)s->oh);
     cursor at = {.x_image = n * s->x_n, .y_image = n * s->y_n, .r_image = n * s->r_n};
@@ -155,34 +158,52 @@ static void run_block(const gemm *g) {
     }
 }
 
-static void run_part(gemm *g, int64_t row, int64_t row_end, int64_t panel, int64_t panel_end) {
+/* Run the rows against some panels. */
+static void run_panels(gemm *g, int64_t panel, int64_t end) {
     const intonly_gemm *s = g->step;
-    const int64_t k = s->taps * s->tap_bytes;
-    const cursor start = go_to_row(s, row);
-    if (s->channels_first) {
-        for (; panel < panel_end; ++panel) {
-            cursor at = start;
-            g->panel = gemm_panel_of(g->packed, panel, s->oc, k);
-            for (int64_t left = row_end - row; left > 0; left -= g->rows.count) {
-                take(g, &at, block_rows(left));
-                run_block(g);
-            }
+    const int64_t k = s->taps * s->tap_bytes, whole = s->oc >> 6, last = end < whole ? end : whole;
+    const int by_two = g->rows.count == 1 && g->end != GEMM_PLAIN;
+    while (panel < end) {
+        g->panel = gemm_panel_of(g->packed, panel, s->oc, k);
+        if (by_two && panel + 2 <= last) {
+            gemm_row_by_2(g, (int64_t)sizeof(panel_constants) + 64 * k);
+            panel += 2;
+        } else {
+            run_block(g);
+            ++panel;
         }
-    } else {
+    }
+}
+
+static void run_part(gemm *g, int64_t row, int64_t row_end, int64_t panel, int64_t panel_end) {
+    const cursor start = go_to_row(g->step, row);
+    /* Rows of one block are taken once. */
+    const int64_t each = g->step->channels_first && row_end - row > GEMM_ROWS ? 1 : panel_end - panel;
+    for (; panel < panel_end; panel += each) {
         cursor at = start;
         for (int64_t left = row_end - row; left > 0; left -= g->rows.count) {
             take(g, &at, block_rows(left));
-            for (int64_t i = panel; i < panel_end; ++i) {
-                g->panel = gemm_panel_of(g->packed, i, s->oc, k);
-                run_block(g);
-            }
+            run_panels(g, panel, panel + each);
         }
     }
 }
 
 /* Return the offsets of eight neighbours. */
 static __m512i eight(int64_t stride) {
-    return _mm512_setr_epi64(0, stride, 2 * stride, 3 * stride, 4 * stride, 5 * stride, 6 * stride, 7 * stride);
+    return _mm512_mullo_epi64(_mm512_set1_epi64(stride), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* Return the rows and panels of a part. With few rows the weights outweigh the pixels: each core then keeps its panels
+ * in its own cache. */
+static void share(int64_t rows, int64_t panels, unsigned part, unsigned parts, int64_t *row, int64_t *row_end,
+                  int64_t *panel, int64_t *panel_end) {
+    if (rows < 96 * (int64_t)parts && panels >= parts) {
+        intonly_share(panels, part, parts, panel, panel_end);
+    } else {
+        intonly_share((rows + 5) / 6, part, parts, row, row_end);
+        *row *= 6;
+        *row_end = *row_end * 6 < rows ? *row_end * 6 : rows;
+    }
 }
 
 void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
@@ -211,15 +232,7 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
         memset(&g.narrow, 0, sizeof g.narrow);
         g.end = GEMM_PLAIN;
     }
-    /* With few rows the weights outweigh the pixels: each core then keeps its panels in its own cache. */
     int64_t row = 0, row_end = rows, panel = 0, panel_end = panels;
-    if (rows < 96 * (int64_t)parts && panels >= parts) {
-        intonly_share(panels, part, parts, &panel, &panel_end);
-    } else {
-        int64_t first, end;
-        intonly_share((rows + 5) / 6, part, parts, &first, &end);
-        row = first * 6;
-        row_end = end * 6 < rows ? end * 6 : rows;
-    }
+    if (parts > 1) share(rows, panels, part, parts, &row, &row_end, &panel, &panel_end);
     if (row < row_end && panel < panel_end) run_part(&g, row, row_end, panel, panel_end);
 }

@@ -214,6 +214,36 @@ GEMM_TILE(1, 1)
 GEMM_TILE(2, 1)
 GEMM_TILE(3, 1)
 
+/* One row by two panels of 64 channels, `stride` bytes apart; the first is the present one. Where there is only one row,
+ * reading the weights is all the time it takes: two streams at once, and the epilogues overlap. */
+#define ROW_ACC(i, at) BEGIN_ACC(i, load64(bias + at))
+#define ROW_DOT(i, at) DOT(c##i, codes, load64(w + at));
+#define ROW_OF_2(M)                                                                                                    \
+    M(8, 0) M(9, 64) M(10, 128) M(11, 192) M(12, stride) M(13, stride + 64) M(14, stride + 128) M(15, stride + 192)
+static void gemm_row_by_2(const gemm *g, int64_t stride) {
+    const int8_t *bias = (const int8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;
+    const int64_t *tap = g->taps, *const last = tap + g->tap_count, tap_bytes = g->tap_bytes;
+    const uint8_t *const x = g->rows.x[0];
+    ROW_OF_2(ROW_ACC)
+    do {
+        int64_t at = *tap;
+        const int64_t end = at + tap_bytes;
+        do {
+            __m512i codes;
+            SPREAD(codes, x + at);
+            ROW_OF_2(ROW_DOT)
+            w += 256;
+            at += 4;
+        } while (at < end);
+    } while (++tap < last);
+    const narrow_scalars_64 n = g->narrow;
+    gemm_columns p = gemm_columns_of(g);
+    gemm_finish1(&g->rows, &p, &n, 0, c8, c9, c10, c11);
+    p.constants = (const narrow_constants *)(const void *)((const int8_t *)p.constants + stride);
+    p.first += 64;
+    gemm_finish1(&g->rows, &p, &n, 0, c12, c13, c14, c15);
+}
+
 /* By log2 of the vectors: the most units of a tile, and the tiles of 1, 2, ... units. Wide panels are read from the
  * second-level cache, as rarely as registers allow; narrow ones do better with tiles whose epilogue is short. */
 static const int64_t gemm_most_units[3] = {3, 3, 6};

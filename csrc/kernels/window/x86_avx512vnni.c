@@ -27,21 +27,24 @@ size_t intonly_depthwise_size_avx512vnni(const intonly_weights *weights) {
 
 void intonly_depthwise_pack_avx512vnni(const intonly_weights *weights, uint8_t *packed) {
     const int64_t taps = weights->taps;
-    const narrow_summary summary = narrow_summarize(weights);
+    narrow_summary summary = narrow_summarize(weights);
     memset(packed, 0, intonly_depthwise_size_avx512vnni(weights));
-    memcpy(packed, &summary, sizeof summary);
+    summary.left = 0;
     for (int64_t c = 0; c < weights->channels; ++c) {
         uint8_t *panel = packed + PACKED_HEAD + (c >> 6) * window_panel_bytes(taps);
         panel_constants *constants = (panel_constants *)(void *)panel;
         int8_t *w = (int8_t *)(constants + 1) + 4 * slot_of_byte(c & 63);
-        narrow_pack(weights, c, c & 63, &constants->narrow);
-        plain_pack(weights, c, c & 63, &constants->plain);
+        const int lift = narrow_lift(weights, c);
+        narrow_pack(weights, c, lift, c & 63, &constants->narrow);
+        plain_pack(weights, c, lift, c & 63, &constants->plain);
+        summary.left |= weights->form == INTONLY_FORM_NARROW && constants->plain.shift[c & 63] < 0;
         for (int64_t group = 0; group < window_groups(taps); ++group)
             for (int64_t place = 0; place < 4; ++place) {
                 const int64_t tap = window_tap(group, place, taps);
-                w[group * 256 + place] = tap < taps ? weights->w[c * taps + tap] : 0;
+                w[group * 256 + place] = (int8_t)(tap < taps ? weights->w[c * taps + tap] * (1 << lift) : 0);
             }
     }
+    memcpy(packed, &summary, sizeof summary);
 }
 
 int intonly_depthwise_accepts_avx512vnni(const intonly_window *step, const uint8_t *packed) {
