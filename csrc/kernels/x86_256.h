@@ -22,8 +22,8 @@
 
 /* Constants of 16 channels: as the vectors want them, then as the law has them. Those that a form lacks are 0. */
 typedef struct panel_constants {
-    int32_t bias[16];            /* in the order of the kernel, with the rounding 2^(p-1) of the narrow form */
-    int32_t right[16], left[16]; /* max(p, 0) and max(-p, 0) */
+    int32_t bias[16];            /* in the order of the sums, with the rounding 2^(p-1) of the narrow form */
+    int32_t right[16], left[16]; /* in the same order, max(p, 0) and max(-p, 0) */
     int16_t scale[16];
     int16_t residual_unit[16];   /* 2^-p of the residual: there is no 16-bit shift by lane */
     int16_t residual_scale[16];
@@ -31,7 +31,7 @@ typedef struct panel_constants {
     int8_t shift[16], residual_shift[16];
 } panel_constants;
 
-/* Write the constants of channel `c` as number `at` of 16, its bias as number `slot`. */
+/* Write the constants of channel `c` as number `at` of 16, whose sum is number `slot`. */
 static inline void panel_pack(const intonly_weights *w, int64_t c, int64_t at, int64_t slot, panel_constants *to) {
     to->bias[slot] = w->bias[c];
     if (w->form == INTONLY_FORM_ACC) return;
@@ -42,8 +42,8 @@ static inline void panel_pack(const intonly_weights *w, int64_t c, int64_t at, i
     if (w->form != INTONLY_FORM_NARROW) return;
     const int p = w->shift[c], left = -to->residual_shift[at];
     to->bias[slot] = narrow_signed((uint32_t)w->bias[c] + narrow_rounding(p));
-    to->right[at] = p > 0 ? p : 0;
-    to->left[at] = p < 0 ? -p : 0;
+    to->right[slot] = p > 0 ? p : 0;
+    to->left[slot] = p < 0 ? -p : 0;
     to->scale[at] = (int16_t)w->multiplier[c];
     to->residual_unit[at] = (int16_t)(left == 15 ? INT16_MIN : 1 << (left > 0 ? left : 0));
     to->residual_scale[at] = (int16_t)to->residual_multiplier[at];
@@ -58,49 +58,6 @@ static inline int panel_holds(const uint8_t *packed, int64_t at, int64_t channel
     in.shift = at + (int64_t)offsetof(panel_constants, shift);
     in.residual_shift = at + (int64_t)offsetof(panel_constants, residual_shift);
     return intonly_packed_constants_hold(packed, &in, channels, form, joins);
-}
-
-/* How a step finishes its sums. */
-typedef struct finish {
-    intonly_epilogue law; /* without its constants */
-    int64_t y_type, r_type, y_bytes, r_bytes;
-    int joins;
-    int fast; /* vectors do it; else the law does, element by element */
-    int left; /* whether a sum is shifted left somewhere */
-} finish;
-
-/* Fill in a finish from a gemm or a window. */
-#define FINISH_OF(step, summary, f)                                                                                    \
-    do {                                                                                                               \
-        memset(f, 0, sizeof *(f));                                                                                     \
-        INTONLY_READ_LIMITS(step, &(f)->law);                                                                          \
-        (f)->joins = (step)->r_ref >= 0;                                                                               \
-        (f)->y_type = (step)->y_type;                                                                                  \
-        (f)->r_type = (f)->joins ? (step)->r_type : -1;                                                                \
-        (f)->y_bytes = intonly_bytes_of((f)->y_type);                                                                  \
-        (f)->r_bytes = intonly_bytes_of((f)->r_type);                                                                  \
-        (f)->fast = (step)->form == INTONLY_FORM_NARROW &&                                                             \
-                    narrow_fits(summary, (f)->y_type, (step)->zero_point, (step)->fraction_bits, (f)->r_type,          \
-                                (step)->residual_zero);                                                                \
-        (f)->left = (summary)->left != 0;                                                                              \
-    } while (0)
-
-/* Finish and store `channels` sums of one pixel, in order and with the roundings of their biases, by the law. */
-static inline void finish_plain(const finish *f, const panel_constants *k, const int32_t *sums, const uint8_t *r,
-                                uint8_t *y, int64_t channels) {
-    int64_t values[16], residual[16];
-    intonly_epilogue e = f->law;
-    for (int64_t c = 0; c < channels; ++c) {
-        const uint32_t rounding = e.form == INTONLY_FORM_NARROW ? narrow_rounding(k->shift[c]) : 0;
-        values[c] = narrow_signed((uint32_t)sums[c] - rounding);
-    }
-    e.multiplier = k->multiplier;
-    e.shift = k->shift;
-    e.residual_multiplier = f->joins ? k->residual_multiplier : NULL;
-    e.residual_shift = k->residual_shift;
-    if (f->joins) intonly_load(r, f->r_type, f->r_bytes, channels, residual);
-    intonly_finish(&e, 0, 1, 0, 0, residual, channels, values);
-    intonly_store(values, channels, y, f->y_type, f->y_bytes);
 }
 
 #ifdef __AVX2__
@@ -142,38 +99,81 @@ ALWAYS_INLINE void store_some(uint8_t *p, __m128i x, int64_t bytes) {
         store_few(p, x, bytes);
 }
 
-/* What vectors need to finish 32 values, spread and loaded once: no store to y can change it then. */
+/* How a step finishes its sums. */
+typedef struct finish {
+    __m256i residual_flip; /* 128 turns signed codes into unsigned ones ... */
+    __m256i residual_zero; /* ... whose zero point is this, 16 bits */
+    __m256i constant;      /* (zero_point << k) + 2^(k-1), 16 bits */
+    __m256i lo, hi;        /* 8 bits */
+    __m128i fraction_bits; /* k */
+    int fast;              /* vectors do it; else the law does, element by element */
+    int left;              /* whether a sum is shifted left somewhere */
+    int joins, y_signed;
+    int64_t y_type, r_type, y_bytes, r_bytes;
+    intonly_epilogue law; /* without its constants */
+} finish;
+
+/* Fill in a finish from a gemm or a window. */
+#define FINISH_OF(step, summary, f)                                                                                    \
+    do {                                                                                                               \
+        memset(f, 0, sizeof *(f));                                                                                     \
+        INTONLY_READ_LIMITS(step, &(f)->law);                                                                          \
+        (f)->joins = (step)->r_ref >= 0;                                                                               \
+        (f)->y_type = (step)->y_type;                                                                                  \
+        (f)->r_type = (f)->joins ? (step)->r_type : -1;                                                                \
+        finish_spread(summary, f);                                                                                     \
+    } while (0)
+
+static inline void finish_spread(const narrow_summary *summary, finish *f) {
+    const intonly_epilogue *e = &f->law;
+    const int flip = f->r_type == INTONLY_S8 ? 128 : 0;
+    f->y_bytes = intonly_bytes_of(f->y_type);
+    f->r_bytes = intonly_bytes_of(f->r_type);
+    f->y_signed = f->y_type == INTONLY_S8;
+    f->left = summary->left != 0;
+    f->fast = e->form == INTONLY_FORM_NARROW &&
+              narrow_fits(summary, f->y_type, e->zero_point, e->fraction_bits, f->r_type, e->residual_zero);
+    if (!f->fast) return;
+    f->residual_flip = _mm256_set1_epi8((char)flip);
+    f->residual_zero = _mm256_set1_epi16((int16_t)(e->residual_zero + flip));
+    f->constant = _mm256_set1_epi16((int16_t)(e->zero_point * (1 << e->fraction_bits) + (1 << (e->fraction_bits - 1))));
+    f->fraction_bits = _mm_cvtsi32_si128(e->fraction_bits);
+    f->lo = _mm256_set1_epi8((char)e->lo);
+    f->hi = _mm256_set1_epi8((char)e->hi);
+}
+
+/* Finish and store `channels` sums of one pixel, in order and with the roundings of their biases, by the law. */
+static inline void finish_plain(const finish *f, const panel_constants *k, const int32_t *sums, const uint8_t *r,
+                                uint8_t *y, int64_t channels) {
+    int64_t values[16], residual[16];
+    intonly_epilogue e = f->law;
+    if (e.form == INTONLY_FORM_ACC && f->y_type == INTONLY_S32) {
+        memcpy(y, sums, (size_t)channels * sizeof *sums);
+        return;
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+        const uint32_t rounding = e.form == INTONLY_FORM_NARROW ? narrow_rounding(k->shift[c]) : 0;
+        values[c] = narrow_signed((uint32_t)sums[c] - rounding);
+    }
+    e.multiplier = k->multiplier;
+    e.shift = k->shift;
+    e.residual_multiplier = f->joins ? k->residual_multiplier : NULL;
+    e.residual_shift = k->residual_shift;
+    if (f->joins) intonly_load(r, f->r_type, f->r_bytes, channels, residual);
+    intonly_finish(&e, 0, 1, 0, 0, residual, channels, values);
+    intonly_store(values, channels, y, f->y_type, f->y_bytes);
+}
+
+/* The constants of 32 values, beside those of a finish. */
 typedef struct lanes {
     __m256i right0, right1, right2, right3, left0, left1, left2, left3;
     __m256i scale0, scale1; /* 16 bits, in the order of the packs; so are the residual's */
     __m256i residual_unit0, residual_unit1, residual_scale0, residual_scale1;
-    __m256i residual_flip; /* 128 turns signed codes into unsigned ones ... */
-    __m256i residual_zero; /* ... whose zero point is this, 16 bits */
-    __m256i constant;      /* (zero_point << k) + 2^(k-1), 16 bits */
-    __m128i fraction_bits; /* k */
-    __m256i lo, hi;        /* 8 bits */
-    int left, joins, y_signed;
 } lanes;
 
-ALWAYS_INLINE void lanes_spread(const finish *f, lanes *n) {
-    const intonly_epilogue *e = &f->law;
-    const int32_t constant = e->zero_point * (1 << e->fraction_bits) + (1 << (e->fraction_bits - 1));
-    const int flip = f->r_type == INTONLY_S8 ? 128 : 0;
-    n->residual_flip = _mm256_set1_epi8((char)flip);
-    n->residual_zero = _mm256_set1_epi16((int16_t)(e->residual_zero + flip));
-    n->constant = _mm256_set1_epi16((int16_t)constant);
-    n->fraction_bits = _mm_cvtsi32_si128(e->fraction_bits);
-    n->lo = _mm256_set1_epi8((char)e->lo);
-    n->hi = _mm256_set1_epi8((char)e->hi);
-    n->left = f->left;
-    n->joins = f->joins;
-    n->y_signed = f->y_type == INTONLY_S8;
-}
-
-/* Return the constants of a step that is fast, for sums in columns: k of the first half, l of the second. */
-ALWAYS_INLINE lanes lanes_of_columns(const finish *f, const panel_constants *k, const panel_constants *l) {
+/* Return them for sums in columns: k of the first half, l of the second. */
+ALWAYS_INLINE lanes lanes_of_columns(const panel_constants *k, const panel_constants *l) {
     lanes n;
-    lanes_spread(f, &n);
     n.right0 = load_both(k->right, l->right), n.right1 = load_both(k->right + 4, l->right + 4);
     n.right2 = load_both(k->right + 8, l->right + 8), n.right3 = load_both(k->right + 12, l->right + 12);
     n.left0 = load_both(k->left, l->left), n.left1 = load_both(k->left + 4, l->left + 4);
@@ -186,14 +186,11 @@ ALWAYS_INLINE lanes lanes_of_columns(const finish *f, const panel_constants *k, 
     return n;
 }
 
-/* Return the same for sums in rows, the same channels of two pixels. */
-ALWAYS_INLINE lanes lanes_of_rows(const finish *f, const panel_constants *k) {
+/* Return them for sums in rows, the same channels of two pixels. */
+ALWAYS_INLINE lanes lanes_of_rows(const panel_constants *k) {
     lanes n;
-    lanes_spread(f, &n);
-    n.right0 = n.right2 = load_both(k->right, k->right + 8);
-    n.right1 = n.right3 = load_both(k->right + 4, k->right + 12);
-    n.left0 = n.left2 = load_both(k->left, k->left + 8);
-    n.left1 = n.left3 = load_both(k->left + 4, k->left + 12);
+    n.right0 = n.right2 = load32(k->right), n.right1 = n.right3 = load32(k->right + 8);
+    n.left0 = n.left2 = load32(k->left), n.left1 = n.left3 = load32(k->left + 8);
     n.scale0 = n.scale1 = load32(k->scale);
     n.residual_unit0 = n.residual_unit1 = load32(k->residual_unit);
     n.residual_scale0 = n.residual_scale1 = load32(k->residual_scale);
@@ -206,8 +203,8 @@ typedef struct sums32 {
 } sums32;
 
 /* Return the codes of sums in the order of the packs; so are the codes of the residual, which may be absent. */
-ALWAYS_INLINE __m256i lanes_finish(const lanes *n, sums32 s, __m256i residual) {
-    if (n->left) {
+ALWAYS_INLINE __m256i finish_fast(const finish *f, const lanes *n, sums32 s, __m256i residual) {
+    if (f->left) {
         s.s0 = _mm256_sllv_epi32(s.s0, n->left0), s.s1 = _mm256_sllv_epi32(s.s1, n->left1);
         s.s2 = _mm256_sllv_epi32(s.s2, n->left2), s.s3 = _mm256_sllv_epi32(s.s3, n->left3);
     }
@@ -215,19 +212,19 @@ ALWAYS_INLINE __m256i lanes_finish(const lanes *n, sums32 s, __m256i residual) {
     s.s2 = _mm256_srav_epi32(s.s2, n->right2), s.s3 = _mm256_srav_epi32(s.s3, n->right3);
     __m256i u = _mm256_mulhrs_epi16(_mm256_packs_epi32(s.s0, s.s1), n->scale0);
     __m256i v = _mm256_mulhrs_epi16(_mm256_packs_epi32(s.s2, s.s3), n->scale1);
-    if (n->joins) {
-        const __m256i codes = _mm256_xor_si256(residual, n->residual_flip), none = _mm256_setzero_si256();
-        __m256i q = _mm256_sub_epi16(_mm256_unpacklo_epi8(codes, none), n->residual_zero);
-        __m256i r = _mm256_sub_epi16(_mm256_unpackhi_epi8(codes, none), n->residual_zero);
+    if (f->joins) {
+        const __m256i codes = _mm256_xor_si256(residual, f->residual_flip), none = _mm256_setzero_si256();
+        __m256i q = _mm256_sub_epi16(_mm256_unpacklo_epi8(codes, none), f->residual_zero);
+        __m256i r = _mm256_sub_epi16(_mm256_unpackhi_epi8(codes, none), f->residual_zero);
         q = _mm256_mulhrs_epi16(_mm256_mullo_epi16(q, n->residual_unit0), n->residual_scale0);
         r = _mm256_mulhrs_epi16(_mm256_mullo_epi16(r, n->residual_unit1), n->residual_scale1);
         u = _mm256_adds_epi16(u, q);
         v = _mm256_adds_epi16(v, r);
     }
-    u = _mm256_sra_epi16(_mm256_adds_epi16(u, n->constant), n->fraction_bits);
-    v = _mm256_sra_epi16(_mm256_adds_epi16(v, n->constant), n->fraction_bits);
-    if (n->y_signed) return _mm256_min_epi8(_mm256_max_epi8(_mm256_packs_epi16(u, v), n->lo), n->hi);
-    return _mm256_min_epu8(_mm256_max_epu8(_mm256_packus_epi16(u, v), n->lo), n->hi);
+    u = _mm256_sra_epi16(_mm256_adds_epi16(u, f->constant), f->fraction_bits);
+    v = _mm256_sra_epi16(_mm256_adds_epi16(v, f->constant), f->fraction_bits);
+    if (f->y_signed) return _mm256_min_epi8(_mm256_max_epi8(_mm256_packs_epi16(u, v), f->lo), f->hi);
+    return _mm256_min_epu8(_mm256_max_epu8(_mm256_packus_epi16(u, v), f->lo), f->hi);
 }
 
 #if defined(__AVXVNNI__) || (defined(__AVX512VL__) && defined(__AVX512VNNI__))

@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The gemm step on 256-bit vectors, but for the sums: its packed form, and the walk over rows, panels and blocks of K.
- * A file for an instruction set adds its tiles.
+ * The gemm step on 256-bit vectors, but for the sums: its packed form, the walk over rows and panels, and the end of a
+ * tile. A file for an instruction set adds its tiles.
  *
  * A packed form is a header, then panels of 16 channels, each with its constants before its weights; the last panel is
  * padded with zero weights. Weights: [K / group][16 slots][group], K = taps * tap_bytes, where a group is what one lane
- * of 32 bits takes: four int8, or two int16. A row is a pixel of y.
- *
- * Rows are gathered 12 at a time, a block of K at a time, into a buffer that stays in the first-level cache, as bytes
- * or widened to int16. All panels then read it with constant distances between the rows. Those are 8 bytes more than
- * whole cache lines: broadcasts from rows that begin in the same bank of the cache would wait for each other.
+ * of 32 bits takes: four int8, or two int16. The sums of a row, a pixel of y, stand in two vectors of 8 slots in the
+ * order of `rows` in kernels/x86_256.h.
  */
 #ifndef INTONLY_GEMM_X86_256_H
 #define INTONLY_GEMM_X86_256_H
@@ -20,15 +17,13 @@
 #include "kernels/kernels.h"
 #include "kernels/x86_256.h"
 
-#define GEMM_ROWS 12         /* rows gathered together */
-#define GEMM_ROW_BYTES 1024  /* of a row in the buffer: a block of K */
-#define GEMM_ROW_STRIDE 1096 /* 17 cache lines and 8 bytes */
-#define GEMM_PANELS 8        /* panels whose sums are kept between blocks of K */
+#define GEMM_ROWS 24 /* most rows of a block */
+#define GEMM_PANELS 8 /* panels that a block of rows goes through together */
 
 typedef struct gemm_header {
     narrow_summary narrow;
     int64_t wide;  /* 1: int16 weights and codes; 0: bytes */
-    int64_t chain; /* bytes only: groups whose products are summed in 16 bits */
+    int64_t chain; /* bytes only: groups of a tap whose products are summed in 16 bits, see x86_avx2.c */
     int64_t unused[2];
 } gemm_header;
 
@@ -92,44 +87,29 @@ static inline int gemm_accepts(const intonly_gemm *step, const uint8_t *packed) 
 
 #ifdef __AVX2__
 
-/* Sum a number of rows over `groups` groups of K. a: the rows in the buffer. w: weights. from: the 16 sums of each row
- * to begin with, `step` apart. sums: where they go, 16 apart; it may be `from`. */
-typedef void (*gemm_tile)(const uint8_t *a, const int8_t *w, int64_t groups, int64_t chain, const int32_t *from,
-                          int64_t step, int32_t *sums);
-
-/* Tiles for 1 to `most` rows. */
-typedef struct gemm_tiles {
-    int64_t most;
-    const gemm_tile *of_rows;
-} gemm_tiles;
-
-/* M(r) for the rows of a tile. Sums are named variables, c<row><vector>: an array of them would live in memory. */
-#define ROWS_1(M) M(0)
-#define ROWS_2(M) ROWS_1(M) M(1)
-#define ROWS_3(M) ROWS_2(M) M(2)
-#define ROWS_4(M) ROWS_3(M) M(3)
-#define ROWS_5(M) ROWS_4(M) M(4)
-#define ROWS_6(M) ROWS_5(M) M(5)
-
-#define BEGIN(r) __m256i c##r##0 = load32(from + r * step), c##r##1 = load32(from + r * step + 8);
-#define KEEP(r) store32(sums + r * 16, c##r##0), store32(sums + r * 16 + 8, c##r##1);
-
-/* Return a group of a row, 8 times. */
-ALWAYS_INLINE __m256i spread(const uint8_t *a) {
-    int32_t group;
-    memcpy(&group, a, 4);
-    return _mm256_set1_epi32(group);
-}
-
 typedef struct gemm {
     const intonly_gemm *step;
     const gemm_header *header;
-    const gemm_tiles *tiles;
     const int64_t *taps;
     const uint8_t *x, *r;
     uint8_t *y;
     finish finish;
 } gemm;
+
+/* A panel of a packed form. */
+typedef struct gemm_panel {
+    const panel_constants *constants;
+    const int8_t *weights;
+    int64_t channel;  /* its first */
+    int64_t channels; /* without the padding */
+} gemm_panel;
+
+static inline gemm_panel gemm_panel_of(const gemm *g, int64_t index) {
+    const int64_t k = g->step->taps * g->step->tap_bytes, left = g->step->oc - index * 16;
+    const uint8_t *at = (const uint8_t *)(g->header + 1) + index * gemm_panel_bytes(k, g->header->wide);
+    const panel_constants *constants = (const panel_constants *)(const void *)at;
+    return (gemm_panel){constants, (const int8_t *)(constants + 1), index * 16, left < 16 ? left : 16};
+}
 
 /* Rows on their way: pointers to their first channels. */
 typedef struct gemm_block {
@@ -183,118 +163,88 @@ static inline void take(const gemm *g, cursor *at, int64_t rows, gemm_block *b) 
     }
 }
 
-/* Copy `count` codes, a multiple of 4. No byte behind them is read. */
-ALWAYS_INLINE void gather_bytes(const uint8_t *x, int64_t count, uint8_t *a) {
-    if (count < 16) {
-        for (int64_t i = 0; i < count; i += 4) memcpy(a + i, x + i, 4);
-        return;
-    }
-    for (int64_t i = 0; i < count - 16; i += 16) store16(a + i, load16(x + i));
-    store16(a + count - 16, load16(x + count - 16));
+/* Finish and store rows i and j, which may be the same, from their sums. */
+ALWAYS_INLINE void finish_two(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t i, int64_t j, sums32 s) {
+    const lanes n = lanes_of_rows(p->constants);
+    const int64_t at = p->channel, channels = p->channels;
+    __m256i r = _mm256_setzero_si256();
+    if (g->finish.joins) r = swap_middle(both(load_some(b->r[i] + at, channels), load_some(b->r[j] + at, channels)));
+    const __m256i codes = swap_middle(finish_fast(&g->finish, &n, s, r));
+    store_some(b->y[i] + at, _mm256_castsi256_si128(codes), channels);
+    store_some(b->y[j] + at, _mm256_extracti128_si256(codes, 1), channels);
 }
 
-/* The same, widened to int16. */
-ALWAYS_INLINE void gather_words(const uint8_t *x, int64_t count, uint8_t *a) {
-    if (count < 16) {
-        for (int64_t i = 0; i < count; i += 4) {
-            int32_t codes;
-            memcpy(&codes, x + i, 4);
-            _mm_storel_epi64((__m128i *)(void *)(a + 2 * i), _mm_cvtepu8_epi16(_mm_cvtsi32_si128(codes)));
-        }
-        return;
-    }
-    for (int64_t i = 0; i < count - 16; i += 16) store32(a + 2 * i, _mm256_cvtepu8_epi16(load16(x + i)));
-    store32(a + 2 * (count - 16), _mm256_cvtepu8_epi16(load16(x + count - 16)));
-}
-
-/* Gather codes first..end of K of all rows. */
-static inline void gather(const gemm *g, const gemm_block *b, int64_t first, int64_t end, uint8_t *a) {
-    const int64_t tap_bytes = g->step->tap_bytes, wide = g->header->wide;
-    int64_t tap = 0, at = first;
-    if (first > 0) {
-        tap = (int64_t)intonly_quotient((uint64_t)first, (uint64_t)tap_bytes);
-        at -= tap * tap_bytes;
-    }
-    for (int64_t done = 0, all = end - first; done < all; ++tap, at = 0) {
-        const int64_t count = tap_bytes - at < all - done ? tap_bytes - at : all - done, offset = g->taps[tap] + at;
-        uint8_t *to = a + (done << wide);
-        for (int64_t row = 0; row < b->rows; ++row, to += GEMM_ROW_STRIDE) {
-            if (wide)
-                gather_words(b->x[row] + offset, count, to);
-            else
-                gather_bytes(b->x[row] + offset, count, to);
-        }
-        done += count;
-    }
-}
-
-/* Sum all gathered rows; the last two tiles are of about one size. */
-static inline void sum_rows(const gemm *g, const uint8_t *a, const int8_t *w, int64_t groups, int64_t rows,
-                            const int32_t *from, int64_t step, int32_t *sums) {
-    const int64_t most = g->tiles->most;
-    while (rows > 0) {
-        const int64_t now = rows >= 2 * most ? most : rows > most ? (rows + 1) >> 1 : rows;
-        g->tiles->of_rows[now - 1](a, w, groups, g->header->chain, from, step, sums);
-        a += now * GEMM_ROW_STRIDE;
-        from += now * step;
-        sums += now * 16;
-        rows -= now;
-    }
-}
-
-/* Finish and store 16 channels of all rows. */
-static inline void finish_rows(const gemm *g, const panel_constants *k, const gemm_block *b, int64_t channel,
-                               const int32_t *all) {
+/* Finish and store rows from `first` on by the law. sums: 16 of each, by slot. */
+static inline void finish_by_law(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, int64_t rows,
+                                 const int32_t *sums) {
     const finish *f = &g->finish;
-    const int64_t left = g->step->oc - channel, channels = left < 16 ? left : 16;
-    const int64_t y_at = channel * f->y_bytes, r_at = channel * f->r_bytes;
-    if (!f->fast) {
-        for (int64_t row = 0; row < b->rows; ++row, all += 16) {
-            int32_t ordered[16];
-            for (int64_t c = 0; c < 16; ++c) ordered[c] = all[slot_of(c)];
-            finish_plain(f, k, ordered, b->r[row] + r_at, b->y[row] + y_at, channels);
-        }
-        return;
-    }
-    const lanes n = lanes_of_rows(f, k);
-    for (int64_t row = 0; row < b->rows; row += 2) {
-        const int64_t next = row + 1 < b->rows ? row + 1 : row;
-        const int32_t *s = all + row * 16, *t = all + next * 16;
-        const sums32 two = {load32(s), load32(s + 8), load32(t), load32(t + 8)};
-        __m256i r = _mm256_setzero_si256();
-        if (n.joins)
-            r = swap_middle(both(load_some(b->r[row] + r_at, channels), load_some(b->r[next] + r_at, channels)));
-        const __m256i codes = swap_middle(lanes_finish(&n, two, r));
-        store_some(b->y[row] + y_at, _mm256_castsi256_si128(codes), channels);
-        store_some(b->y[next] + y_at, _mm256_extracti128_si256(codes, 1), channels);
+    for (int64_t row = first; row < first + rows; ++row, sums += 16) {
+        int32_t ordered[16];
+        for (int64_t c = 0; c < 16; ++c) ordered[c] = sums[slot_of(c)];
+        finish_plain(f, p->constants, ordered, b->r[row] + p->channel * f->r_bytes, b->y[row] + p->channel * f->y_bytes,
+                     p->channels);
     }
 }
 
-/* Some panels, at most GEMM_PANELS, of a block of rows. */
-static inline void run_block(const gemm *g, const gemm_block *b, int64_t panel, int64_t panel_end) {
-    const int64_t k = g->step->taps * g->step->tap_bytes, wide = g->header->wide, most = GEMM_ROW_BYTES >> wide;
-    const int64_t panel_bytes = gemm_panel_bytes(k, wide);
-    uint8_t a[GEMM_ROWS * GEMM_ROW_STRIDE];
-    int32_t all[GEMM_PANELS * GEMM_ROWS * 16];
-    for (int64_t first = 0; first < k; first += most) {
-        const int64_t end = first + most < k ? first + most : k;
-        gather(g, b, first, end, a);
-        for (int64_t i = panel; i < panel_end; ++i) {
-            const uint8_t *at = (const uint8_t *)(g->header + 1) + i * panel_bytes;
-            const panel_constants *constants = (const panel_constants *)(const void *)at;
-            const int8_t *w = (const int8_t *)(constants + 1) + (first * 16 << wide);
-            int32_t *own = all + (i - panel) * GEMM_ROWS * 16;
-            const int64_t groups = (end - first) >> (2 - wide);
-            sum_rows(g, a, w, groups, b->rows, first == 0 ? constants->bias : own, first == 0 ? 0 : 16, own);
-            if (end == k) finish_rows(g, constants, b, i * 16, own);
-        }
+/* M(r) for the rows of a tile. Sums are named variables, c<row><vector>: an array of them would live in memory. */
+#define ROWS_1(M) M(0)
+#define ROWS_2(M) ROWS_1(M) M(1)
+#define ROWS_3(M) ROWS_2(M) M(2)
+#define ROWS_4(M) ROWS_3(M) M(3)
+#define ROWS_5(M) ROWS_4(M) M(4)
+#define ROWS_6(M) ROWS_5(M) M(5)
+
+/* M(i, j) for two rows at a time. */
+#define PAIRS_1(M) M(0, 0)
+#define PAIRS_2(M) M(0, 1)
+#define PAIRS_3(M) PAIRS_2(M) M(2, 2)
+#define PAIRS_4(M) PAIRS_2(M) M(2, 3)
+#define PAIRS_5(M) PAIRS_4(M) M(4, 4)
+#define PAIRS_6(M) PAIRS_4(M) M(4, 5)
+
+#define KEEP(r) store32(kept + r * 16, c##r##0), store32(kept + r * 16 + 8, c##r##1);
+#define FINISH(i, j) finish_two(g, p, b, first + i, first + j, (sums32){c##i##0, c##i##1, c##j##0, c##j##1});
+
+/* The end of a tile. */
+#define FINISH_ROWS(rows)                                                                                              \
+    if (g->finish.fast) {                                                                                              \
+        PAIRS_##rows(FINISH)                                                                                           \
+    } else {                                                                                                           \
+        int32_t kept[rows * 16];                                                                                       \
+        ROWS_##rows(KEEP) finish_by_law(g, p, b, first, rows, kept);                                                   \
+    }
+
+/* Return a group of a row, 8 times. */
+ALWAYS_INLINE __m256i spread(const uint8_t *x) {
+    int32_t group;
+    memcpy(&group, x, 4);
+    return _mm256_set1_epi32(group);
+}
+
+/* Sum rows from `first` on of a block over all of K, and finish them. */
+typedef void (*gemm_tile)(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first);
+
+/* Run a block against a panel with the tiles for 1 to `most` rows; the last two are of about one size. */
+ALWAYS_INLINE void run_tiles(const gemm *g, const gemm_panel *p, const gemm_block *b, const gemm_tile *tiles,
+                             int64_t most) {
+    for (int64_t first = 0, left = b->rows; left > 0;) {
+        const int64_t now = left >= 2 * most ? most : left > most ? (left + 1) >> 1 : left;
+        tiles[now - 1](g, p, b, first);
+        first += now;
+        left -= now;
     }
 }
 
-/* Rows of the next block: no block is left with a row or two, which would wait for their weights. */
-static inline int64_t block_rows(int64_t left) { return left >= 18 ? GEMM_ROWS : left > 12 ? 6 : left; }
+/* Run a block of rows against panels panel..panel_end-1, at most GEMM_PANELS; each instruction set has its own. */
+typedef void (*gemm_work)(const gemm *g, const gemm_block *b, int64_t panel, int64_t panel_end);
 
-static inline void run_part(const gemm *g, int64_t row, int64_t row_end, int64_t panel, int64_t panel_end) {
+/* Rows of the next block: none is left with a row or two, which would wait for their weights. */
+static inline int64_t block_rows(int64_t left, int64_t most) {
+    return left >= most + (most >> 1) ? most : left > most ? most >> 1 : left;
+}
+
+static inline void run_part(const gemm *g, int64_t row, int64_t row_end, int64_t panel, int64_t panel_end,
+                            gemm_work work, int64_t rows) {
     const cursor start = go_to_row(g->step, row);
     const int64_t most = g->step->channels_first ? GEMM_PANELS : panel_end - panel;
     gemm_block b;
@@ -302,20 +252,19 @@ static inline void run_part(const gemm *g, int64_t row, int64_t row_end, int64_t
         const int64_t end = panel + most < panel_end ? panel + most : panel_end;
         cursor at = start;
         for (int64_t left = row_end - row; left > 0; left -= b.rows) {
-            take(g, &at, block_rows(left), &b);
+            take(g, &at, block_rows(left, rows), &b);
             for (int64_t i = panel; i < end; i += GEMM_PANELS)
-                run_block(g, &b, i, i + GEMM_PANELS < end ? i + GEMM_PANELS : end);
+                work(g, &b, i, i + GEMM_PANELS < end ? i + GEMM_PANELS : end);
         }
     }
 }
 
-/* Run part `part` of a step with the tiles for its packed form. */
+/* Run part `part` of a step. rows: of a block, at most GEMM_ROWS. */
 static inline void gemm_run(const intonly_gemm *step, uint8_t *const *bases, unsigned part, unsigned parts,
-                            const gemm_tiles *tiles) {
+                            gemm_work work, int64_t rows) {
     intonly_gemm s = *step;
     gemm g = {.step = &s,
               .header = (const gemm_header *)(const void *)intonly_at(bases, s.packed),
-              .tiles = tiles,
               .taps = (const int64_t *)(const void *)intonly_at(bases, s.tap_offsets),
               .x = intonly_at(bases, s.x_ref),
               .y = intonly_at(bases, s.y_ref)};
@@ -323,13 +272,13 @@ static inline void gemm_run(const intonly_gemm *step, uint8_t *const *bases, uns
     if (!g.finish.joins) s.r_n = s.r_h = s.r_w = 0; /* the walk stays where it is, and nothing is read */
     g.r = g.finish.joins ? intonly_at(bases, s.r_ref) : g.y;
     /* With few rows the weights outweigh the pixels: each core then keeps its panels in its own cache. */
-    const int64_t rows = s.n * s.oh * s.ow, panels = gemm_panels(s.oc);
-    int64_t row = 0, row_end = rows, panel = 0, panel_end = panels;
-    if (rows < 48 * (int64_t)parts && panels >= parts)
+    const int64_t all = s.n * s.oh * s.ow, panels = gemm_panels(s.oc);
+    int64_t row = 0, row_end = all, panel = 0, panel_end = panels;
+    if (all < 48 * (int64_t)parts && panels >= parts)
         intonly_share(panels, part, parts, &panel, &panel_end);
     else
-        intonly_share(rows, part, parts, &row, &row_end);
-    if (row < row_end && panel < panel_end) run_part(&g, row, row_end, panel, panel_end);
+        intonly_share(all, part, parts, &row, &row_end);
+    if (row < row_end && panel < panel_end) run_part(&g, row, row_end, panel, panel_end, work, rows);
 }
 
 #endif

@@ -160,12 +160,12 @@ static inline void unit_finish_plain(const finish *f, const panel_constants *k, 
     if (u->y1 != u->y0) finish_plain(f, k + 1, half[1], u->r1, u->y1, u->second);
 }
 
-/* Finish and store the sums of a unit; n is only read when f is fast. */
+/* Finish and store the sums of a unit. */
 ALWAYS_INLINE void unit_finish(const finish *f, const lanes *n, const panel_constants *k, const unit *u, sums32 s) {
     if (f->fast) {
         __m256i r = _mm256_setzero_si256();
-        if (n->joins) r = both(load_some(u->r0, u->first), load_some(u->r1, u->second));
-        unit_store(u, lanes_finish(n, s, r));
+        if (f->joins) r = both(load_some(u->r0, u->first), load_some(u->r1, u->second));
+        unit_store(u, finish_fast(f, n, s, r));
     } else {
         unit_finish_plain(f, k, u, s);
     }
@@ -252,8 +252,8 @@ ALWAYS_INLINE tap_group group_at(const unit *u, const int64_t *offsets, int64_t 
 }
 
 /* Weigh one or two units. */
-ALWAYS_INLINE void weigh_units(const window *v, const lanes *n, const panel_constants *k, sums32 bias, const unit *a,
-                               const unit *b, int64_t in_group, int two) {
+ALWAYS_INLINE void weigh_units(const window *v, const finish *f, const lanes *n, const panel_constants *k,
+                               sums32 bias, const unit *a, const unit *b, int64_t in_group, int two) {
     const int64_t taps = v->step->taps, *const offsets = v->offsets;
     const uint8_t *w = (const uint8_t *)(k + 2);
     sums32 s = bias, q = bias;
@@ -266,8 +266,8 @@ ALWAYS_INLINE void weigh_units(const window *v, const lanes *n, const panel_cons
         s = add_group(s, group_at(a, offsets, t, taps, in_group, 0), w);
         if (two) q = add_group(q, group_at(b, offsets, t, taps, in_group, 0), w);
     }
-    unit_finish(&v->finish, n, k, a, s);
-    if (two) unit_finish(&v->finish, n, k, b, q);
+    unit_finish(f, n, k, a, s);
+    if (two) unit_finish(f, n, k, b, q);
 }
 
 /* Weigh a panel of a line. */
@@ -276,20 +276,20 @@ ALWAYS_INLINE void weigh_panel(const window *v, const line *l, int64_t channel, 
     const intonly_window *s = v->step;
     const int64_t ow = s->ow, per = wide ? 1 : 2;
     const sums32 bias = unit_bias(k);
-    lanes n;
-    if (v->finish.fast) n = lanes_of_columns(&v->finish, k, k + 1);
+    const finish f = v->finish; /* no store to y can change it */
+    const lanes n = lanes_of_columns(k, k + 1);
     int64_t j = 0;
     unit a = unit_at(v, l, 0, channel, channels, wide, slack), b = a;
     for (; j + 2 * per <= ow; j += 2 * per) {
         b = a;
         unit_move(s, per, &b);
-        weigh_units(v, &n, k, bias, &a, &b, in_group, 1);
+        weigh_units(v, &f, &n, k, bias, &a, &b, in_group, 1);
         a = b;
         unit_move(s, per, &a);
     }
     for (; j < ow; j += per) {
         b = !wide && j + 1 == ow ? unit_alone(a) : a;
-        weigh_units(v, &n, k, bias, &b, &b, in_group, 0);
+        weigh_units(v, &f, &n, k, bias, &b, &b, in_group, 0);
         unit_move(s, per, &a);
     }
 }

@@ -99,9 +99,8 @@ ALWAYS_INLINE void sum_pixels(const window *v, const line *l, const sum_constant
     const int64_t at = l->i * s->constant_h + first * s->constant_w + channel * s->constant_c;
     panel_constants k[2];
     finish f = v->finish;
-    lanes n;
     if (!gather(v, from, at, channel, channels, k)) f.fast = 0;
-    if (f.fast) n = lanes_of_columns(&f, k, k + 1);
+    const lanes n = lanes_of_columns(k, k + 1);
     const sums32 bias = unit_bias(k);
     unit next = unit_at(v, l, first, channel, channels, wide, slack);
     for (int64_t j = first; j < end; j += wide ? 1 : 2) {

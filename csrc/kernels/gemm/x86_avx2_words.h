@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Sums of int16 products on AVX2, for any weights: vpmaddwd adds two products of widened codes and weights in 32 bits.
+ *
+ * The rows of a block are widened together, a block of K at a time, into a buffer that stays in the first-level cache;
+ * all panels read it from there, with constant distances between the rows. Those are 8 bytes more than whole cache
+ * lines: broadcasts from rows that begin in the same bank of the cache would wait for each other. Between blocks of K
+ * the sums wait in memory.
+ */
+#ifndef INTONLY_GEMM_X86_AVX2_WORDS_H
+#define INTONLY_GEMM_X86_AVX2_WORDS_H
+
+#include "kernels/gemm/x86_256.h"
+
+#define WORDS_ROWS 12    /* rows of a block */
+#define WORDS_BLOCK 512  /* codes of a row in the buffer: a block of K */
+#define WORDS_STRIDE 548 /* int16: 17 cache lines and 8 bytes */
+
+#ifdef __AVX2__
+
+/* Widen `count` codes, a multiple of 4. No byte behind them is read. */
+ALWAYS_INLINE void widen(const uint8_t *x, int64_t count, int16_t *a) {
+    int64_t i = 0;
+    if (count < 16) {
+        for (; i < count; i += 4) {
+            int32_t codes;
+            memcpy(&codes, x + i, 4);
+            _mm_storel_epi64((__m128i *)(void *)(a + i), _mm_cvtepu8_epi16(_mm_cvtsi32_si128(codes)));
+        }
+        return;
+    }
+    for (; i < count - 16; i += 16) store32(a + i, _mm256_cvtepu8_epi16(load16(x + i)));
+    store32(a + count - 16, _mm256_cvtepu8_epi16(load16(x + count - 16)));
+}
+
+/* Widen codes first..end of K of all rows. */
+static inline void widen_rows(const gemm *g, const gemm_block *b, int64_t first, int64_t end, int16_t *a) {
+    const int64_t tap_bytes = g->step->tap_bytes;
+    int64_t tap = 0, at = first;
+    if (first > 0) {
+        tap = (int64_t)intonly_quotient((uint64_t)first, (uint64_t)tap_bytes);
+        at -= tap * tap_bytes;
+    }
+    for (int64_t done = 0, all = end - first; done < all; ++tap, at = 0) {
+        const int64_t count = tap_bytes - at < all - done ? tap_bytes - at : all - done, offset = g->taps[tap] + at;
+        for (int64_t row = 0; row < b->rows; ++row) widen(b->x[row] + offset, count, a + row * WORDS_STRIDE + done);
+        done += count;
+    }
+}
+
+/* One block of K for some rows. a: their codes. w: the weights. from: the sums to begin with, `step` apart by row. */
+typedef struct words {
+    const int16_t *a;
+    const int8_t *w;
+    int64_t pairs;
+    const int32_t *from;
+    int64_t step;
+    int32_t *kept; /* where the sums go when more of K follows, else null */
+} words;
+
+typedef void (*words_tile)(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, const words *k);
+
+#define WORDS_BEGIN(r) __m256i c##r##0 = load32(from + r * step), c##r##1 = load32(from + r * step + 8);
+#define WORDS_ADD(r)                                                                                                   \
+    x = spread(a + r * WORDS_STRIDE * 2);                                                                              \
+    c##r##0 = _mm256_add_epi32(c##r##0, _mm256_madd_epi16(x, w0));                                                     \
+    c##r##1 = _mm256_add_epi32(c##r##1, _mm256_madd_epi16(x, w1));
+
+#define WORDS_TILE(rows)                                                                                               \
+    static void words_##rows(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, const words *k) { \
+        const uint8_t *a = (const uint8_t *)k->a;                                                                      \
+        const int8_t *w = k->w;                                                                                        \
+        const int32_t *from = k->from;                                                                                 \
+        const int64_t step = k->step;                                                                                  \
+        ROWS_##rows(WORDS_BEGIN)                                                                                       \
+        for (int64_t pairs = k->pairs; pairs > 0; --pairs, a += 4, w += 64) {                                          \
+            const __m256i w0 = load32(w), w1 = load32(w + 32);                                                         \
+            __m256i x;                                                                                                 \
+            ROWS_##rows(WORDS_ADD)                                                                                     \
+        }                                                                                                              \
+        if (k->kept == NULL) {                                                                                         \
+            FINISH_ROWS(rows)                                                                                          \
+        } else {                                                                                                       \
+            int32_t *kept = k->kept;                                                                                   \
+            ROWS_##rows(KEEP)                                                                                          \
+        }                                                                                                              \
+    }
+WORDS_TILE(1)
+WORDS_TILE(2)
+WORDS_TILE(3)
+WORDS_TILE(4)
+WORDS_TILE(5)
+WORDS_TILE(6)
+
+/* Run a block of rows against a panel, over one block of K. */
+static inline void words_panel(const gemm *g, const gemm_panel *p, const gemm_block *b, words k) {
+    static const words_tile tiles[] = {words_1, words_2, words_3, words_4, words_5, words_6};
+    for (int64_t first = 0, left = b->rows; left > 0;) {
+        const int64_t now = left >= 12 ? 6 : left > 6 ? (left + 1) >> 1 : left;
+        tiles[now - 1](g, p, b, first, &k);
+        k.a += now * WORDS_STRIDE;
+        k.from += now * k.step;
+        if (k.kept != NULL) k.kept += now * 16;
+        first += now;
+        left -= now;
+    }
+}
+
+static void words_run(const gemm *g, const gemm_block *b, int64_t panel, int64_t panel_end) {
+    const int64_t all = g->step->taps * g->step->tap_bytes;
+    int16_t a[WORDS_ROWS * WORDS_STRIDE];
+    int32_t sums[GEMM_PANELS * WORDS_ROWS * 16];
+    for (int64_t at = 0; at < all; at += WORDS_BLOCK) {
+        const int64_t end = at + WORDS_BLOCK < all ? at + WORDS_BLOCK : all;
+        widen_rows(g, b, at, end, a);
+        for (int64_t i = panel; i < panel_end; ++i) {
+            const gemm_panel p = gemm_panel_of(g, i);
+            int32_t *own = sums + (i - panel) * WORDS_ROWS * 16;
+            words_panel(g, &p, b,
+                        (words){.a = a,
+                                .w = p.weights + at * 32,
+                                .pairs = (end - at) >> 1,
+                                .from = at == 0 ? p.constants->bias : own,
+                                .step = at == 0 ? 0 : 16,
+                                .kept = end < all ? own : NULL});
+        }
+    }
+}
+
+#endif
+#endif
