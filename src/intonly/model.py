@@ -15,6 +15,7 @@ import numpy.typing as npt
 from intonly.artifact import Artifact, load_artifact, save_artifact
 from intonly.backends.interpreter import Interpreter
 from intonly.backends.native import NativeEngine, chosen_isa
+from intonly.binding import Bound
 from intonly.core.errors import BackendError, DataError
 from intonly.core.graph import Dim, Graph, element_count
 from intonly.core.number_format import QParams
@@ -56,9 +57,11 @@ def run_in_chunks(
     arrays: Mapping[str, Array],
     run: Callable[[dict[str, Array]], Mapping[str, Array]],
     done: Callable[[int], None] | None = None,
-    most: int | None = None,
+    most: int = 0,
 ) -> dict[str, Array]:
-    """Return the outputs of `run` over all samples, in pieces of at most `most`; a last piece that is too short is filled up.
+    """Return the outputs of `run` over all samples, in pieces of at most `most` (0 = what memory holds well).
+
+    A last piece that is too short is filled up.
 
     Raises:
         DataError: when inputs have different numbers of samples, or none.
@@ -178,6 +181,11 @@ class QuantizedModel:
         return NativeEngine(self.graph, isa=self.isa, threads=self.threads)
 
     @cached_property
+    def _most(self) -> int:
+        """Most samples of one call of the backend."""
+        return self.engine.batch * RUNS_OF_A_CALL if self.backend == "native" else roomy_batch(self.graph)
+
+    @cached_property
     def _run(self) -> Callable[[dict[str, Array]], dict[str, Array]]:
         return self.engine.run if self.backend == "native" else Interpreter(self.graph).run
 
@@ -203,8 +211,24 @@ class QuantizedModel:
 
     def run(self, arrays: Mapping[str, Array], done: Callable[[int], None] | None = None) -> dict[str, Array]:
         """Return the output integers by name for raw input arrays by name."""
-        most = self.engine.batch * RUNS_OF_A_CALL if self.backend == "native" else None
+        most = self._most
         return run_in_chunks(self.graph, arrays, lambda piece: self._run(self._codes(piece)), done, most)
+
+    def bind(self, *inputs: Any) -> Bound:
+        """Return a call without arguments that runs on these very arrays, with the least overhead there is.
+
+        Fill the arrays, call, read the outputs, which are the same arrays at each call (a mapping by name). More samples than
+        the caches hold well are run one piece after another. The native engine only.
+
+        Args:
+            inputs: C-contiguous NumPy arrays, one for each input, or one mapping by name.
+
+        Raises:
+            DataError: when an array does not fit, or the network runs on the interpreter.
+        """
+        if self.backend != "native":
+            raise DataError("only the native backend binds arrays; load the network with backend='native'")
+        return Bound(self.engine, self.artifact.inputs, _named_inputs(inputs, self.artifact.inputs))
 
     def observe(self, x: Any, see: Callable[[str, Array], None]) -> None:
         """Run one batch and call `see` with (name, integers) for the inputs and for every value that a node makes."""

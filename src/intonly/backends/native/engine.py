@@ -117,8 +117,7 @@ class NativeEngine:
         Raises:
             DataError: when an input is missing or has another shape or type than declared.
         """
-        sizes = checked_inputs(self.source, inputs)
-        sizes, pieces = self._pieces(sizes)
+        sizes, pieces = self._pieces(checked_inputs(self.source, inputs))
         plan, program = self.program(sizes)
         arrays = [np.asarray(inputs[name], order="C") for name in self.graph.inputs]
         made = program.run(arrays, None, self.threads, pieces)
@@ -132,8 +131,7 @@ class NativeEngine:
         Args:
             inputs, outputs: C-contiguous, in the order of the graph's; read and overwritten at each call.
         """
-        sizes = checked_inputs(self.source, dict(zip(self.graph.inputs, inputs, strict=True)))
-        sizes, pieces = self._pieces(sizes)
+        sizes, pieces = self._pieces(checked_inputs(self.source, dict(zip(self.graph.inputs, inputs, strict=True))))
         bound: Callable[[], None] = self.program(sizes)[1].bind(list(inputs), list(outputs), self.threads, pieces)
         return bound
 
