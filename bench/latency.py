@@ -75,7 +75,7 @@ def entrants_of(row: Row) -> tuple[list[Any], Any]:
         reals = np.concatenate([network.samples(row.batch, seed) for seed in range(1 + CALIBRATION_BATCHES)])
         x = np.clip(np.round(reals * 48 + 128), 0, 255).astype(np.uint8)
         is_picture = x.ndim == 4 and x.shape[1] == 3
-        spec = InputSpec("x", "NHWC" if is_picture else "", "uint8", (128.0,), (48.0,))
+        spec = InputSpec("", "NHWC" if is_picture else "", "uint8", (128.0,), (48.0,))
         shape = (max(2, row.batch), *network.shape)
         entrant = opened(network.module(), row.network, inputs=spec, shape=np.zeros(shape, np.float32))
         return [entrant], {"x": np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if is_picture else x}

@@ -173,6 +173,20 @@ def test_wrong_requests_are_refused(artifact, tmp_path):
         intonly.benchmark(artifact, batch=0)
 
 
+def test_data_of_another_type_are_refused(artifact):
+    """Reals would be wrapped into bytes, and a benchmark run on garbage."""
+    with pytest.raises(DataError, match="uint8"):
+        intonly.benchmark(artifact, data=images(3).astype(np.float32), **QUICK)
+
+
+def test_progress_is_told(artifact, peers):
+    """Nobody could tell minutes of preparation from a hang."""
+    peers(peer("fake int8"))
+    seen = []
+    intonly.benchmark(SmallNet().eval(), shape=SHAPE, progress=lambda *at: seen.append(at), **QUICK)
+    assert [stage for stage, *_ in seen] == ["prepare"] * 2 + ["load"] * 3 + ["rounds"] * 2
+
+
 def test_ours_alone(artifact):
     """A profile would prepare every peer."""
     made = line_up(enter([artifact]), Choice(alone=True), 1)

@@ -84,7 +84,7 @@ def benchmark(  # noqa: PLR0913 - every argument is an option
         choice = Choice(tuple(recipes), peers, Path(folder or room), isa)
         data = list(data) if isinstance(data, Iterator) else data
         entrants = enter(models, inputs=inputs, shape=shape, data=data)
-        return timed(line_up(entrants, choice, batch, data), choice, timing, progress)
+        return timed(line_up(entrants, choice, batch, data, progress), choice, timing, progress)
 
 
 def enter(models: Any, *, inputs: Any = None, shape: Any = None, data: Any = None) -> list[Entrant]:

@@ -88,7 +88,8 @@ def batch_for(entrant: Entrant, batch: int, data: Any = None) -> tuple[Arrays, l
         found = load_data(data, specs, samples=max(batch, CALIBRATION_SAMPLES))
         whole = {name: x[np.arange(max(batch, len(x) // batch * batch)) % len(x)] for name, x in found.arrays.items()}
         pieces = [{n: x[i : i + batch] for n, x in whole.items()} for i in range(0, len(next(iter(whole.values()))), batch)]
-        return {n: x.astype(s.dtype, copy=False) for (n, x), s in zip(pieces[0].items(), specs, strict=True)}, list(pieces)
+        reals = {spec.name for spec in specs if spec.dtype == "float32"}
+        return {n: np.asarray(x, np.float32) if n in reals else x for n, x in pieces[0].items()}, list(pieces)
     shapes = {spec.name: _shape(entrant, spec, batch) for spec in specs}
     count = -(-CALIBRATION_SAMPLES // batch)
     arrays = [{spec.name: noise(shapes[spec.name], spec.dtype, seed) for spec in specs} for seed in range(min(count, 8) + 1)]

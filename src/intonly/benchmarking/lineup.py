@@ -52,11 +52,22 @@ class Candidate:
 
 @dataclass(eq=False)
 class Lineup:
-    """Candidates, absent ones, and the networks of ours among the candidates by name."""
+    """Candidates, absent ones, and the networks of ours among the candidates by name.
+
+    Args:
+        report: called with (stage, done, 0) while they are prepared.
+    """
+
+    report: Callable[[str, int, int], None] | None = None
 
     candidates: list[Candidate] = field(default_factory=list)
     absent: list[Absent] = field(default_factory=list)
     networks: list[tuple[str, QuantizedModel]] = field(default_factory=list)
+
+    def step(self) -> None:
+        """Report one more preparation."""
+        if self.report is not None:
+            self.report("prepare", len(self.candidates) + len(self.absent), 0)
 
     def macs(self, batch: int) -> int | None:
         """Return the multiply-accumulates of one call; None without a network of ours."""
@@ -95,9 +106,11 @@ class Choice:
         return self.peers is None or peer.library in self.peers
 
 
-def line_up(entrants: Sequence[Entrant], choice: Choice, batch: int, data: Any = None) -> Lineup:
+def line_up(
+    entrants: Sequence[Entrant], choice: Choice, batch: int, data: Any = None, progress: Callable[[str, int, int], None] | None = None
+) -> Lineup:
     """Return who takes part, prepared; a peer that cannot is absent, with its reason."""
-    made = Lineup()
+    made = Lineup(progress)
     for entrant in entrants:
         prefix = f"{entrant.label}: " if len(entrants) > 1 else ""
         arrays, calibration = batch_for(entrant, batch, data)
@@ -138,12 +151,14 @@ def _quantized(net: FloatModel, recipe: Recipe, batches: Sequence[Arrays]) -> Qu
 
 
 def _add_ours(made: Lineup, name: str, q: QuantizedModel, arrays: Arrays, choice: Choice) -> None:
+    made.step()
     made.networks.append((name, q))
     made.candidates.append(Candidate(name, "ours", as_text(arrays), lambda threads: ready(q, arrays, native(q, threads, choice.isa))))
 
 
 def _add_peers(made: Lineup, prefix: str, source: Source, choice: Choice) -> None:
     for peer in filter(choice.wants, PEERS):
+        made.step()
         name = prefix + peer.name
         kind: Kind = "float" if peer.bits == "float32" else "peer"
         reason = why_not(peer, source)

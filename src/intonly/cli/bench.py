@@ -70,7 +70,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
             return
         timing = Timing(batch=batch, threads=threads, rounds=rounds, budget_s=budget)
         with console.Bars() as bars:
-            result = timed(line_up(opened, choice, batch, data), choice, timing, bars)
+            result = timed(line_up(opened, choice, batch, data, bars), choice, timing, bars)
     if json:
         console.print_json(result.to_json())
         return
