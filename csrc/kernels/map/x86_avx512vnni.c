@@ -31,6 +31,21 @@ static int is_table(const intonly_map *s) {
     return one_operand && bytes && same && is_zero(s->zero_strides) && s->c_ref < 0 && s->r_ref < 0;
 }
 
+/* Return whether the step is a look-up in a table of bytes that has an entry for each byte, in the order of codes. */
+static int has_table(const intonly_map *s) {
+    const int whole = s->b_count == BYTES && s->b_type <= INTONLY_U8 && s->offset == (s->a_type == INTONLY_S8 ? -128 : 0);
+    return s->op == INTONLY_MAP_LOOKUP && s->form == INTONLY_FORM_ACC && whole;
+}
+
+/* Return that table by bytes: negative codes are the bytes from 128 on. */
+static table given(const intonly_map *s, uint8_t *const *bases) {
+    const uint8_t *b = intonly_at(bases, s->b_ref);
+    const int first = s->a_type == INTONLY_S8 ? 128 : 0;
+    table t;
+    for (int k = 0; k < 4; ++k) t.quarter[k] = _mm512_loadu_si512(b + ((first + 64 * k) & (BYTES - 1)));
+    return t;
+}
+
 /* Let the plain kernel map all bytes. Its spaces: constants, the bytes, the table, and that of the operand b. */
 static table filled(const intonly_map *s, uint8_t *const *bases) {
     enum { INPUT = 1, OUTPUT = 2, OPERAND = 3 };
@@ -73,11 +88,12 @@ void intonly_map_avx512vnni(const void *step, uint8_t *const *bases, unsigned pa
     const intonly_map *s = (const intonly_map *)step;
     int64_t elements = 1;
     for (int axis = 0; axis < INTONLY_RANK; ++axis) elements *= s->extent[axis];
-    if (elements < (int64_t)parts * WORTH_A_TABLE || !is_table(s)) {
+    const int at_hand = has_table(s);
+    if (!is_table(s) || (!at_hand && elements < (int64_t)parts * WORTH_A_TABLE)) {
         intonly_map_ref(step, bases, part, parts);
         return;
     }
-    const table t = filled(s, bases);
+    const table t = at_hand ? given(s, bases) : filled(s, bases);
     const uint8_t *a = intonly_at(bases, s->a_ref);
     uint8_t *y = intonly_at(bases, s->y_ref);
     const int64_t a_stride = s->a_strides[INTONLY_LAST], y_stride = s->y_strides[INTONLY_LAST];
