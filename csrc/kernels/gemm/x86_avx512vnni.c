@@ -27,7 +27,8 @@ static int64_t byte_of_channel(int64_t c, int64_t vectors) {
 static void pack_weights(const intonly_weights *weights, int64_t channel, int lift, int64_t vectors, int8_t *to) {
     const int8_t *w = weights->w + channel * weights->taps * weights->depth;
     for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth, to += 16 * vectors * weights->tap_bytes)
-        for (int64_t i = 0; i < weights->depth; ++i) to[(i >> 2) * 64 * vectors + (i & 3)] = (int8_t)(w[i] * (1 << lift));
+        for (int64_t i = 0; i < weights->depth; ++i)
+            to[(i >> 2) * 64 * vectors + (i & 3)] = (int8_t)(w[i] * (1 << lift));
 }
 
 void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packed) {

@@ -214,8 +214,8 @@ GEMM_TILE(1, 1)
 GEMM_TILE(2, 1)
 GEMM_TILE(3, 1)
 
-/* One row by two panels of 64 channels, `stride` bytes apart; the first is the present one. Where there is only one row,
- * reading the weights is all the time it takes: two streams at once, and the epilogues overlap. */
+/* One row by two panels of 64 channels, `stride` bytes apart; the first is the present one. Where there is only one
+ * row, reading the weights is all the time it takes: two streams at once, and the epilogues overlap. */
 #define ROW_ACC(i, at) BEGIN_ACC(i, load64(bias + at))
 #define ROW_DOT(i, at) DOT(c##i, codes, load64(w + at));
 #define ROW_OF_2(M)                                                                                                    \
