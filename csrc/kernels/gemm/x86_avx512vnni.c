@@ -12,9 +12,62 @@
 #include "kernels/packed.h"
 #include "kernels/x86_avx512_plain.h"
 
+/* How the weights of a layer are stored. */
+typedef struct stored {
+    gemm_head head;
+    int lift;           /* of all weights; with 8 bits each channel has its own */
+    uint8_t place[256]; /* of a weight, by its byte, before the lift */
+} stored;
+
+/* Return the largest lift, up to what some channel wants, that weights and accumulators of all channels have room for. */
+static int common_lift(const intonly_weights *w, int lo, int hi) {
+    int wanted = 0, lift = 0, most = 0;
+    if (w->form != INTONLY_FORM_NARROW) return 0;
+    for (int64_t c = 0; c < w->channels; ++c) {
+        if (-w->shift[c] > wanted) wanted = -w->shift[c];
+        if (w->shift[c] > most) most = w->shift[c];
+    }
+    while (lift < wanted && lo * (2 << lift) >= INT8_MIN && hi * (2 << lift) <= INT8_MAX &&
+           (w->acc_limit + (INT64_C(1) << most)) * (2 << lift) <= INT32_MAX)
+        ++lift;
+    return lift;
+}
+
+/* Find the different weights of a layer. Taps that are rounded up are filled with weights of 0.
+ *
+ * A layer without a panel of 64 channels keeps 8 bits: a look-up serves few rows there, and the layer is small. */
+static stored how_stored(const intonly_weights *w) {
+    stored s;
+    uint8_t seen[256] = {0};
+    int count = w->depth != w->tap_bytes;
+    memset(&s, 0, sizeof s);
+    s.head.bits = 8;
+    seen[0] = (uint8_t)count;
+    if (gemm_vectors(w->channels) < 4) return s;
+    for (int64_t i = 0; i < w->channels * w->taps * w->depth && count <= 16; ++i) {
+        const uint8_t byte = (uint8_t)w->w[i];
+        count += !seen[byte];
+        seen[byte] = 1;
+    }
+    if (count > 16) return s;
+    s.head.bits = count > 4 ? 4 : 2;
+    int lo = 0, hi = 0, places = 0;
+    for (int value = INT8_MIN; value <= INT8_MAX; ++value) {
+        if (!seen[(uint8_t)value]) continue;
+        lo = value < lo ? value : lo;
+        hi = value > hi ? value : hi;
+        s.place[(uint8_t)value] = (uint8_t)places;
+        s.head.book[places++] = (int8_t)value;
+    }
+    s.lift = common_lift(w, lo, hi);
+    for (int place = 0; place < places; ++place) s.head.book[place] = (int8_t)(s.head.book[place] * (1 << s.lift));
+    return s;
+}
+
 size_t intonly_gemm_size_avx512vnni(const intonly_weights *weights) {
     if (weights->x_signed || weights->acc_limit > INT32_MAX) return 0;
-    return (size_t)gemm_bytes(weights->channels, weights->taps * weights->tap_bytes);
+    const int64_t bits = how_stored(weights).head.bits;
+    return (size_t)gemm_bytes(weights->channels, weights->taps * weights->tap_bytes, bits);
 }
 
 /* Return the byte, after the packs, of channel `c` of a panel: each lane holds 4 * vectors channels of a row. */
@@ -23,45 +76,60 @@ static int64_t byte_of_channel(int64_t c, int64_t vectors) {
     return 16 * lane + (c & (4 * vectors - 1));
 }
 
-/* Write the weights of one channel, times 2^lift: groups of four codes, 64 * vectors bytes apart. */
-static void pack_weights(const intonly_weights *weights, int64_t channel, int lift, int64_t vectors, int8_t *to) {
+/* Write the weights of one channel, whose first is entry `first` of each group of four codes. */
+static void pack_weights(const intonly_weights *weights, const stored *s, int64_t channel, int lift, int64_t vectors,
+                         int64_t first, uint8_t *to) {
+    const int dense = gemm_dense(s->head.bits), bits = 8 >> dense;
+    const int64_t group = 64 * vectors >> dense;
     const int8_t *w = weights->w + channel * weights->taps * weights->depth;
-    for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth, to += 16 * vectors * weights->tap_bytes)
-        for (int64_t i = 0; i < weights->depth; ++i)
-            to[(i >> 2) * 64 * vectors + (i & 3)] = (int8_t)(w[i] * (1 << lift));
+    for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth)
+        for (int64_t i = 0; i < weights->tap_bytes; ++i) {
+            const int8_t weight = i < weights->depth ? w[i] : 0;
+            const int64_t entry = first + (i & 3), k = tap * weights->tap_bytes + i;
+            uint8_t *at = to + (k >> 2) * group + (entry & (group - 1));
+            if (bits == 8) {
+                *at = (uint8_t)(weight * (1 << lift));
+            } else {
+                int field = 0;
+                for (int64_t rest = entry; rest >= group; rest -= group) ++field;
+                *at |= (uint8_t)(s->place[(uint8_t)weight] << (bits * field));
+            }
+        }
 }
 
 void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packed) {
     const int64_t k = weights->taps * weights->tap_bytes;
-    narrow_summary summary = narrow_summarize(weights);
-    memset(packed, 0, intonly_gemm_size_avx512vnni(weights));
-    summary.left = 0;
+    stored s = how_stored(weights);
+    memset(packed, 0, (size_t)gemm_bytes(weights->channels, k, s.head.bits));
+    s.head.summary = narrow_summarize(weights);
+    s.head.summary.left = 0;
     for (int64_t i = 0; i < gemm_panels(weights->channels); ++i) {
-        const gemm_panel p = gemm_panel_of(packed, i, weights->channels, k);
+        const gemm_panel p = gemm_panel_of(packed, i, weights->channels, k, s.head.bits);
         uint8_t *panel = packed + ((const uint8_t *)p.constants - packed);
         panel_constants *constants = (panel_constants *)(void *)panel;
         for (int64_t c = 0; c < p.channels; ++c) {
             const int64_t byte = byte_of_channel(c, p.vectors), channel = p.channel + c;
-            const int lift = narrow_lift(weights, channel);
+            const int lift = s.head.bits == 8 ? narrow_lift(weights, channel) : s.lift;
             plain_pack(weights, channel, lift, c, &constants->plain);
             for (int64_t copy = 0; copy < 16; copy += 4 * p.vectors) /* each row of a unit has its own */
                 narrow_pack(weights, channel, lift, byte + copy, &constants->narrow);
-            pack_weights(weights, channel, lift, p.vectors, (int8_t *)(constants + 1) + 4 * slot_of_byte(byte));
-            summary.left |= weights->form == INTONLY_FORM_NARROW && constants->plain.shift[c] < 0;
+            pack_weights(weights, &s, channel, lift, p.vectors, 4 * slot_of_byte(byte), (uint8_t *)(constants + 1));
+            s.head.summary.left |= weights->form == INTONLY_FORM_NARROW && constants->plain.shift[c] < 0;
         }
     }
-    memcpy(packed, &summary, sizeof summary);
+    memcpy(packed, &s.head, sizeof s.head);
 }
 
 int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *packed) {
+    const gemm_head *head = (const gemm_head *)(const void *)packed;
     const int64_t limit = step->packed_bytes;
-    if (step->x_type != INTONLY_U8 || (step->tap_bytes & 3)) return 0;
-    if (!intonly_product_within(step->taps, step->tap_bytes, limit)) return 0;
+    if (step->x_type != INTONLY_U8 || (step->tap_bytes & 3) || limit < PACKED_HEAD) return 0;
+    if (!narrow_summary_holds(&head->summary) || (head->bits != 8 && head->bits != 4 && head->bits != 2)) return 0;
+    if (!intonly_product_within(step->taps, step->tap_bytes, 4 * limit)) return 0;
     const int64_t k = step->taps * step->tap_bytes;
-    if (!intonly_product_within(k, step->oc, limit) || gemm_bytes(step->oc, k) != limit) return 0;
-    if (!narrow_summary_holds((const narrow_summary *)(const void *)packed)) return 0;
+    if (!intonly_product_within(k, step->oc, 4 * limit) || gemm_bytes(step->oc, k, head->bits) != limit) return 0;
     for (int64_t i = 0; i < gemm_panels(step->oc); ++i) {
-        const gemm_panel p = gemm_panel_of(packed, i, step->oc, k);
+        const gemm_panel p = gemm_panel_of(packed, i, step->oc, k, head->bits);
         if (!plain_constants_hold(&p.constants->plain, p.channels, step->form, step->r_ref >= 0)) return 0;
     }
     return 1;
@@ -150,10 +218,11 @@ static int64_t block_rows(int64_t left) { return left > 36 ? GEMM_ROWS : left > 
 /* Run the rows against the panel; the last two tiles are of about one size. */
 static void run_block(const gemm *g) {
     const int64_t log2 = g->panel.vectors >> 1, per = 4 >> log2, most = gemm_most_units[log2];
+    const gemm_tile *const tiles = gemm_tiles[g->dense][log2];
     int64_t units = (g->rows.count + per - 1) >> (2 - log2);
     for (int64_t first = 0; units > 0;) {
         const int64_t now = units >= 2 * most ? most : units > most ? (units + 1) >> 1 : units;
-        gemm_tiles[log2][now - 1](g, first);
+        tiles[now - 1](g, first);
         first += now * per;
         units -= now;
     }
@@ -165,9 +234,9 @@ static void run_panels(gemm *g, int64_t panel, int64_t end) {
     const int64_t k = s->taps * s->tap_bytes, whole = s->oc >> 6, last = end < whole ? end : whole;
     const int by_two = g->rows.count == 1 && g->end != GEMM_PLAIN;
     while (panel < end) {
-        g->panel = gemm_panel_of(g->packed, panel, s->oc, k);
+        g->panel = gemm_panel_of(g->packed, panel, s->oc, k, g->bits);
         if (by_two && panel + 2 <= last) {
-            gemm_row_by_2(g, (int64_t)sizeof(panel_constants) + 64 * k);
+            gemm_rows_by_2[g->dense](g, (int64_t)sizeof(panel_constants) + (64 * k >> g->dense));
             panel += 2;
         } else {
             run_block(g);
@@ -224,7 +293,11 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
     g.residual = s->r_ref >= 0;
     g.tap_count = s->taps;
     g.tap_bytes = s->tap_bytes;
-    const narrow_summary *summary = (const narrow_summary *)(const void *)g.packed;
+    const gemm_head *head = (const gemm_head *)(const void *)g.packed;
+    const narrow_summary *summary = &head->summary;
+    g.bits = head->bits;
+    g.dense = gemm_dense(head->bits);
+    g.book = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)head->book));
     if (s->form == INTONLY_FORM_NARROW &&
         narrow_fits(summary, s->y_type, s->zero_point, s->fraction_bits, residual_type, s->residual_zero)) {
         g.narrow = NARROW_SCALARS(64, s, summary);

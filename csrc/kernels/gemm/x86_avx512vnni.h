@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The packed form of the AVX-512 VNNI gemm: a summary, then panels of output channels, each with all its constants
- * before its weights, so that a panel is one stream.
+ * The packed form of the AVX-512 VNNI gemm: a head, then panels of output channels, each with all its constants before
+ * its weights, so that a panel is one stream.
  *
  * Panels have 64 channels while more than 48 are left; the rest makes panels of 32 and 16. The last one is padded with
  * zero weights.
- * Weights: int8 [K / 4][16 * vectors][4], K = taps * tap_bytes, in slot order (kernels/x86_avx512.h).
+ * Weights: [K / 4][16 * vectors][4], K = taps * tap_bytes, in slot order (kernels/x86_avx512.h). A layer with at most 16
+ * different weights is stored in 4 bits, one with at most 4 in 2 bits: entry i of a group of `16 * vectors * 4` then is a
+ * place in the book of the head, in field i / B of byte i mod B, where a group has B bytes. A tile looks them up in
+ * registers, so that the pixels meet the same 8-bit weights whatever the width, and any code book is as good as another.
  */
 #ifndef INTONLY_GEMM_X86_AVX512VNNI_H
 #define INTONLY_GEMM_X86_AVX512VNNI_H
@@ -15,10 +18,18 @@
 #include "kernels/kernels.h"
 #include "kernels/x86_avx512.h"
 
+/* What stands before the panels. */
+typedef struct gemm_head {
+    narrow_summary summary;
+    int64_t bits;    /* of a stored weight: 8, 4 or 2 */
+    int8_t book[16]; /* the weight of each place; not read with 8 bits */
+    int64_t unused;
+} gemm_head;
+
 /* A panel of a packed form. */
 typedef struct gemm_panel {
     const panel_constants *constants;
-    const int8_t *weights;
+    const uint8_t *weights;
     int64_t vectors;  /* of 16 channels: 4, 2 or 1 */
     int64_t channel;  /* its first */
     int64_t channels; /* without the padding */
@@ -39,24 +50,27 @@ static inline int64_t gemm_channel(int64_t index, int64_t channels) {
     return index > wide ? 64 * wide + 32 : 64 * index;
 }
 
+/* Return log2 of the weights in a byte. */
+static inline int gemm_dense(int64_t bits) { return bits == 8 ? 0 : bits == 4 ? 1 : 2; }
+
 /* Return panel `index`. */
-static inline gemm_panel gemm_panel_of(const uint8_t *packed, int64_t index, int64_t channels, int64_t k) {
+static inline gemm_panel gemm_panel_of(const uint8_t *packed, int64_t index, int64_t channels, int64_t k, int64_t bits) {
     const int64_t channel = gemm_channel(index, channels), left = channels - channel;
-    const int64_t at = PACKED_HEAD + index * (int64_t)sizeof(panel_constants) + channel * k;
+    const int64_t at = PACKED_HEAD + index * (int64_t)sizeof(panel_constants) + (channel * k >> gemm_dense(bits));
     gemm_panel p;
     p.constants = (const panel_constants *)(const void *)(packed + at);
-    p.weights = (const int8_t *)(p.constants + 1);
+    p.weights = (const uint8_t *)(p.constants + 1);
     p.vectors = gemm_vectors(left);
     p.channel = channel;
     p.channels = left < 16 * p.vectors ? left : 16 * p.vectors;
     return p;
 }
 
-/* Return the bytes of a packed form. */
-static inline int64_t gemm_bytes(int64_t channels, int64_t k) {
+/* Return the bytes of a packed form, whole cache lines. */
+static inline int64_t gemm_bytes(int64_t channels, int64_t k, int64_t bits) {
     const int64_t panels = gemm_panels(channels), last = gemm_channel(panels - 1, channels);
     const int64_t width = last + 16 * gemm_vectors(channels - last);
-    return PACKED_HEAD + panels * (int64_t)sizeof(panel_constants) + width * k;
+    return PACKED_HEAD + panels * (int64_t)sizeof(panel_constants) + (((width * k >> gemm_dense(bits)) + 63) & ~INT64_C(63));
 }
 
 size_t intonly_gemm_size_avx512vnni(const intonly_weights *weights);

@@ -38,7 +38,10 @@ typedef struct gemm {
     const uint8_t *packed, *x, *r;
     uint8_t *y;
     __m512i x_eight, y_eight, r_eight; /* offsets of eight neighbours in a line */
+    __m512i book; /* of weights in 4 or 2 bits */
     int64_t tap_bytes, tap_count;
+    int64_t bits; /* of a stored weight */
+    int dense;    /* log2 of the weights in a byte */
     int end;      /* how a tile ends */
     int residual; /* whether there is one */
     narrow_scalars_64 narrow;
@@ -158,16 +161,46 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
 #define LOAD_2(name, p) LOAD_1(name, p) const __m512i name##1 = load64((p) + 64);
 #define LOAD_4(name, p) LOAD_2(name, p) const __m512i name##2 = load64((p) + 128), name##3 = load64((p) + 192);
 
+/* w0, w1, ...: the weights of one group of codes, from 8, 4 or 2 bits. */
+#define BOOK_8(g)
+#define BOOK_4(g) const __m512i book = g->book, field = _mm512_set1_epi8(15);
+#define BOOK_2(g) const __m512i book = g->book, field = _mm512_set1_epi8(3);
+#define WEIGHT(name, fields) const __m512i name = _mm512_shuffle_epi8(book, _mm512_and_si512(fields, field));
+#define WEIGHTS_8_1(from) LOAD_1(w, from)
+#define WEIGHTS_8_2(from) LOAD_2(w, from)
+#define WEIGHTS_8_4(from) LOAD_4(w, from)
+#define WEIGHTS_4_1(from)                                                                                                 \
+    const __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)(from)));                                \
+    WEIGHT(w0, _mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4)))
+#define WEIGHTS_4_2(from)                                                                                                 \
+    const __m512i both = load64(from);                                                                                    \
+    WEIGHT(w0, both) WEIGHT(w1, _mm512_srli_epi16(both, 4))
+#define WEIGHTS_4_4(from)                                                                                                 \
+    const __m512i lower = load64(from), upper = load64((from) + 64);                                                         \
+    WEIGHT(w0, lower) WEIGHT(w1, upper) WEIGHT(w2, _mm512_srli_epi16(lower, 4)) WEIGHT(w3, _mm512_srli_epi16(upper, 4))
+#define WEIGHTS_2_1(from)                                                                                                 \
+    const __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(from)));                                    \
+    WEIGHT(w0, _mm512_srlv_epi64(all, _mm512_setr_epi64(0, 0, 2, 2, 4, 4, 6, 6)))
+#define WEIGHTS_2_2(from)                                                                                                 \
+    const __m512i all = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)(from)));                                 \
+    WEIGHT(w0, _mm512_srlv_epi64(all, _mm512_setr_epi64(0, 0, 0, 0, 2, 2, 2, 2)))                                      \
+    WEIGHT(w1, _mm512_srlv_epi64(all, _mm512_setr_epi64(4, 4, 4, 4, 6, 6, 6, 6)))
+#define WEIGHTS_2_4(from)                                                                                                 \
+    const __m512i all = load64(from);                                                                                     \
+    WEIGHT(w0, all) WEIGHT(w1, _mm512_srli_epi16(all, 2)) WEIGHT(w2, _mm512_srli_epi16(all, 4))                        \
+    WEIGHT(w3, _mm512_srli_epi16(all, 6))
+
 /* The tile. What is not needed while the loops run is kept in memory by force: gcc would park it in vector registers,
  * from which the way back is so long that the epilogue starts late. */
-#define GEMM_TILE(units, vectors)                                                                                      \
-    static void gemm_tile_##vectors##_##units(const gemm *step, int64_t row) {                                         \
+#define GEMM_TILE(units, vectors, bits)                                                                                \
+    static void gemm_tile_##bits##_##vectors##_##units(const gemm *step, int64_t row) {                                \
         const gemm *volatile step_kept = step;                                                                         \
         volatile int64_t row_kept = row;                                                                               \
         const gemm *g = step;                                                                                          \
         int64_t first = row;                                                                                           \
-        const int8_t *bias = (const int8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;                   \
+        const uint8_t *bias = (const uint8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;                   \
         const int64_t *tap = g->taps, *const last = tap + g->tap_count, tap_bytes = g->tap_bytes;                      \
+        BOOK_##bits(g)                                                                                                 \
         LOAD_##vectors(bias, bias)                                                                                     \
         UNITS_##units(BEGIN_##vectors)                                                                                 \
         do {                                                                                                           \
@@ -175,9 +208,9 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
             const int64_t end = at + tap_bytes;                                                                        \
             do {                                                                                                       \
                 __m512i codes;                                                                                         \
-                LOAD_##vectors(w, w)                                                                                   \
+                WEIGHTS_##bits##_##vectors(w)                                                                          \
                 UNITS_##units(DOT_##vectors)                                                                           \
-                w += 64 * vectors;                                                                                     \
+                w += 8 * vectors * bits;                                                                               \
                 at += 4;                                                                                               \
             } while (at < end);                                                                                        \
         } while (++tap < last);                                                                                        \
@@ -201,57 +234,78 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
             gemm_finish_plain(g, first, units * 4 / vectors, kept);                                                    \
         }                                                                                                              \
     }
-GEMM_TILE(1, 4)
-GEMM_TILE(2, 4)
-GEMM_TILE(3, 4)
-GEMM_TILE(4, 4)
-GEMM_TILE(5, 4)
-GEMM_TILE(6, 4)
-GEMM_TILE(1, 2)
-GEMM_TILE(2, 2)
-GEMM_TILE(3, 2)
-GEMM_TILE(1, 1)
-GEMM_TILE(2, 1)
-GEMM_TILE(3, 1)
+#define GEMM_TILES(bits)                                                                                               \
+    GEMM_TILE(1, 4, bits)                                                                                              \
+    GEMM_TILE(2, 4, bits)                                                                                              \
+    GEMM_TILE(3, 4, bits)                                                                                              \
+    GEMM_TILE(4, 4, bits)                                                                                              \
+    GEMM_TILE(5, 4, bits)                                                                                              \
+    GEMM_TILE(6, 4, bits)                                                                                              \
+    GEMM_TILE(1, 2, bits)                                                                                              \
+    GEMM_TILE(2, 2, bits)                                                                                              \
+    GEMM_TILE(3, 2, bits)                                                                                              \
+    GEMM_TILE(1, 1, bits)                                                                                              \
+    GEMM_TILE(2, 1, bits)                                                                                              \
+    GEMM_TILE(3, 1, bits)
+GEMM_TILES(8)
+GEMM_TILES(4)
+GEMM_TILES(2)
 
-/* One row by two panels of 64 channels, `stride` bytes apart; the first is the present one. Where there is only one
- * row, reading the weights is all the time it takes: two streams at once, and the epilogues overlap. */
+/* One row by two panels of 64 channels, `stride` bytes apart; the first is the present one. Where there is only one row,
+ * reading the weights is all the time it takes: two streams at once, and the epilogues overlap. */
 #define ROW_ACC(i, at) BEGIN_ACC(i, load64(bias + at))
-#define ROW_DOT(i, at) DOT(c##i, codes, load64(w + at));
-#define ROW_OF_2(M)                                                                                                    \
-    M(8, 0) M(9, 64) M(10, 128) M(11, 192) M(12, stride) M(13, stride + 64) M(14, stride + 128) M(15, stride + 192)
-static void gemm_row_by_2(const gemm *g, int64_t stride) {
-    const int8_t *bias = (const int8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;
-    const int64_t *tap = g->taps, *const last = tap + g->tap_count, tap_bytes = g->tap_bytes;
-    const uint8_t *const x = g->rows.x[0];
-    ROW_OF_2(ROW_ACC)
-    do {
-        int64_t at = *tap;
-        const int64_t end = at + tap_bytes;
-        do {
-            __m512i codes;
-            SPREAD(codes, x + at);
-            ROW_OF_2(ROW_DOT)
-            w += 256;
-            at += 4;
-        } while (at < end);
-    } while (++tap < last);
-    const narrow_scalars_64 n = g->narrow;
-    gemm_columns p = gemm_columns_of(g);
-    gemm_finish1(&g->rows, &p, &n, 0, c8, c9, c10, c11);
-    p.constants = (const narrow_constants *)(const void *)((const int8_t *)p.constants + stride);
-    p.first += 64;
-    gemm_finish1(&g->rows, &p, &n, 0, c12, c13, c14, c15);
-}
+#define ROW_ACCS                                                                                                       \
+    ROW_ACC(8, 0) ROW_ACC(9, 64) ROW_ACC(10, 128) ROW_ACC(11, 192)                                                     \
+    ROW_ACC(12, stride) ROW_ACC(13, stride + 64) ROW_ACC(14, stride + 128) ROW_ACC(15, stride + 192)
+#define ROW_DOTS(i, j, k, l) DOT(c##i, codes, w0); DOT(c##j, codes, w1); DOT(c##k, codes, w2); DOT(c##l, codes, w3);
+#define GEMM_ROW_BY_2(bits)                                                                                            \
+    static void gemm_row_by_2_##bits(const gemm *g, int64_t stride) {                                                  \
+        const uint8_t *bias = (const uint8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;                 \
+        const int64_t *tap = g->taps, *const last = tap + g->tap_count, tap_bytes = g->tap_bytes;                      \
+        const uint8_t *const x = g->rows.x[0];                                                                         \
+        BOOK_##bits(g)                                                                                                 \
+        ROW_ACCS                                                                                                       \
+        do {                                                                                                           \
+            int64_t at = *tap;                                                                                         \
+            const int64_t end = at + tap_bytes;                                                                        \
+            do {                                                                                                       \
+                __m512i codes;                                                                                         \
+                SPREAD(codes, x + at);                                                                                 \
+                {                                                                                                      \
+                    WEIGHTS_##bits##_4(w)                                                                              \
+                    ROW_DOTS(8, 9, 10, 11)                                                                             \
+                }                                                                                                      \
+                {                                                                                                      \
+                    const uint8_t *const other = w + stride;                                                           \
+                    WEIGHTS_##bits##_4(other)                                                                          \
+                    ROW_DOTS(12, 13, 14, 15)                                                                           \
+                }                                                                                                      \
+                w += 32 * bits;                                                                                        \
+                at += 4;                                                                                               \
+            } while (at < end);                                                                                        \
+        } while (++tap < last);                                                                                        \
+        const narrow_scalars_64 n = g->narrow;                                                                         \
+        gemm_columns p = gemm_columns_of(g);                                                                           \
+        gemm_finish1(&g->rows, &p, &n, 0, c8, c9, c10, c11);                                                           \
+        p.constants = (const narrow_constants *)(const void *)((const uint8_t *)p.constants + stride);                 \
+        p.first += 64;                                                                                                 \
+        gemm_finish1(&g->rows, &p, &n, 0, c12, c13, c14, c15);                                                         \
+    }
+GEMM_ROW_BY_2(8)
+GEMM_ROW_BY_2(4)
+GEMM_ROW_BY_2(2)
 
-/* By log2 of the vectors: the most units of a tile, and the tiles of 1, 2, ... units. Wide panels are read from the
- * second-level cache, as rarely as registers allow; narrow ones do better with tiles whose epilogue is short. */
+/* By log2 of the weights in a byte, log2 of the vectors: the most units of a tile, and the tiles of 1, 2, ... units. Wide
+ * panels are read from the second-level cache, as rarely as registers allow; narrow ones do better with tiles whose
+ * epilogue is short. */
 static const int64_t gemm_most_units[3] = {3, 3, 6};
-static const gemm_tile gemm_tiles[3][6] = {
-    {gemm_tile_1_1, gemm_tile_1_2, gemm_tile_1_3, NULL, NULL, NULL},
-    {gemm_tile_2_1, gemm_tile_2_2, gemm_tile_2_3, NULL, NULL, NULL},
-    {gemm_tile_4_1, gemm_tile_4_2, gemm_tile_4_3, gemm_tile_4_4, gemm_tile_4_5, gemm_tile_4_6},
-};
+#define GEMM_TILES_OF(b)                                                                                               \
+    {{gemm_tile_##b##_1_1, gemm_tile_##b##_1_2, gemm_tile_##b##_1_3, NULL, NULL, NULL},                                \
+     {gemm_tile_##b##_2_1, gemm_tile_##b##_2_2, gemm_tile_##b##_2_3, NULL, NULL, NULL},                                \
+     {gemm_tile_##b##_4_1, gemm_tile_##b##_4_2, gemm_tile_##b##_4_3, gemm_tile_##b##_4_4, gemm_tile_##b##_4_5,         \
+      gemm_tile_##b##_4_6}}
+static const gemm_tile gemm_tiles[3][3][6] = {GEMM_TILES_OF(8), GEMM_TILES_OF(4), GEMM_TILES_OF(2)};
+static void (*const gemm_rows_by_2[3])(const gemm *g, int64_t stride) = {gemm_row_by_2_8, gemm_row_by_2_4, gemm_row_by_2_2};
 
 #endif
 #endif
