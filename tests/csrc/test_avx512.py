@@ -58,7 +58,7 @@ def test_sums_stay_in_registers(tmp_path, name, optimization):
     objects = kernels(cc, tmp_path, optimization)
     tiles = functions(next(path for path in objects if path.name.startswith("gemm_")))
     tiles = {name: code for name, code in tiles.items() if name.startswith("gemm_tile_")}
-    assert len(tiles) == 12
+    assert len(tiles) == 36
     for tile, code in tiles.items():
         dots = [at for at, line in enumerate(code) if mnemonic(line) == "vpdpbusd"]
         loop = code[dots[0] : dots[-1] + 1]
