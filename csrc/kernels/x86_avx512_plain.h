@@ -18,74 +18,127 @@
 typedef struct plain_end {
     intonly_epilogue law;
     int64_t y_type, residual_type;
+    /* Of the wide form with shifts of 33 and more: shift - 32, the rounding 2^(shift - 33), and whether it is so. */
+    int32_t right[64], half[64];
+    int upper;
 } plain_end;
 
+#ifdef __AVX512BW__
+
+/* Take the constants of a panel; the scalars have been set. Padding has shifts of 0. */
 static inline void plain_end_constants(plain_end *end, const plain_constants *k, int joins) {
+    const __m512i least = _mm512_set1_epi32(33), one = _mm512_set1_epi32(1);
+    const int32_t limit = 1 << 30;
+    __mmask16 small = 0;
     end->law.multiplier = k->multiplier;
     end->law.shift = k->shift;
     end->law.residual_multiplier = joins ? k->residual_multiplier : NULL;
     end->law.residual_shift = k->residual_shift;
     end->law.x_zero = NULL;
+    if (end->law.form != INTONLY_FORM_WIDE) return;
+    for (int c = 0; c < 64; c += 16) {
+        const __m512i s = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(k->shift + c)));
+        const __m512i above = _mm512_sub_epi32(s, least);
+        small |= _mm512_mask_cmplt_epi32_mask(_mm512_test_epi32_mask(s, s), s, least);
+        _mm512_storeu_si512(end->right + c, _mm512_add_epi32(above, one));
+        _mm512_storeu_si512(end->half + c, _mm512_sllv_epi32(one, above));
+    }
+    end->upper = small == 0 && end->law.zero_point > -limit && end->law.zero_point < limit;
 }
 
-#ifdef __AVX512BW__
-
-/* Return clamp(zero_point + ((acc * m + 2^(s-1)) >> s), lo, hi) of eight accumulators, as 64-bit integers. */
-ALWAYS_INLINE __m512i wide_eight(const intonly_epilogue *e, __m512i acc, __m512i multiplier, __m512i shift) {
-    const __m512i one = _mm512_set1_epi64(1);
-    const __m512i half = _mm512_sllv_epi64(one, _mm512_sub_epi64(shift, one));
-    const __m512i sum = _mm512_add_epi64(_mm512_mul_epi32(acc, multiplier), half);
-    const __m512i y = _mm512_add_epi64(_mm512_srav_epi64(sum, shift), _mm512_set1_epi64(e->zero_point));
-    return _mm512_min_epi64(_mm512_max_epi64(y, _mm512_set1_epi64(e->lo)), _mm512_set1_epi64(e->hi));
+/* Return clamp(zero_point + ((acc * m + 2^(s-1)) >> s), lo, hi) of eight accumulators, in 64 bits. */
+ALWAYS_INLINE __m256i wide_eight(const intonly_epilogue *e, __m256i acc, int64_t at) {
+    const __m512i one = _mm512_set1_epi64(1), m = _mm512_cvtepi32_epi64(load32(e->multiplier + at));
+    const __m512i s = _mm512_cvtepi8_epi64(_mm_loadl_epi64((const __m128i *)(const void *)(e->shift + at)));
+    const __m512i half = _mm512_sllv_epi64(one, _mm512_sub_epi64(s, one));
+    const __m512i sum = _mm512_add_epi64(_mm512_mul_epi32(_mm512_cvtepi32_epi64(acc), m), half);
+    const __m512i y = _mm512_add_epi64(_mm512_srav_epi64(sum, s), _mm512_set1_epi64(e->zero_point));
+    return _mm512_cvtepi64_epi32(
+        _mm512_min_epi64(_mm512_max_epi64(y, _mm512_set1_epi64(e->lo)), _mm512_set1_epi64(e->hi)));
 }
 
-/* The wide form of 64 accumulators, in place. */
-static inline void wide_finish(const intonly_epilogue *e, int32_t *acc) {
-    for (int c = 0; c < 64; c += 8) {
-        const __m512i x = _mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)(const void *)(acc + c)));
-        const __m512i m = _mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)(const void *)(e->multiplier + c)));
-        const __m512i s = _mm512_cvtepi8_epi64(_mm_loadl_epi64((const __m128i *)(const void *)(e->shift + c)));
-        _mm256_storeu_si256((__m256i *)(void *)(acc + c), _mm512_cvtepi64_epi32(wide_eight(e, x, m, s)));
+/* Return the wide form of 16 accumulators of channels from `at` on.
+ *
+ * In 32 bits, the upper halves of the products are enough, because what the lower halves hold is below the rounding
+ * bit. An upper half is at most 2^30 in magnitude, so neither sum overflows. */
+ALWAYS_INLINE __m512i wide_finish(const plain_end *end, int64_t at, __m512i acc) {
+    const intonly_epilogue *e = &end->law;
+    if (end->upper) {
+        const __m512i m = load64(e->multiplier + at), even = _mm512_mul_epi32(acc, m);
+        const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(acc, 32), _mm512_srli_epi64(m, 32));
+        const __m512i upper = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
+        const __m512i sum = _mm512_add_epi32(upper, load64(end->half + at));
+        const __m512i y =
+            _mm512_add_epi32(_mm512_srav_epi32(sum, load64(end->right + at)), _mm512_set1_epi32(e->zero_point));
+        return _mm512_min_epi32(_mm512_max_epi32(y, _mm512_set1_epi32(e->lo)), _mm512_set1_epi32(e->hi));
+    }
+    const __m512i lower = _mm512_castsi256_si512(wide_eight(e, _mm512_castsi512_si256(acc), at));
+    return _mm512_inserti64x4(lower, wide_eight(e, _mm512_extracti64x4_epi64(acc, 1), at + 8), 1);
+}
+
+/* The narrow form of up to 16 channels from `at` on, one by one. The accumulators hold its rounding. */
+static __m512i narrow_finish_each(const plain_end *end, int64_t at, int64_t count, const uint8_t *residual,
+                                  __m512i acc) {
+    const intonly_epilogue *e = &end->law;
+    int32_t sums[16];
+    int64_t values[16], joining[16];
+    _mm512_storeu_si512(sums, acc);
+    for (int64_t c = 0; c < count; ++c)
+        values[c] = narrow_signed((uint32_t)sums[c] - narrow_rounding(e->shift[at + c]));
+    if (e->residual_multiplier != NULL) intonly_load(residual + at, end->residual_type, 1, count, joining);
+    intonly_finish(e, at, 1, 0, 0, joining, count, values);
+    for (int64_t c = 0; c < count; ++c) sums[c] = (int32_t)values[c];
+    return load64(sums);
+}
+
+/* Store up to 16 results, which fit the type. */
+ALWAYS_INLINE void store_sixteen(uint8_t *y, int64_t bytes, int64_t count, __m512i values) {
+    const __mmask16 mask = (__mmask16)first_bytes(count);
+    if (bytes == 1)
+        _mm_mask_storeu_epi8(y, mask, _mm512_cvtepi32_epi8(values));
+    else if (bytes == 2)
+        _mm256_mask_storeu_epi16(y, mask, _mm512_cvtepi32_epi16(values));
+    else if (bytes == 4)
+        _mm512_mask_storeu_epi32(y, mask, values);
+    else {
+        _mm512_mask_storeu_epi64(y, (__mmask8)mask, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(values)));
+        _mm512_mask_storeu_epi64(y + 64, (__mmask8)(mask >> 8),
+                                 _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(values, 1)));
     }
 }
 
-/* Finish one pixel. acc[16 * vectors]: in slot order, with the rounding of the narrow form; those behind `count`
- * channels are of no meaning. */
+/* Finish up to 16 channels from `at` on; none when there are no more. */
+ALWAYS_INLINE void finish_sixteen(const plain_end *end, int64_t at, int64_t count, const uint8_t *residual, __m512i acc,
+                                  int64_t bytes, uint8_t *y) {
+    const intonly_epilogue *e = &end->law;
+    const int64_t now = count - at < 16 ? count - at : 16;
+    if (now <= 0) return;
+    if (e->form == INTONLY_FORM_WIDE) acc = wide_finish(end, at, acc);
+    if (e->form == INTONLY_FORM_NARROW) acc = narrow_finish_each(end, at, now, residual, acc);
+    store_sixteen(y + at * bytes, bytes, now, acc);
+}
+
+/* Finish one pixel of `count` channels. acc[16 * vectors]: in slot order, with the rounding of the narrow form. Lanes
+ * and vectors change places, which gives the order of the channels. */
 static void plain_finish(const plain_end *end, const int32_t *acc, int64_t vectors, int64_t count,
                          const uint8_t *residual, uint8_t *y) {
-    const intonly_epilogue *e = &end->law;
-    int32_t sums[64];
-    memset(sums, 0, sizeof sums);
-    for (int64_t v = 0; v < vectors; ++v)
-        for (int64_t lane = 0; lane < 4; ++lane)
-            memcpy(sums + 4 * (vectors * lane + v), acc + 16 * v + 4 * lane, 4 * sizeof *sums);
-    if (e->form == INTONLY_FORM_NARROW) {
-        int64_t values[64], joining[64];
-        for (int64_t c = 0; c < count; ++c)
-            values[c] = narrow_signed((uint32_t)sums[c] - narrow_rounding(e->shift[c]));
-        if (e->residual_multiplier != NULL) intonly_load(residual, end->residual_type, 1, count, joining);
-        intonly_finish(e, 0, 1, 0, 0, joining, count, values);
-        for (int64_t c = 0; c < count; ++c) sums[c] = (int32_t)values[c];
-    } else if (e->form == INTONLY_FORM_WIDE) {
-        wide_finish(e, sums);
-    }
-    switch (intonly_bytes_of(end->y_type)) {
-    case 1:
-        for (int64_t c = 0; c < count; ++c) y[c] = (uint8_t)sums[c];
-        break;
-    case 2:
-        for (int64_t c = 0; c < count; ++c) {
-            const uint16_t half = (uint16_t)sums[c];
-            memcpy(y + 2 * c, &half, sizeof half);
-        }
-        break;
-    case 4: memcpy(y, sums, (size_t)count * 4); break;
-    default:
-        for (int64_t c = 0; c < count; ++c) {
-            const int64_t whole = sums[c];
-            memcpy(y + 8 * c, &whole, sizeof whole);
-        }
-        break;
+    const int64_t bytes = intonly_bytes_of(end->y_type);
+    if (vectors == 1) {
+        finish_sixteen(end, 0, count, residual, load64(acc), bytes, y);
+    } else if (vectors == 2) {
+        const __m512i a = load64(acc), b = load64(acc + 16);
+        const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+        const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+        finish_sixteen(end, 0, count, residual, _mm512_permutex2var_epi64(a, first, b), bytes, y);
+        finish_sixteen(end, 16, count, residual, _mm512_permutex2var_epi64(a, second, b), bytes, y);
+    } else {
+        const __m512i a = load64(acc), b = load64(acc + 16), c = load64(acc + 32), d = load64(acc + 48);
+        const __m512i ab01 = _mm512_shuffle_i32x4(a, b, 0x44), ab23 = _mm512_shuffle_i32x4(a, b, 0xEE);
+        const __m512i cd01 = _mm512_shuffle_i32x4(c, d, 0x44), cd23 = _mm512_shuffle_i32x4(c, d, 0xEE);
+        finish_sixteen(end, 0, count, residual, _mm512_shuffle_i32x4(ab01, cd01, 0x88), bytes, y);
+        finish_sixteen(end, 16, count, residual, _mm512_shuffle_i32x4(ab01, cd01, 0xDD), bytes, y);
+        finish_sixteen(end, 32, count, residual, _mm512_shuffle_i32x4(ab23, cd23, 0x88), bytes, y);
+        finish_sixteen(end, 48, count, residual, _mm512_shuffle_i32x4(ab23, cd23, 0xDD), bytes, y);
     }
 }
 
