@@ -224,7 +224,7 @@ def test_float_boundary(net):
     spec = q.artifact.inputs[0]
     info_of = np.iinfo(q.graph.values["x"].format.dtype)
     codes = np.clip(np.floor(new.astype(np.float64) / spec.scale + 0.5) + spec.zero_point, info_of.min, info_of.max)
-    raw = q._interpreter.run({"x": codes.astype(info_of.dtype)})["fc"]
+    raw = q.engine.run({"x": codes.astype(info_of.dtype)})["fc"]
     assert np.array_equal(q(new), raw)
     assert sqnr(q, captured, new) > 30
     new[3, 1, 2, 2] = np.nan

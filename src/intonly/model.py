@@ -69,8 +69,15 @@ def run_in_chunks(
     sizes = {len(a) for a in arrays.values()}
     if len(sizes) != 1 or 0 in sizes:
         raise DataError(f"inputs have {sorted(sizes)} samples; all need the same number, one or more")
+    count, most = sizes.pop(), most or roomy_batch(graph)
+    batch = graph.values[graph.inputs[0]].shape[0]
+    if count <= most and isinstance(batch, Dim) and count <= batch.max:
+        whole = dict(run(dict(arrays)))
+        if done is not None:
+            done(count)
+        return whole
     parts: dict[str, list[Array]] = {name: [] for name in graph.outputs}
-    for start, stop, size in chunks(sizes.pop(), graph, most or roomy_batch(graph)):
+    for start, stop, size in chunks(count, graph, most):
         piece = {k: a[start:stop] for k, a in arrays.items()}
         if stop - start < size:
             piece = {k: np.concatenate([a, np.repeat(a[-1:], size - (stop - start), axis=0)]) for k, a in piece.items()}
