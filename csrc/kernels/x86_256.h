@@ -142,28 +142,6 @@ static inline void finish_spread(const narrow_summary *summary, finish *f) {
     f->hi = _mm256_set1_epi8((char)e->hi);
 }
 
-/* Finish and store `channels` sums of one pixel, in order and with the roundings of their biases, by the law. */
-static inline void finish_plain(const finish *f, const panel_constants *k, const int32_t *sums, const uint8_t *r,
-                                uint8_t *y, int64_t channels) {
-    int64_t values[16], residual[16];
-    intonly_epilogue e = f->law;
-    if (e.form == INTONLY_FORM_ACC && f->y_type == INTONLY_S32) {
-        memcpy(y, sums, (size_t)channels * sizeof *sums);
-        return;
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-        const uint32_t rounding = e.form == INTONLY_FORM_NARROW ? narrow_rounding(k->shift[c]) : 0;
-        values[c] = narrow_signed((uint32_t)sums[c] - rounding);
-    }
-    e.multiplier = k->multiplier;
-    e.shift = k->shift;
-    e.residual_multiplier = f->joins ? k->residual_multiplier : NULL;
-    e.residual_shift = k->residual_shift;
-    if (f->joins) intonly_load(r, f->r_type, f->r_bytes, channels, residual);
-    intonly_finish(&e, 0, 1, 0, 0, residual, channels, values);
-    intonly_store(values, channels, y, f->y_type, f->y_bytes);
-}
-
 /* The constants of 32 values, beside those of a finish. */
 typedef struct lanes {
     __m256i right0, right1, right2, right3, left0, left1, left2, left3;

@@ -18,7 +18,7 @@ enum { MOST_CHANNELS = 300, MOST_CODES = 3000 };
 static int8_t w[MOST_CHANNELS * MOST_CODES];
 static int32_t bias[MOST_CHANNELS];
 static law l;
-static unsigned long chains[9], wide_forms, vector_finishes, joined_finishes, cases;
+static unsigned long chains[9], wide_forms, vector_finishes, joined_finishes, upper_finishes, cases;
 
 /* Weights whose pairs add up to just 128 over `chain` groups of four, or now and then to 129. Odd rests of a pair's
  * places get what is left. */
@@ -47,14 +47,19 @@ static void random_weights(int64_t channels, int64_t codes) {
     for (int64_t i = 0; i < channels * codes; ++i) w[i] = (int8_t)(same ? low : between(low, most));
 }
 
-/* Constants that leave something of the accumulators: most narrow, and most of those for vectors to finish. */
+/* Constants that leave something of the accumulators: most of them such as vectors finish. */
 static void constants(int64_t channels, int64_t acc_limit, int joins) {
-    const int64_t form = one_in(8) ? INTONLY_FORM_ACC : one_in(8) ? INTONLY_FORM_WIDE : INTONLY_FORM_NARROW;
+    const int64_t form = one_in(8) ? INTONLY_FORM_ACC : one_in(4) ? INTONLY_FORM_WIDE : INTONLY_FORM_NARROW;
     int bits = 0;
     while (bits < 30 && acc_limit >> bits > 0) ++bits;
     random_law(&l, form, joins && form == INTONLY_FORM_NARROW, INTONLY_U8, channels, bits - 3);
     const int small = one_in(4), plain = one_in(8);
-    if (form != INTONLY_FORM_NARROW || plain) return;
+    if (form == INTONLY_FORM_ACC || plain) return;
+    for (int64_t c = 0; c < channels && form == INTONLY_FORM_WIDE; ++c) {
+        const int64_t s = 31 + bits - between(4, 20);
+        l.shift[c] = (int8_t)(s < 33 ? 33 : s);
+    }
+    if (form == INTONLY_FORM_WIDE) return;
     for (int64_t c = 0; c < channels; ++c) {
         const int64_t p = bits - between(9, 16), least = small && bits < 15 ? bits - 30 : 0;
         l.shift[c] = (int8_t)(small ? between(least < -15 ? -15 : least, 0) : p < 0 ? 0 : p);
@@ -132,6 +137,9 @@ static form packed(size_t (*size)(const intonly_weights *), void (*pack)(const i
 }
 
 static void count_finish(const narrow_summary *summary, int64_t type, int64_t r_type) {
+    int64_t least = 62;
+    for (int64_t c = 0; c < l.count; ++c) least = l.shift[c] < least ? l.shift[c] : least;
+    upper_finishes += l.form == INTONLY_FORM_WIDE && least >= 33;
     const int fits = l.form == INTONLY_FORM_NARROW &&
                      narrow_fits(summary, type, l.zero_point, l.fraction_bits, l.joins ? r_type : -1, l.residual_zero);
     vector_finishes += (unsigned)fits;
@@ -225,12 +233,13 @@ int main(int argc, char **argv) {
         const intonly_kernels *table = intonly_kernels_of((intonly_isa)isa);
         if (table == NULL) continue;
         memset(chains, 0, sizeof chains);
-        wide_forms = vector_finishes = joined_finishes = cases = 0;
+        wide_forms = vector_finishes = joined_finishes = upper_finishes = cases = 0;
         for (long round = 0; round < rounds; ++round) {
             test_large_gemm(table, plain);
             test_large_window(table, plain);
         }
-        printf("%s cases %lu vectors %lu joined %lu int16 %lu", table->isa, cases, vector_finishes, joined_finishes, wide_forms);
+        printf("%s cases %lu vectors %lu joined %lu upper %lu int16 %lu", table->isa, cases, vector_finishes, joined_finishes,
+               upper_finishes, wide_forms);
         for (int chain = 1; chain <= 8; chain *= 2) printf(" chain%d %lu", chain, chains[chain]);
         printf("\n");
     }

@@ -17,8 +17,8 @@ INCLUDE = ["-I", ROOT / "csrc", "-I", ROOT / "csrc" / "include"]
 AVX2 = ["-mavx2"]
 AVXVNNI = {"avx_vnni": ["-mavx2", "-mavxvnni"], "avx512_vnni": ["-mavx2", "-mavx512vl", "-mavx512vnni"]}
 """Flags of the AVX-VNNI kernels, by what the processor must have. AVX-512 processors run them in another encoding."""
-SHARED = ["kernels_test.c", "kernels_harness.c", "kernels_images_test.c", "kernels_general_test.c"]
-OWN = ["avx2_test.c", "kernels_harness.c"]
+SHARED = ["kernels_test.c", "kernels_images_test.c", "kernels_general_test.c"]
+OWN = ["avx2_test.c"]
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these kernels are for x86-64")
 
@@ -62,8 +62,10 @@ def build(folder: Path, cc: str, flags: list[str], groups: list[tuple[list[str],
     return objects
 
 
-def program(folder: Path, names: list[str]) -> Path:
-    """Return a test program over the tables of tables_256.c, built with sanitizers where there are such."""
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """Return the test programs over the tables of tables_256.c, built with sanitizers where there are such."""
+    folder = tmp_path_factory.mktemp("avx2")
     cc = compiler("CC", "cc", "gcc", "clang")
     extra = vnni(cc)
     probe = folder / "probe.c"
@@ -71,29 +73,29 @@ def program(folder: Path, names: list[str]) -> Path:
     made = subprocess.run([cc, *SANITIZERS, probe, "-o", folder / "probe"], capture_output=True, check=False)
     sound = made.returncode == 0 and subprocess.run([folder / "probe"], capture_output=True, check=False).returncode == 0
     flags = SANITIZERS if sound else ["-O2"]
-    groups = [([], kernels("")), (AVX2, kernels("avx2")), ([], [HERE / name for name in names])]
-    if extra:
-        groups += [(extra, kernels("avxvnni")), (["-DINTONLY_HAVE_AVXVNNI"], [HERE / "tables_256.c"])]
-    else:
-        groups += [([], [HERE / "tables_256.c"])]
-    target = folder / "program"
-    run(cc, *flags, *build(folder, cc, flags, groups), "-o", target)
-    return target
+    groups = [([], [*kernels(""), HERE / "kernels_harness.c"]), (AVX2, kernels("avx2"))]
+    groups += [(extra, kernels("avxvnni"))] if extra else []
+    groups += [(["-DINTONLY_HAVE_AVXVNNI"] if extra else [], [HERE / "tables_256.c"])]
+    objects = build(folder, cc, flags, groups)
+    for name, sources in (("shared", SHARED), ("own", OWN)):
+        run(cc, *flags, *objects, *build(folder, cc, flags, [([], [HERE / source for source in sources])]), "-o", folder / name)
+    return {name: folder / name for name in ("shared", "own")}
 
 
-def test_kernels_keep_the_law(tmp_path):
+def test_kernels_keep_the_law(programs):
     """A kernel would give another byte than plain loops over exact integers, or touch memory that is not its own."""
-    lines = run(program(tmp_path, SHARED), "200").splitlines()
+    lines = run(programs["shared"], "200").splitlines()
     cases = {tuple(line.split()[:2]): int(line.split()[2]) for line in lines[:-1]}
     for isa in ["avx2", "avxvnni"] if vnni(compiler("CC", "cc", "gcc", "clang")) else ["avx2"]:
         assert all(cases[isa, test] > 100 for test in ("gemm", "depthwise", "window"))
 
 
-def test_large_steps_as_in_plain_c(tmp_path):
+def test_large_steps_as_in_plain_c(programs):
     """A kernel would lose a sum between blocks of K, saturate, or read a residual that it has overwritten."""
-    lines = run(program(tmp_path, OWN), "200").splitlines()
+    lines = run(programs["own"], "200").splitlines()
     counts = {words[0]: dict(zip(words[1::2], map(int, words[2::2]), strict=True)) for words in map(str.split, lines)}
-    assert all(count["cases"] == 400 and count["vectors"] > 100 and count["joined"] > 50 for count in counts.values())
+    least = {"cases": 400, "vectors": 101, "joined": 51, "upper": 21}
+    assert all(count[path] >= least[path] for count in counts.values() for path in least)
     assert all(counts["avx2"][path] > 10 for path in ("int16", "chain1", "chain2", "chain4", "chain8"))
 
 

@@ -16,6 +16,7 @@ from tests.csrc.test_kernels import HERE, INCLUDE, PLAIN, compiled, compiled_isa
 from tests.disassembly import float_or_division, instructions
 
 EXECUTOR = sorted((ROOT / "csrc" / "exec").glob("*.c"))
+TESTS = sorted(HERE.glob("exec_*.c"))
 REPORT = re.compile(
     r"(\d+) tables, (\d+) sound programs; changed: (\d+) tried, (\d+) passed, (\d+) ran; random: (\d+) tried, (\d+) passed, (\d+) ran\n"
 )
@@ -33,7 +34,7 @@ def runs_with(cc: str, folder: Path, flags: list[str]) -> bool:
 def build(cc: str, target: str, folder: Path, *flags: str) -> Path:
     """Return the program that tries programs, with all tables for `target`."""
     objects, macros = compiled_isas(cc, target, folder, *flags)
-    objects += compiled(cc, [*EXECUTOR, *PLAIN, HERE / "exec_test.c"], folder, *flags, *macros)
+    objects += compiled(cc, [*EXECUTOR, *PLAIN, *TESTS], folder, *flags, *macros)
     run(cc, *flags, *objects, "-pthread", "-o", folder / "exec_test")
     return folder / "exec_test"
 

@@ -16,6 +16,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/x86_256.h"
+#include "kernels/x86_256_plain.h"
 
 #define GEMM_ROWS 24 /* most rows of a block */
 #define GEMM_PANELS 8 /* panels that a block of rows goes through together */

@@ -18,6 +18,7 @@
 
 #include "kernels/kernels.h"
 #include "kernels/x86_256.h"
+#include "kernels/x86_256_plain.h"
 
 #define WINDOW_HEADER 64 /* bytes of the header: a narrow_summary */
 #define WINDOW_GROUP 128 /* bytes of the weights of a group of taps */
