@@ -195,7 +195,8 @@ int main(int count, char **arguments) {
         const layer *l = &layers[i];
         if (strstr(l->network, network) == NULL) continue;
         (void)printf("%-12s %3lld^2 %4lld -> %4lld %lldx%lld/%lld %s", l->network, (long long)l->side, (long long)l->ic,
-                     (long long)l->oc, (long long)l->k, (long long)l->k, (long long)l->stride, l->residual ? "+r" : "  ");
+                     (long long)l->oc, (long long)l->k, (long long)l->k, (long long)l->stride,
+                     l->residual ? "+r" : "  ");
         for (int way = 0; way < WAYS; ++way) {
             const double speed = (double)all[i].macs / best[i][way] * 1e-9;
             (void)printf(" |%8.2f us %5.1f", best[i][way] * 1e6, speed);

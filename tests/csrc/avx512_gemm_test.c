@@ -50,8 +50,8 @@ int check_gemm(const intonly_kernels *table, uint64_t seed) {
     s.y_type = c.y_type;
     const int64_t y_size = bytes_of(c.y_type);
     s.y_w = (s.oc + (one_in(2) ? 0 : between(0, 70))) * y_size;
-    s.y_h = s.ow * s.y_w + between(0, 3) * s.y_w;
-    s.y_n = s.oh * s.y_h + between(0, 3) * s.y_w;
+    s.y_h = s.ow * s.y_w + between(0, 3) * (one_in(2) ? s.y_w : y_size);
+    s.y_n = s.oh * s.y_h + between(0, 3) * (one_in(2) ? s.y_w : y_size);
     const int64_t y_bytes = (s.n - 1) * s.y_n + (s.oh - 1) * s.y_h + (s.ow - 1) * s.y_w + s.oc * y_size;
     guarded y = allocate_random(y_bytes);
     uint8_t *want = malloc((size_t)y_bytes), *before = malloc((size_t)y_bytes);
@@ -61,8 +61,8 @@ int check_gemm(const intonly_kernels *table, uint64_t seed) {
     /* The residual has its own strides, or is y itself. */
     const int in_place = c.joins && c.residual_type == c.y_type && one_in(3);
     s.r_type = c.residual_type;
-    s.r_w = in_place ? s.y_w : s.oc + between(0, 9);
-    s.r_h = in_place ? s.y_h : s.ow * s.r_w + between(0, 9);
+    s.r_w = in_place ? s.y_w : one_in(4) ? 0 : s.oc + (one_in(2) ? 0 : between(0, 9));
+    s.r_h = in_place ? s.y_h : one_in(4) ? 0 : s.ow * s.r_w + between(0, 9);
     s.r_n = in_place ? s.y_n : s.oh * s.r_h + between(0, 9);
     guarded r = allocate_random((s.n - 1) * s.r_n + (s.oh - 1) * s.r_h + (s.ow - 1) * s.r_w + s.oc);
     const uint8_t *residual = in_place ? before : r.data;

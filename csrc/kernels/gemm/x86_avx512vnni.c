@@ -19,7 +19,7 @@ typedef struct stored {
     uint8_t place[256]; /* of a weight, by its byte, before the lift */
 } stored;
 
-/* Return the largest lift, up to what some channel wants, that weights and accumulators of all channels have room for. */
+/* Return the largest lift, up to what some channel wants, that weights and sums of all channels have room for. */
 static int common_lift(const intonly_weights *w, int lo, int hi) {
     int wanted = 0, lift = 0, most = 0;
     if (w->form != INTONLY_FORM_NARROW) return 0;
@@ -291,6 +291,7 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
     g.y_eight = eight(s->y_w);
     g.r_eight = eight(s->r_w);
     g.residual = s->r_ref >= 0;
+    g.bare = s->oc == 16 || s->oc == 32;
     g.tap_count = s->taps;
     g.tap_bytes = s->tap_bytes;
     const gemm_head *head = (const gemm_head *)(const void *)g.packed;

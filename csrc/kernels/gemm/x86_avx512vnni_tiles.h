@@ -44,6 +44,7 @@ typedef struct gemm {
     int dense;    /* log2 of the weights in a byte */
     int end;      /* how a tile ends */
     int residual; /* whether there is one */
+    int bare;     /* whether a row of y is 16 or 32 bytes, so that several rows may be one stretch of memory */
     narrow_scalars_64 narrow;
     gemm_panel panel;
     gemm_rows rows;
@@ -65,11 +66,12 @@ typedef struct gemm_columns {
     int64_t first;
     __mmask64 mask; /* of the channels that exist */
     int joins;      /* whether a residual does */
+    int bare;       /* as in gemm */
 } gemm_columns;
 
 ALWAYS_INLINE gemm_columns gemm_columns_of(const gemm *g) {
     const gemm_panel *p = &g->panel;
-    return (gemm_columns){&p->constants->narrow, p->channel, first_bytes(p->channels), g->residual};
+    return (gemm_columns){&p->constants->narrow, p->channel, first_bytes(p->channels), g->residual, g->bare};
 }
 
 /* Finish and store one row of 64 channels. */
@@ -84,19 +86,35 @@ ALWAYS_INLINE void gemm_finish1(const gemm_rows *rows, const gemm_columns *p, co
 /* Finish and store two rows of 32 channels: each lane of the codes holds 8 channels of one row, then of the other. */
 ALWAYS_INLINE void gemm_finish2(const gemm_rows *rows, const gemm_columns *p, const narrow_scalars_64 *n, int64_t row,
                                 __m512i c00, __m512i c01, __m512i c10, __m512i c11) {
+    const __m512i split = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), weave = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     const __mmask32 mask = (__mmask32)p->mask;
+    uint8_t *const *y = rows->y + row;
     narrow_pair_64 u = narrow_scale_64(n, p->constants, c00, c01, c10, c11);
     if (p->joins) {
-        const __m256i r0 = _mm256_maskz_loadu_epi8(mask, rows->residual[row] + p->first);
-        const __m256i r1 = _mm256_maskz_loadu_epi8(mask, rows->residual[row + 1] + p->first);
-        const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(r0), r1, 1);
-        const __m512i weave = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-        u = narrow_join_64(n, p->constants, u, _mm512_permutexvar_epi64(weave, both));
+        const uint8_t *const *residual = rows->residual + row;
+        __m512i r;
+        if (p->bare && residual[1] - residual[0] == 32) {
+            r = load64(residual[0] + p->first);
+        } else {
+            r = _mm512_castsi256_si512(_mm256_maskz_loadu_epi8(mask, residual[0] + p->first));
+            r = _mm512_inserti64x4(r, _mm256_maskz_loadu_epi8(mask, residual[1] + p->first), 1);
+        }
+        u = narrow_join_64(n, p->constants, u, _mm512_permutexvar_epi64(weave, r));
     }
-    const __m512i split = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     const __m512i codes = _mm512_permutexvar_epi64(split, narrow_codes_64(n, u));
-    _mm256_mask_storeu_epi8(rows->y[row] + p->first, mask, _mm512_castsi512_si256(codes));
-    _mm256_mask_storeu_epi8(rows->y[row + 1] + p->first, mask, _mm512_extracti64x4_epi64(codes, 1));
+    if (p->bare && y[1] - y[0] == 32) {
+        _mm512_storeu_si512(y[0] + p->first, codes);
+    } else {
+        _mm256_mask_storeu_epi8(y[0] + p->first, mask, _mm512_castsi512_si256(codes));
+        _mm256_mask_storeu_epi8(y[1] + p->first, mask, _mm512_extracti64x4_epi64(codes, 1));
+    }
+}
+
+/* Return whether four rows of 16 bytes are one stretch of memory. All three steps count: the last rows of a layer may be
+ * repeats, and lines may have a gap between them. */
+ALWAYS_INLINE int gemm_in_a_row(const uint8_t *const *rows) {
+    const uint8_t *first = rows[0];
+    return rows[1] - first == 16 && rows[2] - first == 32 && rows[3] - first == 48;
 }
 
 /* Finish and store four rows of 16 channels: each lane of the codes holds 4 channels of each row. */
@@ -108,17 +126,26 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
     narrow_pair_64 u = narrow_scale_64(n, p->constants, c0, c1, c2, c3);
     if (p->joins) {
         const uint8_t *const *residual = rows->residual + row;
-        __m512i r = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(mask, residual[0] + p->first));
-        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[1] + p->first), 1);
-        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[2] + p->first), 2);
-        r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[3] + p->first), 3);
+        __m512i r;
+        if (p->bare && gemm_in_a_row(residual)) {
+            r = load64(residual[0] + p->first);
+        } else {
+            r = _mm512_castsi128_si512(_mm_maskz_loadu_epi8(mask, residual[0] + p->first));
+            r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[1] + p->first), 1);
+            r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[2] + p->first), 2);
+            r = _mm512_inserti32x4(r, _mm_maskz_loadu_epi8(mask, residual[3] + p->first), 3);
+        }
         u = narrow_join_64(n, p->constants, u, _mm512_permutexvar_epi32(transpose, r));
     }
     const __m512i codes = _mm512_permutexvar_epi32(transpose, narrow_codes_64(n, u));
-    _mm_mask_storeu_epi8(y[0] + p->first, mask, _mm512_castsi512_si128(codes));
-    _mm_mask_storeu_epi8(y[1] + p->first, mask, _mm512_extracti32x4_epi32(codes, 1));
-    _mm_mask_storeu_epi8(y[2] + p->first, mask, _mm512_extracti32x4_epi32(codes, 2));
-    _mm_mask_storeu_epi8(y[3] + p->first, mask, _mm512_extracti32x4_epi32(codes, 3));
+    if (p->bare && gemm_in_a_row((const uint8_t *const *)y)) {
+        _mm512_storeu_si512(y[0] + p->first, codes);
+    } else {
+        _mm_mask_storeu_epi8(y[0] + p->first, mask, _mm512_castsi512_si128(codes));
+        _mm_mask_storeu_epi8(y[1] + p->first, mask, _mm512_extracti32x4_epi32(codes, 1));
+        _mm_mask_storeu_epi8(y[2] + p->first, mask, _mm512_extracti32x4_epi32(codes, 2));
+        _mm_mask_storeu_epi8(y[3] + p->first, mask, _mm512_extracti32x4_epi32(codes, 3));
+    }
 }
 
 /* M(i, j, k, l) with the accumulators of each of n units. */
@@ -169,24 +196,24 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
 #define WEIGHTS_8_1(from) LOAD_1(w, from)
 #define WEIGHTS_8_2(from) LOAD_2(w, from)
 #define WEIGHTS_8_4(from) LOAD_4(w, from)
-#define WEIGHTS_4_1(from)                                                                                                 \
-    const __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)(from)));                                \
+#define WEIGHTS_4_1(from)                                                                                              \
+    const __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)(from)));                             \
     WEIGHT(w0, _mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4)))
-#define WEIGHTS_4_2(from)                                                                                                 \
-    const __m512i both = load64(from);                                                                                    \
+#define WEIGHTS_4_2(from)                                                                                              \
+    const __m512i both = load64(from);                                                                                 \
     WEIGHT(w0, both) WEIGHT(w1, _mm512_srli_epi16(both, 4))
-#define WEIGHTS_4_4(from)                                                                                                 \
-    const __m512i lower = load64(from), upper = load64((from) + 64);                                                         \
+#define WEIGHTS_4_4(from)                                                                                              \
+    const __m512i lower = load64(from), upper = load64((from) + 64);                                                   \
     WEIGHT(w0, lower) WEIGHT(w1, upper) WEIGHT(w2, _mm512_srli_epi16(lower, 4)) WEIGHT(w3, _mm512_srli_epi16(upper, 4))
-#define WEIGHTS_2_1(from)                                                                                                 \
-    const __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(from)));                                    \
+#define WEIGHTS_2_1(from)                                                                                              \
+    const __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(from)));                                 \
     WEIGHT(w0, _mm512_srlv_epi64(all, _mm512_setr_epi64(0, 0, 2, 2, 4, 4, 6, 6)))
-#define WEIGHTS_2_2(from)                                                                                                 \
-    const __m512i all = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)(from)));                                 \
+#define WEIGHTS_2_2(from)                                                                                              \
+    const __m512i all = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)(from)));                              \
     WEIGHT(w0, _mm512_srlv_epi64(all, _mm512_setr_epi64(0, 0, 0, 0, 2, 2, 2, 2)))                                      \
     WEIGHT(w1, _mm512_srlv_epi64(all, _mm512_setr_epi64(4, 4, 4, 4, 6, 6, 6, 6)))
-#define WEIGHTS_2_4(from)                                                                                                 \
-    const __m512i all = load64(from);                                                                                     \
+#define WEIGHTS_2_4(from)                                                                                              \
+    const __m512i all = load64(from);                                                                                  \
     WEIGHT(w0, all) WEIGHT(w1, _mm512_srli_epi16(all, 2)) WEIGHT(w2, _mm512_srli_epi16(all, 4))                        \
     WEIGHT(w3, _mm512_srli_epi16(all, 6))
 
@@ -198,7 +225,7 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
         volatile int64_t row_kept = row;                                                                               \
         const gemm *g = step;                                                                                          \
         int64_t first = row;                                                                                           \
-        const uint8_t *bias = (const uint8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;                   \
+        const uint8_t *bias = (const uint8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;                 \
         const int64_t *tap = g->taps, *const last = tap + g->tap_count, tap_bytes = g->tap_bytes;                      \
         BOOK_##bits(g)                                                                                                 \
         LOAD_##vectors(bias, bias)                                                                                     \
@@ -251,8 +278,8 @@ GEMM_TILES(8)
 GEMM_TILES(4)
 GEMM_TILES(2)
 
-/* One row by two panels of 64 channels, `stride` bytes apart; the first is the present one. Where there is only one row,
- * reading the weights is all the time it takes: two streams at once, and the epilogues overlap. */
+/* One row by two panels of 64 channels, `stride` bytes apart; the first is the present one. Where there is only one
+ * row, reading the weights is all the time it takes: two streams at once, and the epilogues overlap. */
 #define ROW_ACC(i, at) BEGIN_ACC(i, load64(bias + at))
 #define ROW_ACCS                                                                                                       \
     ROW_ACC(8, 0) ROW_ACC(9, 64) ROW_ACC(10, 128) ROW_ACC(11, 192)                                                     \
@@ -295,8 +322,8 @@ GEMM_ROW_BY_2(8)
 GEMM_ROW_BY_2(4)
 GEMM_ROW_BY_2(2)
 
-/* By log2 of the weights in a byte, log2 of the vectors: the most units of a tile, and the tiles of 1, 2, ... units. Wide
- * panels are read from the second-level cache, as rarely as registers allow; narrow ones do better with tiles whose
+/* By log2 of the weights in a byte, log2 of the vectors: the most units of a tile, and the tiles of 1, 2, ... units.
+ * Wide panels are read from the second-level cache, as rarely as registers allow; narrow ones do better with tiles whose
  * epilogue is short. */
 static const int64_t gemm_most_units[3] = {3, 3, 6};
 #define GEMM_TILES_OF(b)                                                                                               \
@@ -305,7 +332,8 @@ static const int64_t gemm_most_units[3] = {3, 3, 6};
      {gemm_tile_##b##_4_1, gemm_tile_##b##_4_2, gemm_tile_##b##_4_3, gemm_tile_##b##_4_4, gemm_tile_##b##_4_5,         \
       gemm_tile_##b##_4_6}}
 static const gemm_tile gemm_tiles[3][3][6] = {GEMM_TILES_OF(8), GEMM_TILES_OF(4), GEMM_TILES_OF(2)};
-static void (*const gemm_rows_by_2[3])(const gemm *g, int64_t stride) = {gemm_row_by_2_8, gemm_row_by_2_4, gemm_row_by_2_2};
+static void (*const gemm_rows_by_2[3])(const gemm *g, int64_t stride) = {gemm_row_by_2_8, gemm_row_by_2_4,
+                                                                         gemm_row_by_2_2};
 
 #endif
 #endif
