@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from intonly.artifact.packing import FileReader, FileStore
 from intonly.artifact.schema import plan_from_json, plan_to_json
 from intonly.core.arith import LAW_VERSION
 from intonly.core.errors import ArtifactError, IntonlyError, VerificationError
+from intonly.core.files import write_atomic
 from intonly.core.records import InputSpec, Note, OutputSpec, from_json, to_json
 
 MAX_FILE_BYTES = 1 << 34
@@ -66,30 +65,10 @@ def save_artifact(path: str | os.PathLike[str], artifact: Artifact) -> int:
 
 
 def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
     try:
-        try:
-            with part.open("xb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            part.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                part.unlink()
-        _sync_folder(path.parent)
+        write_atomic(path, lambda file: file.write(data))
     except OSError as problem:
         raise ArtifactError(f"{path}: cannot be written: {problem.strerror or problem}") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power failure, where the system lets folders be opened."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def load_artifact(source: str | os.PathLike[str] | bytes | bytearray | memoryview) -> Artifact:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from intonly.cli import console, options
 from intonly.core.errors import DataError
+from intonly.core.files import write_atomic
 from intonly.core.records import to_json
 
 Array = npt.NDArray[Any]
@@ -50,9 +51,9 @@ def run(
     made = q.dequantize(made) if real else made
     named = dict(zip((spec.name for spec in specs), made if isinstance(made, tuple) else (made,), strict=True))
     if out.suffix == ".npy":
-        console.write_atomic(out, lambda file: np.save(file, next(iter(named.values()))))
+        write_atomic(out, lambda file: np.save(file, next(iter(named.values()))))
     else:
-        console.write_atomic(out, lambda file: np.savez(file, **named))
+        write_atomic(out, lambda file: np.savez(file, **named))
     facts = [
         {
             "name": spec.name,

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import typer
 from rich.console import Console
@@ -93,18 +90,3 @@ def certificate_text(certificate: Certificate) -> str:
     if facts["accumulators"]:
         text += f"; tightest: {facts['tightest_layer']}, {facts['least_headroom_bits']} bits to spare"
     return text
-
-
-def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write a file so that it is there completely or not at all.
-
-    Raises:
-        OSError: when it cannot be written.
-    """
-    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            write(file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
