@@ -47,7 +47,7 @@ static const char *check_spaces(const intonly_spaces *spaces) {
     return NULL;
 }
 
-/* Check all steps. loosened: null, or a copy of the words, where steps are marked that need no wait. */
+/* Check all steps. loosened: null, or the words once more, in which steps that need no wait are marked. */
 static intonly_status check_all(const int64_t *words, size_t count, const intonly_kernels *kernels,
                                 const intonly_spaces *spaces, intonly_fault *fault, int64_t *loosened) {
     if (kernels == NULL || spaces == NULL || fault == NULL || (words == NULL && count > 0)) return INTONLY_ERROR_NULL;
@@ -60,7 +60,9 @@ static intonly_status check_all(const int64_t *words, size_t count, const intonl
             fault->what = "a step has another length";
         else
             fault->what = check_step(&c, (const intonly_head *)(const void *)(words + at));
-        if (fault->what == NULL) fault->what = check_wait(&c, (const intonly_head *)(const void *)(words + at), loosened == NULL ? NULL : (intonly_head *)(void *)(loosened + at));
+        if (fault->what == NULL)
+            fault->what = check_wait(&c, (const intonly_head *)(const void *)(words + at),
+                                     loosened == NULL ? NULL : (intonly_head *)(void *)(loosened + at));
         if (fault->what != NULL) return INTONLY_ERROR_ARGUMENT;
         at += length;
     }

@@ -115,7 +115,8 @@ static int margin_stands(checker *c, const intonly_halo *step, intonly_reach rea
     if (!inside(c, step->x_ref, reach, WRITE)) return 0;
     for (int i = 0; i < 4; ++i) {
         const int64_t extents[] = {step->n, bands[i].rows};
-        const intonly_reach run = {bands[i].first * step->x_h + bands[i].from, bands[i].first * step->x_h + bands[i].to};
+        const int64_t row = bands[i].first * step->x_h;
+        const intonly_reach run = {row + bands[i].from, row + bands[i].to};
         if (bands[i].rows > 0 && run.least < run.end)
             (void)runs_stand(c, step->x_ref, run, 2, extents, strides, WRITE);
     }

@@ -11,7 +11,8 @@
 #include "exec/program.h"
 #include "exec/reach.h"
 
-/* `run` at each place of the axes, counted from where `ref` points; `reach` is all of it. Axes of extent 1 are left out. */
+/* `run` at each place of the axes, counted from where `ref` points; `reach` is all of it. An axis of extent 1 or stride
+ * 0 is left out. */
 typedef struct intonly_footprint {
     int64_t ref;
     intonly_reach reach, run;

@@ -23,7 +23,8 @@ static const intonly_head *head_at(const run *r, size_t at) {
     return (const intonly_head *)(const void *)(r->words + at);
 }
 
-/* The begin and the end of the team's work are barriers by themselves. A step that is timed has all threads to itself. */
+/* The begin and the end of the team's work are barriers by themselves. When steps are timed, each waits for the one
+ * before. */
 static void walk(void *argument, intonly_pool *pool, unsigned thread) {
     const run *r = argument;
     int64_t *const clock = thread == 0 ? r->nanoseconds : NULL;
