@@ -263,16 +263,25 @@ static __m512i eight(int64_t stride) {
     return _mm512_mullo_epi64(_mm512_set1_epi64(stride), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /* Return the rows and panels of a part. With few rows the weights outweigh the pixels: each core then keeps its panels
- * in its own cache. */
-static void share(int64_t rows, int64_t panels, unsigned part, unsigned parts, int64_t *row, int64_t *row_end,
+ * in its own cache, unless that leaves one of them with far more work than the others. */
+static void share(int64_t rows, int64_t channels, unsigned part, unsigned parts, int64_t *row, int64_t *row_end,
                   int64_t *panel, int64_t *panel_end) {
-    if (rows < 96 * (int64_t)parts && panels >= parts) {
+    const int few = rows < 96 * (int64_t)parts;
+    const int64_t panels = *panel_end, unit = few ? 2 : 6, units = few ? (rows + 1) / 2 : (rows + 5) / 6;
+    int64_t first, most_panels, most_units;
+    intonly_share(panels, 0, parts, &first, &most_panels);
+    intonly_share(units, 0, parts, &first, &most_units);
+    const int64_t by_panels = smaller(64 * most_panels, channels) * rows;
+    const int64_t by_rows = smaller(unit * most_units, rows) * channels;
+    if (few && panels >= parts && by_panels - (by_panels >> 3) <= by_rows) {
         intonly_share(panels, part, parts, panel, panel_end);
     } else {
-        intonly_share((rows + 5) / 6, part, parts, row, row_end);
-        *row *= 6;
-        *row_end = *row_end * 6 < rows ? *row_end * 6 : rows;
+        intonly_share(units, part, parts, row, row_end);
+        *row *= unit;
+        *row_end = smaller(unit * *row_end, rows);
     }
 }
 
@@ -308,6 +317,6 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
         g.end = GEMM_PLAIN;
     }
     int64_t row = 0, row_end = rows, panel = 0, panel_end = panels;
-    if (parts > 1) share(rows, panels, part, parts, &row, &row_end, &panel, &panel_end);
+    if (parts > 1) share(rows, s->oc, part, parts, &row, &row_end, &panel, &panel_end);
     if (row < row_end && panel < panel_end) run_part(&g, row, row_end, panel, panel_end);
 }
