@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from intonly.analysis import analyze
     from intonly.benchmarking import benchmark
     from intonly.core.errors import IntonlyError
     from intonly.core.records import InputSpec, LayerRule, Plan, Recipe
@@ -36,6 +37,7 @@ _HOMES = {
     "Plan": "intonly.core.records",
     "QuantizedModel": "intonly.model",
     "Recipe": "intonly.core.records",
+    "analyze": "intonly.analysis",
     "benchmark": "intonly.benchmarking",
     "evaluate": "intonly.evaluation",
     "load": "intonly.loading",
@@ -51,6 +53,7 @@ __all__ = [
     "Plan",
     "QuantizedModel",
     "Recipe",
+    "analyze",
     "benchmark",
     "evaluate",
     "load",

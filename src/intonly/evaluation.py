@@ -82,7 +82,7 @@ def evaluate(
     beginning, data = peeked(data)
     source = opened(model, beginning, inputs=inputs)
     dataset = load_data(data, specs_of(source), samples=samples)
-    other = None if against is None else _counterpart(against, source, dataset)
+    other = None if against is None else counterpart(against, source, dataset)
     if other is None and function is None and dataset.labels is None:
         raise DataError("nothing to compare with: the data hold no labels (`y`), and no other network is given (`against`)")
     found, reals = _outputs(source, dataset, "evaluate", progress)
@@ -136,7 +136,7 @@ def sqnr_db(reference: Array, x_hat: Array) -> float:
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
-def _counterpart(against: Any, source: FloatModel | QuantizedModel, dataset: Dataset) -> FloatModel | QuantizedModel:
+def counterpart(against: Any, source: FloatModel | QuantizedModel, dataset: Dataset) -> FloatModel | QuantizedModel:
     """Return the other network, ready for the arrays that `source` takes."""
     if isinstance(against, (FloatModel, QuantizedModel)):
         return against

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from intonly.core.graph import Graph
+from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
 from intonly.ops import OPS
 
@@ -56,7 +56,13 @@ class TorchRunner:
             return torch.from_numpy(np.array(array)).to(self.device)
         return torch.from_numpy(np.array(array)).to(self.device, self.dtype)
 
-    def run(self, inputs: Mapping[str, Any], observe: Observer | None = None, until: str | None = None) -> dict[str, torch.Tensor]:
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        observe: Observer | None = None,
+        until: str | None = None,
+        known: Mapping[str, torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
         """Return the output tensors by name.
 
         Args:
@@ -64,14 +70,17 @@ class TorchRunner:
             observe: called with (name, tensor) for inputs and for each value a node makes, after its rounding; a
                 returned tensor replaces the value.
             until: stop after this value is made and return it alone.
+            known: values that are made already, rounded and all. They are not computed again, nor is what only they need,
+                and an input that is known, or that nothing else needs, may be missing from `inputs`.
         """
-        live: dict[str, torch.Tensor] = dict(self.params)
-        for name in self.graph.inputs:
+        live: dict[str, torch.Tensor] = {**self.params, **(known or {})}
+        nodes, inputs_read = self._needed(known or {}, until)
+        for name in inputs_read:
             x = torch.as_tensor(inputs[name]).to(self.device)
             live[name] = self._settle(name, x.to(self.dtype) if x.dtype.is_floating_point or x.dtype == torch.uint8 else x, observe)
         if until in live:
             return {until: live[until]}
-        for i, node in enumerate(self.graph.nodes):
+        for i, node in nodes:
             operands = [live[name] if name else None for name in node.inputs]
             made = OPS[node.op].run_torch(node, operands)
             live[node.output] = self._settle(node.output, made, observe)
@@ -81,6 +90,18 @@ class TorchRunner:
                 if name and self._last_use[name] == i and name not in self.graph.outputs and name not in self.params:
                     live.pop(name, None)
         return {name: live[name] for name in self.graph.outputs}
+
+    def _needed(self, known: Mapping[str, torch.Tensor], until: str | None) -> tuple[list[tuple[int, Node]], list[str]]:
+        """Return the nodes to run, with their positions, and the inputs to read; all of them when nothing is known."""
+        if not known:
+            return list(enumerate(self.graph.nodes)), list(self.graph.inputs)
+        wanted = {name for name in ((until,) if until is not None else self.graph.outputs) if name not in known}
+        nodes = []
+        for i, node in reversed(list(enumerate(self.graph.nodes))):
+            if node.output in wanted:
+                nodes.append((i, node))
+                wanted.update(name for name in node.inputs if name and name not in known)
+        return nodes[::-1], [name for name in self.graph.inputs if name in wanted]
 
     def _settle(self, name: str, x: torch.Tensor, observe: Observer | None) -> torch.Tensor:
         qparams = self.graph.values[name].qparams

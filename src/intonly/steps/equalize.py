@@ -25,16 +25,16 @@ def equalize(graph: Graph) -> Graph:
 
     A clamp with a finite limit (relu6) between the layers keeps a pair apart: its limit does not scale.
     """
-    pairs = _pairs(graph)
+    chains = pairs(graph)
     params = dict(graph.params)
     nodes = {n.output: n for n in graph.nodes}
     owned: dict[str, str] = {}
-    for pair in pairs:
+    for pair in chains:
         for node in pair:
             _own(nodes[node.output], params, owned, nodes)
     for _ in range(ROUNDS):
         change = 0.0
-        for first, second in pairs:
+        for first, second in chains:
             change = max(change, _balance(nodes[first.output], nodes[second.output], params))
         if change < 1e-3:
             break
@@ -56,9 +56,10 @@ def _own(node: Node, params: dict[str, npt.NDArray[Any]], owned: dict[str, str],
     nodes[node.output] = Node(node.op, tuple(inputs), node.outputs, node.attrs, node.origin)
 
 
-def _pairs(graph: Graph) -> list[tuple[Node, Node]]:
+def pairs(graph: Graph) -> list[tuple[Node, Node]]:
+    """Return the chains layer - relu - layer (the relu may be missing) whose channel ranges can be balanced."""
     consumers = graph.consumers()
-    pairs = []
+    found = []
     for node in graph.nodes:
         if node.op not in ("conv2d", "linear") or not all(i in graph.params for i in node.inputs[1:] if i):
             continue
@@ -66,8 +67,8 @@ def _pairs(graph: Graph) -> list[tuple[Node, Node]]:
         if reader is not None and reader.op == "clip" and reader.attrs["lo"] == 0 and math.isinf(reader.attrs["hi"]):
             reader = graph.sole_consumer(reader.output, consumers)
         if reader is not None and reader.op == node.op and all(i in graph.params for i in reader.inputs[1:] if i):
-            pairs.append((node, reader))
-    return pairs
+            found.append((node, reader))
+    return found
 
 
 def _balance(first: Node, second: Node, params: dict[str, npt.NDArray[Any]]) -> float:

@@ -13,7 +13,7 @@ from intonly.core.number_format import INT8, INT32, UINT8, QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe
 from intonly.ops import OPS
-from intonly.steps.quantize.groups import Groups, accumulators, consumer_bits, needed_bits
+from intonly.steps.quantize.groups import Groups, accumulators, asked_observers, consumer_bits, needed_bits
 from intonly.steps.quantize.observers import SMALLEST_RANGE, activation_qparams, choose_qparams
 from intonly.steps.quantize.settings import LayerSettings
 
@@ -56,6 +56,7 @@ def quantize_activations(graph: Graph, asked: Asked) -> Graph:
     """Return the graph with QParams on every real value but accumulators and parameters."""
     groups = Groups(graph, asked.pinned)
     needs = needed_bits(graph, groups, asked.settings, asked.recipe)
+    observers = asked_observers(graph, groups, asked.settings, needs)
     kept = accumulators(graph, asked.pinned)
     chosen: dict[str, QParams] = {}
     values = dict(graph.values)
@@ -66,15 +67,16 @@ def quantize_activations(graph: Graph, asked: Asked) -> Graph:
         root = groups.root(name)
         if root not in chosen:
             bits = needs.get(root, max(8, asked.recipe.activation_bits))
-            chosen[root] = groups.pinned(root) or _group_qparams(graph, root, groups.members(root), bits, asked)
+            observer = observers.get(root, asked.recipe.activation_observer)
+            chosen[root] = groups.pinned(root) or _group_qparams(graph, root, groups.members(root), bits, observer, asked)
         values[name] = replace(value, qparams=chosen[root])
     return _with_narrow_copies(graph.replace(values=values), groups, asked)
 
 
-def _group_qparams(graph: Graph, root: str, members: list[str], bits: int, asked: Asked) -> QParams:
+def _group_qparams(graph: Graph, root: str, members: list[str], bits: int, observer: str, asked: Asked) -> QParams:
     for name in members:
         if name in asked.specs:
-            return _input_qparams(graph, asked.specs[name], name, asked)
+            return _input_qparams(graph, asked.specs[name], name, observer, asked)
     producer = graph.producers().get(root)
     origin = producer.origin if producer is not None else root
     if producer is not None:
@@ -86,13 +88,13 @@ def _group_qparams(graph: Graph, root: str, members: list[str], bits: int, asked
         if reach < SMALLEST_RANGE:
             reach = _reach_behind(graph, root, asked.ranges)
         return QParams(INT32, np.asarray(reach * OUTPUT_HEADROOM / INT32.qmax))
-    return asked.chosen(graph, root, origin, asked.recipe.activation_observer, bits)
+    return asked.chosen(graph, root, origin, observer, bits)
 
 
-def _input_qparams(graph: Graph, spec: InputSpec, name: str, asked: Asked) -> QParams:
+def _input_qparams(graph: Graph, spec: InputSpec, name: str, observer: str, asked: Asked) -> QParams:
     """Return the QParams of a graph input in model units: from its dtype, or calibrated at a float boundary."""
     if spec.dtype == "float32":
-        return asked.chosen(graph, name, name, asked.recipe.activation_observer, 8)
+        return asked.chosen(graph, name, name, observer, 8)
     mean, std = np.asarray(spec.mean), np.asarray(spec.std)
     per_channel = mean.size > 1 or std.size > 1
     return QParams(

@@ -106,6 +106,20 @@ def needed_bits(graph: Graph, groups: Groups, settings: Mapping[str, LayerSettin
     return needs
 
 
+def asked_observers(graph: Graph, groups: Groups, settings: Mapping[str, LayerSettings], needs: Mapping[str, int]) -> dict[str, str]:
+    """Return the observer that layers ask of each group, by root; a group that no layer reads at its own width has none.
+
+    Where several layers read a group at its width, the first one decides; a narrower reader has a copy, and its own say there.
+    """
+    observers: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.origin in settings and OPS[node.op].weight is not None:
+            root = groups.root(node.inputs[0])
+            if settings[node.origin].activation_bits >= needs.get(root, 0):
+                observers.setdefault(root, settings[node.origin].activation_observer)
+    return observers
+
+
 def accumulators(graph: Graph, pinned: Mapping[str, QParams]) -> set[str]:
     """Return the values that stay accumulators: made by a weighted layer and read by one addition only, once."""
     consumers = graph.consumers()
