@@ -135,6 +135,7 @@ class Problem:
         weight_ties, activation_ties: groups of layers that get one width, because they share a weight or an input.
         fixed: layer -> (weight width, activation width) that is not up for choice, such as the first and last layer's.
         joint: whether a layer's two widths must be equal (kernels of one width, as HAWQV3's).
+        weight_candidates, activation_candidates: the widths on offer to layers that are not fixed; () = all of the table's.
     """
 
     sensitivity: SensitivityTable
@@ -144,6 +145,8 @@ class Problem:
     activation_ties: tuple[tuple[str, ...], ...] = ()
     fixed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     joint: bool = False
+    weight_candidates: tuple[int, ...] = ()
+    activation_candidates: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
