@@ -56,16 +56,23 @@ class TorchRunner:
             return torch.from_numpy(np.array(array)).to(self.device)
         return torch.from_numpy(np.array(array)).to(self.device, self.dtype)
 
-    def run(self, inputs: Mapping[str, Any], observe: Observer | None = None, until: str | None = None) -> dict[str, torch.Tensor]:
-        """Return the output tensors by name.
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        observe: Observer | None = None,
+        until: str | None = None,
+        params: Mapping[str, torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return the output tensors by name. A FLOAT graph is differentiable in its inputs, values and `params`.
 
         Args:
             inputs: arrays or tensors by input name.
             observe: called with (name, tensor) for inputs and for each value a node makes, after its rounding; a
                 returned tensor replaces the value.
             until: stop after this value is made and return it alone.
+            params: tensors that stand in for parameters of these names, for example leaves whose gradient is wanted.
         """
-        live: dict[str, torch.Tensor] = dict(self.params)
+        live: dict[str, torch.Tensor] = {**self.params, **(params or {})}
         for name in self.graph.inputs:
             x = torch.as_tensor(inputs[name]).to(self.device)
             live[name] = self._settle(name, x.to(self.dtype) if x.dtype.is_floating_point or x.dtype == torch.uint8 else x, observe)
