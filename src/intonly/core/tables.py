@@ -42,6 +42,7 @@ class SensitivityTable:
         standard_error: of `weight_score`; empty when it is exact or has none.
         excluded: layer -> why it has no finite loss. An allocation gives these the widest widths.
         seed, samples, data_digest: what the numbers depend on.
+        notes: what a reader should know before trusting them, one sentence each.
     """
 
     metric: str
@@ -58,6 +59,7 @@ class SensitivityTable:
     seed: int = 0
     samples: int = 0
     data_digest: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"sensitivity table {self.metric!r}"
