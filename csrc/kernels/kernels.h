@@ -16,6 +16,9 @@
 
 typedef void (*intonly_kernel)(const void *step, uint8_t *const *bases, unsigned part, unsigned parts);
 
+/* y[i] = table[x[i]] for `count` bytes and a table of 256; y may be x. */
+typedef void (*intonly_look_up)(const uint8_t *table, const uint8_t *x, uint8_t *y, int64_t count);
+
 /* The constants of a gemm or of a depthwise window before they are packed. */
 typedef struct intonly_weights {
     int64_t channels;  /* output channels */
@@ -37,6 +40,7 @@ typedef struct intonly_weights {
 typedef struct intonly_kernels {
     const char *isa;
     intonly_kernel run[INTONLY_KINDS];
+    intonly_look_up look_up;
     /* Whether gemm and window of this table want signed (1) or unsigned (0) codes; -1 = they take both. */
     int wants_signed;
     /* Bytes of the packed form, a multiple of 64; 0 = this table has no kernel for these constants, use `contract`. */
