@@ -82,6 +82,13 @@ static inline void intonly_share(int64_t units, unsigned part, unsigned parts, i
     *end = *first + whole + (part < rest);
 }
 
+/* Return how much of `total` the largest of all parts gets; they share units of `size`, the last perhaps smaller. */
+static inline int64_t intonly_largest_share(int64_t total, int64_t size, int64_t units, unsigned parts) {
+    int64_t first, end;
+    intonly_share(units, 0, parts, &first, &end);
+    return end * size < total ? end * size : total;
+}
+
 /* Fill in the plain C kernels; every other table starts from these and replaces what it does better. */
 void intonly_kernels_scalar(intonly_kernels *table);
 void intonly_kernels_avx2(intonly_kernels *table);
