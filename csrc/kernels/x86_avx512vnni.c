@@ -17,6 +17,7 @@ void intonly_kernels_avx512vnni(intonly_kernels *table) {
     table->gemm_accepts = intonly_gemm_accepts_avx512vnni;
     table->run[INTONLY_KIND_copy] = intonly_copy_avx512vnni;
     table->run[INTONLY_KIND_map] = intonly_map_avx512vnni;
+    table->look_up = intonly_look_up_avx512vnni;
     table->run[INTONLY_KIND_window] = intonly_window_avx512vnni;
     table->depthwise_size = intonly_depthwise_size_avx512vnni;
     table->depthwise_pack = intonly_depthwise_pack_avx512vnni;

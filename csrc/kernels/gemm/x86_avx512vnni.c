@@ -245,25 +245,20 @@ static __m512i eight(int64_t stride) {
     return _mm512_mullo_epi64(_mm512_set1_epi64(stride), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* Return the rows and panels of a part. With few rows the weights outweigh the pixels: each core then keeps its panels
  * in its own cache, unless that leaves one of them with far more work than the others. */
 static void share(int64_t rows, int64_t channels, unsigned part, unsigned parts, int64_t *row, int64_t *row_end,
                   int64_t *panel, int64_t *panel_end) {
     const int few = rows < 96 * (int64_t)parts;
     const int64_t panels = *panel_end, unit = few ? 2 : 6, units = few ? (rows + 1) / 2 : (rows + 5) / 6;
-    int64_t first, most_panels, most_units;
-    intonly_share(panels, 0, parts, &first, &most_panels);
-    intonly_share(units, 0, parts, &first, &most_units);
-    const int64_t by_panels = smaller(64 * most_panels, channels) * rows;
-    const int64_t by_rows = smaller(unit * most_units, rows) * channels;
+    const int64_t by_panels = intonly_largest_share(channels, 64, panels, parts) * rows;
+    const int64_t by_rows = intonly_largest_share(rows, unit, units, parts) * channels;
     if (few && panels >= parts && by_panels - (by_panels >> 3) <= by_rows) {
         intonly_share(panels, part, parts, panel, panel_end);
     } else {
         intonly_share(units, part, parts, row, row_end);
         *row *= unit;
-        *row_end = smaller(unit * *row_end, rows);
+        *row_end = unit * *row_end < rows ? unit * *row_end : rows;
     }
 }
 

@@ -158,14 +158,14 @@ class Planner:
         """
         if name not in self._views:
             in_place = instead_of is not None and self._may_overwrite(instead_of, name)
-            self._views[name] = instead_of if in_place and instead_of is not None else self._made(name)
+            self._views[name] = replace(instead_of, dtype=self.dtype(name)) if in_place and instead_of is not None else self._made(name)
         return self._views[name]
 
     def _may_overwrite(self, old: View, name: str) -> bool:
         node, wanted = self._node, self._halos.get(name)
         if name in self._placed or name in self.graph.outputs or self.buffers[old.buffer].space != ARENA or node is None:
             return False
-        if old.shape != self.shapes[name] or old.dtype != self.dtype(name):
+        if old.shape != self.shapes[name] or old.dtype.itemsize != self.dtype(name).itemsize:
             return False
         covered = wanted is None or (old.halo is not None and old.halo.covers(wanted.pads, wanted.fill))
         if not covered or (wanted is None and old.halo is None and not old.is_dense):

@@ -91,9 +91,14 @@ def _groups(graph: Graph) -> dict[str, frozenset[str]]:
 def _may_rise(graph: Graph, name: str, producer: Node | None, consumers: Iterable[Node]) -> bool:
     if name in graph.outputs or name in graph.params or not _is_signed_byte(graph.values[name]):
         return False
-    if producer is not None and producer.op not in MOVES and producer.attrs.get("rescale") is None:
+    if producer is not None and not (producer.op in MOVES or producer.attrs.get("rescale") is not None or _has_bytes(graph, producer)):
         return False
     return all(_reads_with_zero(node, k) for node in consumers for k, given in enumerate(node.inputs) if given == name)
+
+
+def _has_bytes(graph: Graph, node: Node) -> bool:
+    """Return whether a node looks up signed codes in a constant table, whose entries can be raised."""
+    return node.op == "lookup" and node.inputs[1] in graph.params and _is_signed_byte(graph.values[node.inputs[1]])
 
 
 def _reads_with_zero(node: Node, k: int) -> bool:
@@ -119,9 +124,14 @@ def _raised(graph: Graph, names: set[str]) -> Graph:
             nodes.append(Node("lookup", (name, levels), (table[name],), {"offset": -OFFSET}, "input"))
     for node in graph.nodes:
         changed = _with_zeros(node, [name in names for name in node.inputs])
-        if node.output in names:
-            changed = _lifted(changed)
         changed = replace(changed, inputs=tuple(table.get(n, n) for n in node.inputs))
+        if node.output in names and node.op == "lookup":
+            levels = f"{node.output}/raised"
+            params[levels] = (params[node.inputs[1]].astype(np.int16) + OFFSET).astype(np.uint8)
+            values[levels] = Value(params[levels].shape, uniform(8, signed=False))
+            changed = replace(changed, inputs=(changed.inputs[0], levels))
+        elif node.output in names:
+            changed = _lifted(changed)
         nodes.append(changed)
         if node.output in names:
             values[node.output] = PRIMITIVES[node.op].infer(changed, [values[i] for i in changed.inputs])
