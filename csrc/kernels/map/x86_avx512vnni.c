@@ -1,17 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A map from one byte to one byte, with constants that are the same everywhere, is a table of 256 bytes, whatever its
- * operation and epilogue: plain C fills the table, and four registers hold it. Other maps go the plain way.
+ * operation and epilogue: plain C fills the table, and four registers hold it. Other maps are those of any.h on vectors.
  */
 #include "kernels/map/x86_avx512vnni.h"
 
 #include <immintrin.h>
 
 #include "intonly.h"
-#include "kernels/map/map.h"
-#include "kernels/walk.h"
+#include "kernels/map/any.h"
 
-enum { A, Y };
 enum { BYTES = 256, WORTH_A_TABLE = 2048 }; /* to fill the table takes as long as a few hundred elements */
 
 typedef struct table {
@@ -60,7 +58,7 @@ static table filled(const intonly_map *s, uint8_t *const *bases) {
     all.a_ref = (int64_t)INPUT << INTONLY_SPACE_SHIFT;
     all.y_ref = (int64_t)OUTPUT << INTONLY_SPACE_SHIFT;
     if (s->b_ref >= 0) all.b_ref = (int64_t)OPERAND << INTONLY_SPACE_SHIFT;
-    intonly_map_ref(&all, own, 0, 1);
+    map_any(&all, own, 0, 1);
     table t;
     for (int k = 0; k < 4; ++k) t.quarter[k] = _mm512_loadu_si512(output + 64 * k);
     return t;
@@ -90,7 +88,7 @@ void intonly_map_avx512vnni(const void *step, uint8_t *const *bases, unsigned pa
     for (int axis = 0; axis < INTONLY_RANK; ++axis) elements *= s->extent[axis];
     const int at_hand = has_table(s);
     if (!is_table(s) || (!at_hand && elements < (int64_t)parts * WORTH_A_TABLE)) {
-        intonly_map_ref(step, bases, part, parts);
+        map_any(step, bases, part, parts);
         return;
     }
     const table t = at_hand ? given(s, bases) : filled(s, bases);
@@ -100,11 +98,11 @@ void intonly_map_avx512vnni(const void *step, uint8_t *const *bases, unsigned pa
     intonly_walk walk;
     walk.extent = s->extent;
     walk.operands = 0;
-    intonly_walk_operand(&walk, s->a_strides); /* A */
-    intonly_walk_operand(&walk, s->y_strides); /* Y */
+    intonly_walk_operand(&walk, s->a_strides);
+    intonly_walk_operand(&walk, s->y_strides);
     for (intonly_walk_start(&walk, part, parts); walk.rows > 0; intonly_walk_next(&walk)) {
-        const uint8_t *from = a + walk.offset[A] + walk.first * a_stride;
-        uint8_t *to = y + walk.offset[Y] + walk.first * y_stride;
+        const uint8_t *from = a + walk.offset[0] + walk.first * a_stride;
+        uint8_t *to = y + walk.offset[1] + walk.first * y_stride;
         if (a_stride == 1 && y_stride == 1)
             contiguous(&t, from, to, walk.end - walk.first);
         else
