@@ -84,7 +84,8 @@ static inline void intonly_finish_operand(const int32_t *multiplier, const int8_
  * at, stride: index of the constants of the first accumulator, and the step from one to the next; zero_at, zero_stride
  * the same for x_zero. residual: a value for each accumulator, used up; read only when the epilogue has a residual.
  *
- * The loops have no branch and, for strides of 0 and 1, none that is not known: compiled for vectors they become such. */
+ * The loops have no branch, and the common strides of constants are known in them, so that a compiler makes vectors of
+ * them. */
 static inline void intonly_finish(const intonly_epilogue *e, int64_t at, int64_t stride, int64_t zero_at,
                                   int64_t zero_stride, int64_t *residual, int64_t count, int64_t *x) {
     static const int32_t none = 0;

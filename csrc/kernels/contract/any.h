@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * contract for any types and strides. A run of outputs along the last axis is summed in one of two orders, whichever has
- * the longer inner loop: along the outputs, one summed place after the other, or along the last summed axis, output by
- * output. ref.c compiles it as plain C, the vector kernels once more for what they do not do themselves.
+ * contract for any types and strides. A run of outputs along the last axis is summed in one of two orders, whichever
+ * has the longer inner loop: along the outputs, one summed place after the other, or along the last summed axis, output
+ * by output. ref.c compiles it as plain C, the vector kernels once more for what they do not do themselves.
  */
 #ifndef INTONLY_CONTRACT_ANY_H
 #define INTONLY_CONTRACT_ANY_H
@@ -16,8 +16,10 @@
 #define LAST_SUMMED (INTONLY_REDUCED - 1)
 
 enum { A, B, Y, R, BIAS, CONSTANT, ZERO, OPERANDS };
+
+/* Their strides, in this order. */
 #define CONTRACT_STRIDES(s)                                                                                            \
-    {(s)->a_strides,    (s)->b_strides,        (s)->y_strides,   (s)->r_strides,                                        \
+    {(s)->a_strides,    (s)->b_strides,        (s)->y_strides,   (s)->r_strides,                                       \
      (s)->bias_strides, (s)->constant_strides, (s)->zero_strides}
 
 typedef struct contract {
@@ -29,7 +31,7 @@ typedef struct contract {
     intonly_walk walk;
 } contract;
 
-/* Read the step, and name what is walked over, in the order of A, B, Y, ... */
+/* Read a step; the walk is left to the caller. */
 static inline void contract_begin(contract *g, const intonly_contract *s, uint8_t *const *bases) {
     g->step = s;
     g->a = intonly_at(bases, s->a_ref);
@@ -62,7 +64,8 @@ static inline void finish_run(const contract *g, const int64_t *places, int64_t 
 }
 
 /* Read a chunk minus its zero point. */
-static inline void load_from_zero(const uint8_t *x, int64_t type, int64_t stride, int64_t zero, int64_t count, int64_t *wide) {
+static inline void load_from_zero(const uint8_t *x, int64_t type, int64_t stride, int64_t zero, int64_t count,
+                                  int64_t *wide) {
     intonly_load(x, type, stride, count, wide);
     if (zero == 0) return;
     for (int64_t i = 0; i < count; ++i) wide[i] = intonly_signed((uint64_t)wide[i] - (uint64_t)zero);
@@ -73,7 +76,8 @@ static inline int64_t add(int64_t a, int64_t b) { return intonly_signed((uint64_
 static inline int64_t multiply(int64_t a, int64_t b) { return intonly_signed((uint64_t)a * (uint64_t)b); }
 
 /* Join a run of values, or of products, to a run of accumulators. */
-static inline void join_each(const contract *g, const int64_t *left, const int64_t *right, int64_t count, int64_t *acc) {
+static inline void join_each(const contract *g, const int64_t *left, const int64_t *right, int64_t count,
+                             int64_t *acc) {
     if (g->step->op == INTONLY_MAX) {
         for (int64_t i = 0; i < count; ++i) acc[i] = left[i] > acc[i] ? left[i] : acc[i];
     } else if (g->b == NULL) {
@@ -84,7 +88,8 @@ static inline void join_each(const contract *g, const int64_t *left, const int64
 }
 
 /* Return the same for one accumulator, which takes them all. */
-static inline int64_t join_all(const contract *g, const int64_t *left, const int64_t *right, int64_t count, int64_t acc) {
+static inline int64_t join_all(const contract *g, const int64_t *left, const int64_t *right, int64_t count,
+                               int64_t acc) {
     if (g->step->op == INTONLY_MAX) {
         for (int64_t k = 0; k < count; ++k) acc = left[k] > acc ? left[k] : acc;
     } else if (g->b == NULL) {

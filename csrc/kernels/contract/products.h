@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * contract as products of matrices: where one operand does not vary along the last axis of the output and the other not
- * along the last but one, as in attention. Both may lie in any order in memory.
+ * contract as products of matrices (matrices.h says of which steps), for vectors.
  *
- * Codes of up to 16 bits, minus their zero points, are copied to the stack in pairs along the summed axis: a panel of
- * COLUMNS outputs, and TILE_ROWS rows at a time. So a kernel for an instruction set is one function (PRODUCT_TILE) that
- * multiplies 16-bit pairs and sums in 32 bits. What it sums at once is so short that no sum overflows, whatever the codes
- * are; between, sums are kept in 64 bits, modulo 2^64 as the step says.
+ * Codes minus their zero points are copied to the stack as 16-bit pairs along the summed axis: a panel of COLUMNS
+ * outputs, and TILE_ROWS rows at a time. So an instruction set has to bring one function, PRODUCT_TILE, which
+ * multiplies pairs and sums in 32 bits. What it sums at once is so short that no sum overflows, whatever the codes are;
+ * in between, sums are kept in 64 bits, modulo 2^64 as the step says.
  *
  * Define PRODUCT_TILE and TILE_ROWS before including this.
  */
@@ -17,40 +16,13 @@
 #include <string.h>
 
 #include "kernels/contract/any.h"
+#include "kernels/contract/matrices.h"
 
-enum { OUTER = INTONLY_LAST - 1, INNER = INTONLY_LAST }; /* the rows and the columns of a product */
-enum { DEPTH = 256, COLUMNS = 32, ROWS = 64 };
-enum { LEAST_DEPTH = 16, LEAST_SUMMED = 8, LEAST_ROWS = 4, LEAST_COLUMNS = 8 };
+enum { COLUMNS = 32, ROWS = 64 };
 
 /* sums[r][c] = sum over pairs p of left[r][2p] * panel[p][c][0] + left[r][2p + 1] * panel[p][c][1] */
 static void PRODUCT_TILE(int16_t left[TILE_ROWS][DEPTH], int16_t panel[DEPTH / 2][COLUMNS][2], int64_t pairs,
                          int32_t sums[TILE_ROWS][COLUMNS]);
-
-/* Return the largest magnitude of a code minus its zero point, or 0 where 16 bits do not hold them all. */
-static inline int64_t reach_of(int64_t type, int64_t zero) {
-    static const int64_t lowest[] = {INT8_MIN, 0, INT16_MIN, 0}, highest[] = {INT8_MAX, UINT8_MAX, INT16_MAX, UINT16_MAX};
-    if (type > INTONLY_U16) return 0;
-    const int64_t lo = lowest[type] - zero, hi = highest[type] - zero;
-    if (lo < INT16_MIN || hi > INT16_MAX) return 0;
-    return -lo > hi ? -lo : hi;
-}
-
-/* Return how many products can be summed in 32 bits at once; 0 = too few. */
-static inline int64_t depth_of(const intonly_contract *s) {
-    const int64_t most = reach_of(s->a_type, s->a_zero) * reach_of(s->b_type, s->b_zero);
-    int64_t depth = DEPTH;
-    while (depth * most > INT32_MAX) depth >>= 1;
-    return most == 0 || depth < LEAST_DEPTH ? 0 : depth;
-}
-
-/* Return whether a step is a product of matrices that is worth the copies. */
-static inline int is_product(const intonly_contract *s) {
-    if (s->op != INTONLY_SUM_PRODUCTS || s->b_ref < 0 || s->a_strides[INNER] != 0 || s->b_strides[OUTER] != 0) return 0;
-    int64_t summed = 1;
-    for (int axis = 0; axis < INTONLY_REDUCED; ++axis) summed *= s->reduced[axis];
-    return s->extent[OUTER] >= LEAST_ROWS && s->extent[INNER] >= LEAST_COLUMNS && summed >= LEAST_SUMMED &&
-           depth_of(s) != 0;
-}
 
 /* Read a run of codes minus their zero point. */
 static inline void load_words(const uint8_t *x, int64_t type, int64_t stride, int64_t zero, int64_t count,

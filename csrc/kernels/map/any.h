@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * map for any types and strides: chunks along the last axis are widened, go through one operation and the epilogue, and
- * are narrowed. ref.c compiles it as plain C, the vector kernels once more for what they do not do themselves: the loops
- * over a chunk have no branch in them, so that a compiler makes vectors of them.
+ * map for any types and strides: chunks along the last axis are widened, go through one operation and the epilogue,
+ * and are narrowed. ref.c compiles it as plain C, the vector kernels once more for what they do not do themselves: the
+ * loops over a chunk have no branch in them, so that a compiler makes vectors of them.
  */
 #ifndef INTONLY_MAP_ANY_H
 #define INTONLY_MAP_ANY_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A map from one byte to one byte, with constants that are the same everywhere, is a table of 256 bytes, whatever its
- * operation and epilogue: plain C fills the table, and four registers hold it. Other maps are those of any.h on vectors.
+ * operation and epilogue: any.h fills the table, and four registers hold it. Other maps are those of any.h on vectors.
  */
 #include "kernels/map/x86_avx512vnni.h"
 

@@ -48,7 +48,8 @@ def unsigned(graph: Graph) -> Graph:
     """Return `graph` with signed 8-bit operands of constant-weight products turned into unsigned ones, where all who touch them can.
 
     x86 multiplies unsigned by signed codes. The code of a value is raised by 128, and so are the zero points of all who
-    read it; what moves it is raised with it. A signed input of the graph is raised by a table.
+    read it; what moves it is raised with it, and so are the entries of a table it is looked up in. A signed input of the
+    graph is raised by a table.
     """
     wanted = {
         node.inputs[0]
@@ -91,9 +92,14 @@ def _groups(graph: Graph) -> dict[str, frozenset[str]]:
 def _may_rise(graph: Graph, name: str, producer: Node | None, consumers: Iterable[Node]) -> bool:
     if name in graph.outputs or name in graph.params or not _is_signed_byte(graph.values[name]):
         return False
-    if producer is not None and producer.op not in MOVES and producer.attrs.get("rescale") is None:
+    if producer is not None and producer.op not in MOVES and producer.attrs.get("rescale") is None and not _is_table(graph, producer):
         return False
     return all(_reads_with_zero(node, k) for node in consumers for k, given in enumerate(node.inputs) if given == name)
+
+
+def _is_table(graph: Graph, node: Node) -> bool:
+    """Return whether a node looks up constant codes, which can be raised themselves."""
+    return node.op == "lookup" and node.inputs[1] in graph.params
 
 
 def _reads_with_zero(node: Node, k: int) -> bool:
@@ -121,7 +127,12 @@ def _raised(graph: Graph, names: set[str]) -> Graph:
         changed = _with_zeros(node, [name in names for name in node.inputs])
         if node.output in names:
             changed = _lifted(changed)
-        changed = replace(changed, inputs=tuple(table.get(n, n) for n in node.inputs))
+        given = tuple(table.get(n, n) for n in node.inputs)
+        if node.op == "lookup" and node.output in names:
+            given = (given[0], f"{node.output}/levels")
+            params[given[1]] = (graph.params[node.inputs[1]].astype(np.int64) + OFFSET).astype(np.uint8)
+            values[given[1]] = Value(graph.values[node.inputs[1]].shape, uniform(8, signed=False))
+        changed = replace(changed, inputs=given)
         nodes.append(changed)
         if node.output in names:
             values[node.output] = PRIMITIVES[node.op].infer(changed, [values[i] for i in changed.inputs])
@@ -162,7 +173,7 @@ def _lifted(node: Node) -> Node:
     """Return `node` with its output raised."""
     if node.op == "pad":
         return node.with_attrs(value=node.attrs["value"] + OFFSET)
-    if node.op in MOVES:
+    if node.op in (*MOVES, "lookup"):
         return node
     return node.with_attrs(rescale=adjusted(node.attrs["rescale"], output=OFFSET))
 
