@@ -75,6 +75,18 @@ def test_products_read_unsigned_codes_afterwards() -> None:
     assert read and all(fmt is not None and not fmt.signed for fmt in read)
 
 
+def test_a_table_is_raised_with_its_codes() -> None:
+    """A product behind an activation function would meet signed codes, and run without a packed kernel."""
+    m, rng = GraphMaker(), np.random.default_rng(4)
+    x = m.input(UINT8, (2, 8))
+    looked_up = m.node("lookup", {"offset": 0}, x, m.param(INT8, rng.integers(-128, 128, 256)))
+    weight, bias = m.param(INT8, rng.integers(-127, 128, (4, 8))), m.param(INT32, rng.integers(-500, 500, 4))
+    graph = m.graph(m.node("matmul", {"a_zero_point": -7, "b_zero_point": 0, "rescale": None}, looked_up, weight, bias))
+    after = unsigned(graph)
+    assert_equal_graphs(graph, after, 3)
+    assert after.values[looked_up].format == UINT8
+
+
 def test_outputs_stay_signed() -> None:
     """The caller would get codes raised by 128."""
     graph = signed_network()

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * A map from one byte to one byte, with constants that are the same everywhere, is a table of 256 bytes, whatever its
- * operation and epilogue: the plain kernel fills the table, unless the step brings one along. Other maps go the plain
- * way.
+ * operation and epilogue: the general kernel fills the table, unless the step brings one along. Other maps are its own.
  */
 #include "kernels/map/table.h"
 
 #include <string.h>
 
 #include "intonly.h"
-#include "kernels/map/map.h"
 #include "kernels/walk.h"
 
 enum { A, Y };
@@ -46,8 +44,8 @@ static void given(const intonly_map *s, uint8_t *const *bases, uint8_t *table) {
     memcpy(table + BYTES - first, b, (size_t)first);
 }
 
-/* Let the plain kernel map all bytes. Its spaces: constants, the bytes, the table, and that of the operand b. */
-static void fill(const intonly_map *s, uint8_t *const *bases, uint8_t *table) {
+/* Let the general kernel map all bytes. Its spaces: constants, the bytes, the table, and that of the operand b. */
+static void fill(const intonly_map *s, uint8_t *const *bases, uint8_t *table, intonly_kernel any) {
     enum { INPUT = 1, OUTPUT = 2, OPERAND = 3 };
     uint8_t input[BYTES], no_operand = 0;
     uint8_t *const b = s->b_ref < 0 ? &no_operand : intonly_at(bases, s->b_ref);
@@ -60,7 +58,7 @@ static void fill(const intonly_map *s, uint8_t *const *bases, uint8_t *table) {
     all.a_ref = (int64_t)INPUT << INTONLY_SPACE_SHIFT;
     all.y_ref = (int64_t)OUTPUT << INTONLY_SPACE_SHIFT;
     if (s->b_ref >= 0) all.b_ref = (int64_t)OPERAND << INTONLY_SPACE_SHIFT;
-    intonly_map_ref(&all, own, 0, 1);
+    any(&all, own, 0, 1);
 }
 
 static void strided(const uint8_t *table, const uint8_t *a, int64_t a_stride, uint8_t *y, int64_t y_stride,
@@ -69,16 +67,19 @@ static void strided(const uint8_t *table, const uint8_t *a, int64_t a_stride, ui
 }
 
 void intonly_map_by_table(const intonly_map *s, uint8_t *const *bases, unsigned part, unsigned parts,
-                          intonly_look_up look_up) {
+                          intonly_look_up look_up, intonly_kernel any) {
     int64_t elements = 1;
     for (int axis = 0; axis < INTONLY_RANK; ++axis) elements *= s->extent[axis];
     const int at_hand = has_table(s);
     if (!is_table(s) || (!at_hand && elements < (int64_t)parts * WORTH_A_TABLE)) {
-        intonly_map_ref(s, bases, part, parts);
+        any(s, bases, part, parts);
         return;
     }
     uint8_t table[BYTES];
-    (at_hand ? given : fill)(s, bases, table);
+    if (at_hand)
+        given(s, bases, table);
+    else
+        fill(s, bases, table, any);
     const uint8_t *a = intonly_at(bases, s->a_ref);
     uint8_t *y = intonly_at(bases, s->y_ref);
     const int64_t a_stride = s->a_strides[INTONLY_LAST], y_stride = s->y_strides[INTONLY_LAST];

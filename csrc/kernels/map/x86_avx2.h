@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * map with AVX2: 32 look-ups in a table of bytes at a time.
+ * map with AVX2: 32 look-ups in a table of bytes at a time; other maps are those of any.h on vectors.
  */
 #ifndef INTONLY_MAP_X86_AVX2_H
 #define INTONLY_MAP_X86_AVX2_H

@@ -6,6 +6,7 @@
 
 #include <immintrin.h>
 
+#include "kernels/map/any.h"
 #include "kernels/map/table.h"
 
 static inline __m512i looked_up(const __m512i *quarter, __m512i bytes) {
@@ -24,5 +25,5 @@ void intonly_look_up_avx512vnni(const uint8_t *table, const uint8_t *x, uint8_t 
 }
 
 void intonly_map_avx512vnni(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
-    intonly_map_by_table(step, bases, part, parts, intonly_look_up_avx512vnni);
+    intonly_map_by_table(step, bases, part, parts, intonly_look_up_avx512vnni, map_any);
 }

@@ -48,7 +48,8 @@ def unsigned(graph: Graph) -> Graph:
     """Return `graph` with signed 8-bit operands of constant-weight products turned into unsigned ones, where all who touch them can.
 
     x86 multiplies unsigned by signed codes. The code of a value is raised by 128, and so are the zero points of all who
-    read it; what moves it is raised with it. A signed input of the graph is raised by a table.
+    read it; what moves it is raised with it, and so are the entries of a table it is looked up in. A signed input of the
+    graph is raised by a table.
     """
     wanted = {
         node.inputs[0]
@@ -172,7 +173,7 @@ def _lifted(node: Node) -> Node:
     """Return `node` with its output raised."""
     if node.op == "pad":
         return node.with_attrs(value=node.attrs["value"] + OFFSET)
-    if node.op in MOVES:
+    if node.op in (*MOVES, "lookup"):
         return node
     return node.with_attrs(rescale=adjusted(node.attrs["rescale"], output=OFFSET))
 
