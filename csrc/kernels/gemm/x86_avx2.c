@@ -119,7 +119,7 @@ void intonly_gemm_avx2(const void *step, uint8_t *const *bases, unsigned part, u
     const intonly_gemm *s = step;
     const gemm_header *header = (const gemm_header *)(const void *)intonly_at(bases, s->packed);
     if (header->wide)
-        gemm_run(s, bases, part, parts, words_run, WORDS_ROWS);
+        gemm_run(s, bases, part, parts, words_run, header->bits == 16 ? WORDS_ROWS : WORDS_MOST_ROWS);
     else
         gemm_run(s, bases, part, parts, bytes_run, bytes_rows(header));
 }
