@@ -64,7 +64,7 @@ def test_any_code_book_gives_the_same_bytes(book: str, isa: str) -> None:
 
 @pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != "scalar"])
 def test_weights_take_the_memory_of_their_width(isa: str) -> None:
-    """A 4-bit network would take as much memory as one of 8 bits. (Plain C keeps 8 bits, for speed.)"""
+    """A 4-bit network would take as much memory as one of 8 bits. Plain C keeps 8 bits, for speed."""
     size = {}
     for name, levels in (("8", list(range(-31, 32))), ("4", BOOKS["4 bits"]), ("2", BOOKS["ternary"])):
         m = GraphMaker()
