@@ -131,7 +131,8 @@ static inline void words_panel(const gemm *g, const gemm_panel *p, const gemm_bl
 }
 
 /* Return the weights of codes first..end of K: those of the panel, or looked up in a buffer. */
-static inline const int8_t *words_weights(const gemm *g, const gemm_panel *p, int64_t first, int64_t end, int16_t *buffer) {
+static inline const int8_t *words_weights(const gemm *g, const gemm_panel *p, int64_t first, int64_t end,
+                                          int16_t *buffer) {
     const int64_t bits = g->header->bits, pairs = (end - first) >> 1;
     const int8_t *w = p->weights + first * 2 * bits;
     const __m128i book = load16(g->header->book);
