@@ -19,9 +19,9 @@
 #include "kernels/x86_256.h"
 #include "kernels/x86_256_plain.h"
 
-#define GEMM_ROWS 24      /* rows of a block */
+#define GEMM_ROWS 24       /* rows of a block */
 #define GEMM_MOST_ROWS 192 /* the same where weights are looked up for the whole block, see x86_256_book.h */
-#define GEMM_PANELS 8     /* panels that a block of rows goes through together */
+#define GEMM_PANELS 8      /* panels that a block of rows goes through together */
 
 typedef struct gemm_header {
     narrow_summary narrow;

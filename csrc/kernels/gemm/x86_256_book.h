@@ -13,7 +13,7 @@
 #include "kernels/gemm/x86_256.h"
 
 #define BOOK_STRETCH 1024 /* most codes of a stretch, a multiple of the longest chain */
-#define BOOK_FEW 2       /* rows that look up for themselves */
+#define BOOK_FEW 2        /* rows that look up for themselves */
 
 #ifdef __AVX2__
 
@@ -51,7 +51,8 @@ ALWAYS_INLINE void look_up_bytes(const int8_t *from, int64_t groups, int64_t bit
     }
 }
 
-/* Run a block against a panel, with the tiles for weights of 8 bits. taps: as many as fit in a stretch, 0 for none. */
+/* Run a block against a panel, with the tiles for weights of 8 bits. taps: of a stretch, as many as fit, but at
+ * least one. */
 static inline void run_looked_up(const gemm *g, const gemm_panel *p, const gemm_block *b, const gemm_tile *tiles,
                                  int64_t most, int64_t taps) {
     static const int32_t none[16];
@@ -66,14 +67,14 @@ static inline void run_looked_up(const gemm *g, const gemm_panel *p, const gemm_
         const int64_t left = s->tap_bytes - k.at, many = taps < s->taps - tap ? taps : s->taps - tap;
         k.bytes = left < BOOK_STRETCH ? left : BOOK_STRETCH;
         k.tap = g->taps + tap;
-        k.last = k.tap + (taps > 0 ? many : 1);
-        const int64_t codes = (k.last - k.tap) * k.bytes;
+        k.last = k.tap + many;
+        const int64_t codes = many * k.bytes;
         if (bits == 4)
             look_up_bytes(from, codes >> 2, 4, book, weights);
         else
             look_up_bytes(from, codes >> 2, 2, book, weights);
         from += 2 * bits * codes;
-        if (k.bytes == left) tap += k.last - k.tap;
+        if (k.bytes == left) tap += many;
         k.keeps = tap < s->taps;
         k.sums = k.adds || k.keeps ? sums : NULL;
         run_tiles(g, p, b, &k, tiles, most);
@@ -96,7 +97,9 @@ ALWAYS_INLINE void run_bytes(const gemm *g, const gemm_block *b, int64_t panel, 
                              const gemm_tiles *tiles, int64_t most) {
     const int64_t bits = g->header->bits;
     const int looked_up = bits < 8 && b->rows > BOOK_FEW;
-    const int64_t taps = looked_up ? (int64_t)intonly_quotient(BOOK_STRETCH, (uint64_t)g->step->tap_bytes) : 0;
+    int64_t taps = 1;
+    if (looked_up && g->step->tap_bytes < BOOK_STRETCH)
+        taps = (int64_t)intonly_quotient(BOOK_STRETCH, (uint64_t)g->step->tap_bytes);
     stretch all = {.tap = g->taps, .last = g->taps + g->step->taps, .bytes = g->step->tap_bytes};
     for (; panel < panel_end; ++panel) {
         const gemm_panel p = gemm_panel_of(g, panel);

@@ -66,15 +66,18 @@ ALWAYS_INLINE __m256i add_pairs(__m256i x) {
 #define CHAIN(r) __m256i d##r##0, d##r##1;
 #define CHAIN_BEGIN(r)                                                                                                 \
     x = spread(x##r + at);                                                                                             \
-    d##r##0 = _mm256_maddubs_epi16(x, w.w0);                                                                             \
+    d##r##0 = _mm256_maddubs_epi16(x, w.w0);                                                                           \
     d##r##1 = _mm256_maddubs_epi16(x, w.w1);
 #define CHAIN_ADD(r)                                                                                                   \
     x = spread(x##r + at);                                                                                             \
-    d##r##0 = _mm256_add_epi16(d##r##0, _mm256_maddubs_epi16(x, w.w0));                                                  \
+    d##r##0 = _mm256_add_epi16(d##r##0, _mm256_maddubs_epi16(x, w.w0));                                                \
     d##r##1 = _mm256_add_epi16(d##r##1, _mm256_maddubs_epi16(x, w.w1));
 #define CHAIN_END(r)                                                                                                   \
     c##r##0 = _mm256_add_epi32(c##r##0, add_pairs(d##r##0));                                                           \
     c##r##1 = _mm256_add_epi32(c##r##1, add_pairs(d##r##1));
+
+/* Left alone, gcc computes where a chain ends anew behind it, and jumps to and fro for chains of one group. */
+#define STEP_BY_STEP(at) __asm__("" : "+r"(at))
 
 #define BYTES_TILE(rows, bits)                                                                                         \
     static void bytes_##rows##_##bits(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first,          \
@@ -87,18 +90,23 @@ ALWAYS_INLINE __m256i add_pairs(__m256i x) {
         for (const int64_t *tap = k->tap, *const last = k->last; tap < last; ++tap) {                                  \
             int64_t at = *tap + k->at;                                                                                 \
             const int64_t end = at + bytes;                                                                            \
-            while (at < end) {                                                                                         \
+            do {                                                                                                       \
                 const int64_t stop = end - at < chain ? end : at + chain;                                              \
                 group_weights w = look_up(stored, bits, book);                                                         \
                 __m256i x;                                                                                             \
                 ROWS_##rows(CHAIN)                                                                                     \
                 ROWS_##rows(CHAIN_BEGIN)                                                                               \
-                for (at += 4, stored += 8 * bits; at < stop; at += 4, stored += 8 * bits) {                            \
+                at += 4;                                                                                               \
+                stored += 8 * bits;                                                                                    \
+                while (at < stop) {                                                                                    \
                     w = look_up(stored, bits, book);                                                                   \
                     ROWS_##rows(CHAIN_ADD)                                                                             \
+                    at += 4;                                                                                           \
+                    stored += 8 * bits;                                                                                \
+                    STEP_BY_STEP(at);                                                                                  \
                 }                                                                                                      \
                 ROWS_##rows(CHAIN_END)                                                                                 \
-            }                                                                                                          \
+            } while (at < end);                                                                                        \
         }                                                                                                              \
         END_STRETCH(rows, k)                                                                                           \
     }
@@ -111,7 +119,8 @@ BYTES_TILE(1, 2)
 BYTES_TILE(2, 2)
 
 static void bytes_run(const gemm *g, const gemm_block *b, int64_t panel, int64_t panel_end) {
-    static const gemm_tiles tiles = {{bytes_1_8, bytes_2_8, bytes_3_8}, {{bytes_1_4, bytes_2_4}, {bytes_1_2, bytes_2_2}}};
+    static const gemm_tiles tiles = {{bytes_1_8, bytes_2_8, bytes_3_8},
+                                     {{bytes_1_4, bytes_2_4}, {bytes_1_2, bytes_2_2}}};
     run_bytes(g, b, panel, panel_end, &tiles, 3);
 }
 
@@ -119,7 +128,7 @@ void intonly_gemm_avx2(const void *step, uint8_t *const *bases, unsigned part, u
     const intonly_gemm *s = step;
     const gemm_header *header = (const gemm_header *)(const void *)intonly_at(bases, s->packed);
     if (header->wide)
-        gemm_run(s, bases, part, parts, words_run, WORDS_ROWS);
+        gemm_run(s, bases, part, parts, words_run, header->bits == 16 ? WORDS_ROWS : WORDS_MOST_ROWS);
     else
         gemm_run(s, bases, part, parts, bytes_run, bytes_rows(header));
 }

@@ -6,16 +6,19 @@
  * all panels read it from there, with constant distances between the rows. Those are 8 bytes more than whole cache
  * lines: broadcasts from rows that begin in the same bank of the cache would wait for each other. Between blocks of K
  * the sums wait in memory.
+ *
+ * Weights of 4 or 2 bits (book.h) are looked up and widened once for a block of rows, which then is three times as
+ * large: its codes are read from the second-level cache, and the look-ups cost about a twentieth of the products.
  */
 #ifndef INTONLY_GEMM_X86_AVX2_WORDS_H
 #define INTONLY_GEMM_X86_AVX2_WORDS_H
 
 #include "kernels/gemm/x86_256.h"
-#include "kernels/gemm/x86_256_book.h"
 
-#define WORDS_ROWS 12    /* rows of a block */
-#define WORDS_BLOCK 512  /* codes of a row in the buffer: a block of K */
-#define WORDS_STRIDE 548 /* int16: 17 cache lines and 8 bytes */
+#define WORDS_ROWS 12      /* rows of a block */
+#define WORDS_MOST_ROWS 36 /* the same where weights are looked up */
+#define WORDS_BLOCK 512    /* codes of a row in the buffer: a block of K */
+#define WORDS_STRIDE 548   /* int16: 17 cache lines and 8 bytes */
 
 #ifdef __AVX2__
 
@@ -128,7 +131,8 @@ static inline void words_panel(const gemm *g, const gemm_panel *p, const gemm_bl
 }
 
 /* Return the weights of codes first..end of K: those of the panel, or looked up in a buffer. */
-static inline const int8_t *words_weights(const gemm *g, const gemm_panel *p, int64_t first, int64_t end, int16_t *buffer) {
+static inline const int8_t *words_weights(const gemm *g, const gemm_panel *p, int64_t first, int64_t end,
+                                          int16_t *buffer) {
     const int64_t bits = g->header->bits, pairs = (end - first) >> 1;
     const int8_t *w = p->weights + first * 2 * bits;
     const __m128i book = load16(g->header->book);
@@ -140,16 +144,16 @@ static inline const int8_t *words_weights(const gemm *g, const gemm_panel *p, in
     return (const int8_t *)buffer;
 }
 
-static void words_run(const gemm *g, const gemm_block *b, int64_t panel, int64_t panel_end) {
+static void words_run_panels(const gemm *g, const gemm_block *b, int64_t panel, int64_t panel_end) {
     const int64_t all = g->step->taps * g->step->tap_bytes;
-    int16_t a[WORDS_ROWS * WORDS_STRIDE], buffer[16 * WORDS_BLOCK];
-    int32_t sums[GEMM_PANELS * WORDS_ROWS * 16];
+    int16_t a[WORDS_MOST_ROWS * WORDS_STRIDE], buffer[16 * WORDS_BLOCK];
+    int32_t sums[GEMM_PANELS * WORDS_MOST_ROWS * 16];
     for (int64_t at = 0; at < all; at += WORDS_BLOCK) {
         const int64_t end = at + WORDS_BLOCK < all ? at + WORDS_BLOCK : all;
         widen_rows(g, b, at, end, a);
         for (int64_t i = panel; i < panel_end; ++i) {
             const gemm_panel p = gemm_panel_of(g, i);
-            int32_t *own = sums + (i - panel) * WORDS_ROWS * 16;
+            int32_t *own = sums + (i - panel) * WORDS_MOST_ROWS * 16;
             words_panel(g, &p, b,
                         (words){.a = a,
                                 .w = words_weights(g, &p, at, end, buffer),
@@ -159,6 +163,13 @@ static void words_run(const gemm *g, const gemm_block *b, int64_t panel, int64_t
                                 .kept = end < all ? own : NULL});
         }
     }
+}
+
+/* Few rows wait for their weights, which are read one panel after another then, in the order in which they stand. */
+static void words_run(const gemm *g, const gemm_block *b, int64_t panel, int64_t panel_end) {
+    const int64_t together = b->rows <= 2 ? 1 : GEMM_PANELS;
+    for (; panel < panel_end; panel += together)
+        words_run_panels(g, b, panel, panel + together < panel_end ? panel + together : panel_end);
 }
 
 #endif
