@@ -73,8 +73,9 @@ static inline int runs_stand(checker *c, int64_t ref, intonly_reach run, int axe
     for (int axis = 0; axis < axes; ++axis)
         if (!intonly_reach_along(&reach, extent[axis], stride[axis])) return 0;
     if (!inside(c, ref, reach, use)) return 0;
-    if (ref >> INTONLY_SPACE_SHIFT != INTONLY_CONSTANTS && c->operands < MOST_OPERANDS)
-        c->operand[c->operands++] = intonly_footprint_of(ref, reach, run, axes, extent, stride, use == WRITE);
+    if (ref >> INTONLY_SPACE_SHIFT == INTONLY_CONSTANTS) return 1;
+    if (c->operands == MOST_OPERANDS) return 0;
+    c->operand[c->operands++] = intonly_footprint_of(ref, reach, run, axes, extent, stride, use == WRITE);
     return 1;
 }
 
