@@ -322,6 +322,9 @@ def test_steps_that_touch_the_same_bytes_are_not_run_beside_each_other(words):
         (columns(0) + columns(1) + add(ARENA, ARENA, FIRST + SPACE, 400), 1),
         (columns(0, beside=0) + columns(1, beside=0) + add(ARENA, ARENA, FIRST + SPACE, 400), 1),
         (add(FIRST, FIRST, ARENA) + add(FIRST, FIRST, ARENA), 1),
+        (add(FIRST, FIRST, ARENA, parts=1) + 60 * add(ARENA, ARENA, ARENA, parts=1, beside=1), 0),
+        (add(FIRST, FIRST, ARENA, 9) + 60 * add(FIRST, FIRST, ARENA + 36, 9), 59),
+        (add(FIRST, FIRST, ARENA, 1) + [word for k in range(60) for word in add(FIRST, FIRST, ARENA + 4 * k, 1)], 2),
     ],
 )
 def test_steps_wait_only_for_what_they_need(words, waits):

@@ -51,7 +51,7 @@ static const char *check_spaces(const intonly_spaces *spaces) {
 static intonly_status check_all(const int64_t *words, size_t count, const intonly_kernels *kernels,
                                 const intonly_spaces *spaces, intonly_fault *fault, int64_t *loosened) {
     if (kernels == NULL || spaces == NULL || fault == NULL || (words == NULL && count > 0)) return INTONLY_ERROR_NULL;
-    checker c = {.kernels = kernels, .spaces = spaces};
+    checker c = {.kernels = kernels, .spaces = spaces, .only_single = 1};
     fault->step = 0;
     fault->what = check_spaces(spaces);
     for (size_t at = 0; fault->what == NULL && at < count; ++fault->step) {

@@ -8,6 +8,7 @@
 static int is_single(const intonly_head *head) { return head->parts == 1; }
 
 int intonly_may_be_beside(const checker *c, const intonly_head *head) {
+    if (c->only_single && is_single(head)) return 1;
     /* Who has been left out of a full list is not known. */
     if (c->beside == MOST_BESIDE) return 0;
     for (int i = 0; i < c->beside; ++i) {
@@ -22,7 +23,8 @@ int intonly_may_be_beside(const checker *c, const intonly_head *head) {
 }
 
 void intonly_note_step(checker *c, const intonly_head *head) {
-    if (!head->beside) c->beside = 0;
+    if (!head->beside) c->beside = 0, c->only_single = 1;
+    c->only_single &= is_single(head);
     for (int k = 0; k < c->operands && c->beside < MOST_BESIDE; ++k) {
         c->others[c->beside] = c->operand[k];
         c->others[c->beside++].single = is_single(head);

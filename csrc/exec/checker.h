@@ -16,14 +16,14 @@
 #include "exec/reach.h"
 #include "kernels/elements.h"
 
-/* Most operands in memory that may change of a step, and of steps that run beside each other. */
+/* Most operands, in spaces that may be written, of a step and of steps that run beside each other. */
 enum { MOST_OPERANDS = 8, MOST_BESIDE = 48 };
 
 typedef struct checker {
     const intonly_kernels *kernels;
     const intonly_spaces *spaces;
     int64_t work; /* of all steps so far */
-    int operands, beside;
+    int operands, beside, only_single; /* only_single: all the others have one part */
     intonly_footprint operand[MOST_OPERANDS]; /* of the step at hand */
     intonly_footprint others[MOST_BESIDE];    /* of the steps beside which it might run */
 } checker;
@@ -55,12 +55,17 @@ static inline int is_absent(int64_t ref) { return ref == INTONLY_ABSENT; }
 /* Whether a reference and strides are multiples of an element's size, a power of 2. */
 static inline int is_aligned(int64_t bits, int64_t size) { return (bits & (size - 1)) == 0; }
 
+/* Whether steps may write to a space: the arena, and the caller's outputs. */
+static inline int may_be_written(const checker *c, size_t space) {
+    return space == INTONLY_ARENA || space >= c->spaces->first_output;
+}
+
 /* Whether the operand stands inside the space that it names. */
 static inline int inside(const checker *c, int64_t ref, intonly_reach reach, access use) {
     if (ref < 0) return 0;
     const size_t space = (size_t)(ref >> INTONLY_SPACE_SHIFT);
     if (space >= c->spaces->count) return 0;
-    if (use == WRITE && space != INTONLY_ARENA && space < c->spaces->first_output) return 0;
+    if (use == WRITE && !may_be_written(c, space)) return 0;
     const int64_t offset = ref & (INTONLY_MOST_REACH - 1);
     const int64_t slack = use == READ_TAPS && space < INTONLY_CALLER ? INTONLY_SLACK : 0;
     return offset + reach.least >= 0 && offset + reach.end <= (int64_t)c->spaces->bytes[space] + slack;
@@ -73,8 +78,9 @@ static inline int runs_stand(checker *c, int64_t ref, intonly_reach run, int axe
     for (int axis = 0; axis < axes; ++axis)
         if (!intonly_reach_along(&reach, extent[axis], stride[axis])) return 0;
     if (!inside(c, ref, reach, use)) return 0;
-    if (ref >> INTONLY_SPACE_SHIFT != INTONLY_CONSTANTS && c->operands < MOST_OPERANDS)
-        c->operand[c->operands++] = intonly_footprint_of(ref, reach, run, axes, extent, stride, use == WRITE);
+    if (!may_be_written(c, (size_t)(ref >> INTONLY_SPACE_SHIFT))) return 1;
+    if (c->operands == MOST_OPERANDS) return 0;
+    c->operand[c->operands++] = intonly_footprint_of(ref, reach, run, axes, extent, stride, use == WRITE);
     return 1;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Which bytes a step touches of one operand, as far as it takes to see that two steps touch none in common.
+ * Which bytes a step touches of one operand, as far as it takes to see that two steps touch none in common. A kernel
+ * may read a few more (exec.h), but no result depends on them.
  */
 #ifndef INTONLY_FOOTPRINT_H
 #define INTONLY_FOOTPRINT_H
