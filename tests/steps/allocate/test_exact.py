@@ -37,19 +37,13 @@ def test_the_plan_is_the_best_of_all(seed, layers):
 
 def test_six_layers_with_ties_and_three_limits_are_solved_as_by_trying_everything(rng):
     """Several limits at once, at the size that the others do not reach, would be solved wrongly."""
-    solved = 0
-    for _ in range(3):
+    several = 0
+    for _ in range(4):
         problem = random_problem(rng, 6, tight=1.0)
-        small = replace(problem, weight_candidates=problem.sensitivity.weight_bits[:2])
-        assert fits(problem, *(dict(b) for b in _bits(allocate(problem))))
         plans = [p for p in every_plan(problem) if fits(problem, *p)]
         assert allocate(problem).loss == pytest.approx(min(problem.sensitivity.loss(*p) for p in plans), rel=1e-9)
-        solved += small.joint or len(plans) > 1
-    assert solved
-
-
-def _bits(plan):
-    return plan.weight_bits, plan.activation_bits
+        several += len(plans) > 1
+    assert several
 
 
 @given(st.integers(0, 1 << 30))
@@ -57,10 +51,9 @@ def _bits(plan):
 def test_a_larger_budget_never_loses_more(seed):
     """More room would give a worse plan."""
     problem = random_problem(np.random.default_rng(seed), 4, tight=1.0)
-    losses = []
-    for factor in (1.0, 1.1, 1.5, 3.0):
-        losses.append(allocate(replace(problem, limits={q: v * factor for q, v in problem.limits.items()})).loss)
-    assert all(b <= a for a, b in zip(losses, losses[1:], strict=False))
+    factors = (1.0, 1.1, 1.5, 3.0)
+    losses = [allocate(replace(problem, limits={q: v * factor for q, v in problem.limits.items()})).loss for factor in factors]
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_equal_problems_give_equal_plans(rng):
