@@ -97,26 +97,19 @@ def _stays(graph: Graph, residual_bits: int) -> Iterator[_Stay]:
         reads = {r.output: 2 * runs[r.output] + 1 for r in consumers[name]}
         last = end if name in graph.outputs else max(reads.values(), default=first)
         widest, layers = asked[root[name]]
-        narrow = [r for r in consumers[name] if r.origin in layers or (weight_of(graph, r) and layers)]
-        if len(layers) > 1 or not narrow:
-            yield _Stay(
-                count,
-                first,
-                last,
-                bits=widest or (REFERENCE_BITS if len(layers) != 1 else 0),
-                layer="" if widest or len(layers) != 1 else layers[0],
-            )
-            continue
-        if not widest:
+        narrow = [reads[r.output] for r in consumers[name] if weight_of(graph, r)]
+        if not widest and len(layers) == 1:
             yield _Stay(count, first, last, layer=layers[0])
             continue
-        made, used = min(reads[r.output] for r in narrow) - 1, max(reads[r.output] for r in narrow)
-        others = [at for output, at in reads.items() if output not in {r.output for r in narrow}]
+        if not narrow or len(layers) != 1:
+            yield _Stay(count, first, last, bits=widest or REFERENCE_BITS)
+            continue
+        made, used = min(narrow) - 1, max(narrow)
+        others = [reads[r.output] for r in consumers[name] if not weight_of(graph, r)]
         wide = max([made, *others, *([end] if name in graph.outputs else [])])
         yield _Stay(count, first, wide, bits=widest)
         yield _Stay(count, made, min(used, wide), layer=layers[0], below=widest)
-        if used > wide:
-            yield _Stay(count, wide + 1, used, layer=layers[0])
+        yield _Stay(count, wide + 1, used, layer=layers[0])
 
 
 def _merged(graph: Graph, consumers: Mapping[str, list[Node]]) -> dict[str, Node]:
