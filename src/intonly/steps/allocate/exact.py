@@ -43,10 +43,8 @@ def exact(problem: Problem, time_limit: float | None = None) -> Allocation:
     program = program_of(items, instance.slack())
     if program is None or not np.isfinite(program.least(program.loss)).all():
         raise infeasible(problem)
-    solution = relaxed(program)
-    if solution is None:
-        raise infeasible(problem)
-    return _Search(instance, items, program, deadline).run(*solution)
+    free = np.zeros(program.cost.shape[1]), np.zeros(len(program.owner))
+    return _Search(instance, items, program, deadline).run(*(relaxed(program) or free))
 
 
 class _Search:

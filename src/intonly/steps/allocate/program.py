@@ -106,7 +106,7 @@ def solved(
     deadline: float | None = None,
     nodes: int | None = None,
 ) -> tuple[npt.NDArray[np.intp] | None, bool, float]:
-    """Return (options chosen, one an item, or None; whether that is proven optimal; lower bound) of a program by HiGHS.
+    """Return (options chosen, one an item, or None; whether nothing is better, proven; lower bound) of a program by HiGHS.
 
     Args:
         values: (options,), what to keep small, scaled to about OBJECTIVE.
@@ -125,9 +125,9 @@ def solved(
         highs.setSolution(len(start), start.astype(np.int32), np.ones(len(start)))
     highs.run()
     info, status = highs.getInfo(), highs.getModelStatus()
-    proven = status.name == "kOptimal"
+    proven = status.name in ("kOptimal", "kInfeasible", "kObjectiveBound")
     if info.primal_solution_status != 2:
-        return None, status.name == "kInfeasible", np.inf if status.name == "kInfeasible" else -np.inf
+        return None, proven, np.inf if proven else -np.inf
     shares = np.asarray(highs.getSolution().col_value)
     return chosen_of(program, shares), proven, float(info.mip_dual_bound)
 

@@ -19,11 +19,13 @@ OUTPUT_BITS = 32
 
 @dataclass(frozen=True)
 class _Stay:
-    """`count` codes in memory from node `first` to node `last`.
+    """`count` codes in memory from moment `first` to moment `last`.
+
+    Node i runs at moment 2i + 1; narrow copies for it are made at moment 2i.
 
     Args:
         bits: width, when it is not up for choice. layer: whose activation width it is otherwise.
-        is_copy: made only where the layer asks for fewer than REFERENCE_BITS.
+        below: the codes are only there when the layer asks for fewer bits than this, 0 = always.
     """
 
     count: int
@@ -31,11 +33,11 @@ class _Stay:
     last: int
     bits: int = 0
     layer: str = ""
-    is_copy: bool = False
+    below: int = 0
 
     def size(self, activation_bits: int) -> int:
         """Return the bytes, when the layer's activation has so many bits."""
-        if self.is_copy and activation_bits >= REFERENCE_BITS:
+        if self.below and activation_bits >= self.below:
             return 0
         return packed_bytes(self.count, activation_bits if self.layer else self.bits)
 
@@ -53,7 +55,7 @@ def ram_cost(graph: Graph, weight_bits: Sequence[int], activation_bits: Sequence
     stays = list(_stays(graph, residual_bits))
     layers = [node.origin for node in weighted_nodes(graph)]
     moments = []
-    for moment in range(len(graph.nodes)):
+    for moment in range(2 * len(graph.nodes)):
         alive = [s for s in stays if s.first <= moment <= s.last]
         constant = float(sum(s.size(0) for s in alive if not s.layer))
         moments.append((moment, constant, {n: [s for s in alive if s.layer == n] for n in layers}))
@@ -63,7 +65,7 @@ def ram_cost(graph: Graph, weight_bits: Sequence[int], activation_bits: Sequence
     rows = []
     for moment in _peaks(table, constants):
         cost = tuple(tuple(tuple(row) for _ in weight_bits) for row in table[moment].tolist())
-        rows.append(CostRow(graph.nodes[moment].origin or graph.nodes[moment].output, float(constants[moment]), cost))
+        rows.append(CostRow(graph.nodes[moment // 2].origin or graph.nodes[moment // 2].output, float(constants[moment]), cost))
     baseline = max((c + sum(s.size(REFERENCE_BITS) for group in of.values() for s in group) for _, c, of in moments), default=0.0)
     return CostTable("ram", "bytes", tuple(layers), tuple(weight_bits), tuple(activation_bits), tuple(rows), baseline=float(baseline))
 
@@ -86,22 +88,28 @@ def _stays(graph: Graph, residual_bits: int) -> Iterator[_Stay]:
     position = {node.output: i for i, node in enumerate(graph.nodes)}
     merged = _merged(graph, consumers)
     runs = {node.output: _runs_at(graph, node, merged, position) for node in graph.nodes}
-    end = len(graph.nodes) - 1
+    end = 2 * len(graph.nodes) - 1
     asked = _asked(graph, root, residual_bits)
     for name, value in graph.values.items():
         if name in graph.params or name in merged:
             continue
-        first = runs.get(name, 0)
-        last = end if name in graph.outputs else max((runs[r.output] for r in consumers[name]), default=first)
-        count = element_count(value.shape)
+        count, first = element_count(value.shape), 2 * runs[name] + 1 if name in runs else 0
+        reads = {r.output: 2 * runs[r.output] + 1 for r in consumers[name]}
+        last = end if name in graph.outputs else max(reads.values(), default=first)
         widest, layers = asked[root[name]]
-        readers = sorted(runs[r.output] for r in consumers[name] if r.origin in layers and weight_of(graph, r))
-        if widest or len(layers) != 1:
-            yield _Stay(count, first, last, bits=widest or REFERENCE_BITS)
-        else:
+        narrow = [reads[r.output] for r in consumers[name] if weight_of(graph, r)]
+        if not widest and len(layers) == 1:
             yield _Stay(count, first, last, layer=layers[0])
-        if widest and readers:
-            yield _Stay(count, readers[0], readers[-1], layer=next(r.origin for r in consumers[name] if r.origin in layers), is_copy=True)
+            continue
+        if not narrow or len(layers) != 1:
+            yield _Stay(count, first, last, bits=widest or REFERENCE_BITS)
+            continue
+        made, used = min(narrow) - 1, max(narrow)
+        others = [reads[r.output] for r in consumers[name] if not weight_of(graph, r)]
+        wide = max([made, *others, *([end] if name in graph.outputs else [])])
+        yield _Stay(count, first, wide, bits=widest)
+        yield _Stay(count, made, min(used, wide), layer=layers[0], below=widest)
+        yield _Stay(count, wide + 1, used, layer=layers[0])
 
 
 def _merged(graph: Graph, consumers: Mapping[str, list[Node]]) -> dict[str, Node]:
