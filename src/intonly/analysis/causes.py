@@ -95,7 +95,7 @@ def dead_channel(case: Case) -> Finding | None:
     if ratio < DEAD_SCALE or not case.matters("weights"):
         return None
     outputs, inputs = case.evidence.dead
-    said = f"{outputs} output and {inputs} input channels do nothing on these data, and the weight scale is {ratio:.3g} times what the rest need"
+    said = f"{outputs} output and {inputs} input channels do nothing here, and the weight scale is {ratio:.3g} times what the rest need"
     if case.evidence.rule.weight_granularity == "tensor":
         return Finding("dead_channel", ratio, "x", said, "give each output channel its scale", case.fix(weight_granularity="channel"))
     fix = case.fix(weight_bits=WIDEST) if case.weight_bits < WIDEST else None
