@@ -97,7 +97,7 @@ def test_each_mode_rounds_its_own_part(work, bench):
     rounded = {k for k, v in weights.values.items() if v.qparams is not None}
     assert rounded and rounded <= set(quantized.params)
     assert all(v.qparams is None for k, v in activations.values.items() if k in activations.params)
-    assert {k for k in activations.params} <= set(real.params)
+    assert set(activations.params) <= set(real.params)
     assert any(v.qparams is not None for v in activations.values.values())
 
 

@@ -12,6 +12,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +32,13 @@ SWITCHES = (
     "--remote-debugging-pipe",
 )
 PATIENCE_S = 60
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in sys.argv[1:3]]
+for k, end in enumerate(ends): os.dup2(end, 3 + k)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""The browser reads commands from file descriptor 3 and answers on 4."""
 
 
 def chromium() -> str | None:
@@ -48,10 +56,9 @@ class Browser:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         ours_out, self._write = os.pipe()
         self._read, ours_in = os.pipe()
-        command = f'exec "$0" "$@" 3<&{ours_out} 4>&{ours_in}'
         profile = f"--user-data-dir={self._folder.name}"
         self._process = subprocess.Popen(
-            ["sh", "-c", command, path, *SWITCHES, profile, "about:blank"],
+            [sys.executable, "-c", LAUNCH, str(ours_out), str(ours_in), path, *SWITCHES, profile, "about:blank"],
             pass_fds=(ours_out, ours_in),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
