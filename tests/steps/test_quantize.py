@@ -41,6 +41,20 @@ def shared(graph: Graph, *names: str) -> bool:
     return all(first.same_as(q) for q in others)
 
 
+def test_a_layers_own_observer_chooses_the_range_of_its_input():
+    """A rule's activation_observer would be ignored where the layer reads its input at the width it is kept at."""
+    n = Net(1)
+    c = n.conv(n.image(), 4)
+    y = n.conv(n.clip(c, 0, np.inf, name="r"), 3)
+    graph = n.graph([y])
+    second = weighted_nodes(graph)[1].origin
+    asked = replace(CODES, activation_observer="minmax", percentile=80.0)
+    plain = quantized(graph, asked)
+    ruled = quantized(graph, replace(asked, rules=(LayerRule(second, activation_observer="percentile"),)))
+    assert ruled.values["r"].qparams.scale < 0.8 * plain.values["r"].qparams.scale
+    assert ruled.values[graph.inputs[0]].qparams.same_as(plain.values[graph.inputs[0]].qparams)
+
+
 # -- groups ---------------------------------------------------------------------------------------------------------
 
 

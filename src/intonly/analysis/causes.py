@@ -95,7 +95,7 @@ def dead_channel(case: Case) -> Finding | None:
     if ratio < DEAD_SCALE or not case.matters("weights"):
         return None
     outputs, inputs = case.evidence.dead
-    said = f"{outputs} output and {inputs} input channels do nothing on these data, and the weight scale is {ratio:.3g} times what the rest need"
+    said = f"{outputs} output and {inputs} input channels do nothing here, and the weight scale is {ratio:.3g} times what the rest need"
     if case.evidence.rule.weight_granularity == "tensor":
         return Finding("dead_channel", ratio, "x", said, "give each output channel its scale", case.fix(weight_granularity="channel"))
     fix = case.fix(weight_bits=WIDEST) if case.weight_bits < WIDEST else None
@@ -107,7 +107,9 @@ def outlier_channel_of_weights(case: Case) -> Finding | None:
     found = case.evidence.weights
     if case.evidence.rule.weight_granularity != "tensor" or found.ratio < OUTLIER or not case.matters("weights"):
         return None
-    said = f"output channel {found.channel} of {found.count} reaches {found.ratio:.3g} times as far as the median one, and all share one scale"
+    said = (
+        f"output channel {found.channel} of {found.count} reaches {found.ratio:.3g} times as far as the median one, and all share one scale"
+    )
     return Finding("outlier_channel", found.ratio, "x", said, "give each output channel its scale", case.fix(weight_granularity="channel"))
 
 
@@ -141,7 +143,9 @@ def long_tail(case: Case) -> Finding | None:
     seen = case.evidence
     if not seen.narrower or seen.observer_gain_db < GAIN_DB or not case.matters("activations"):
         return None
-    said = f"rare large values set the range of the input; {seen.observer!r} leaves them out and has {seen.observer_gain_db:.1f} dB less noise"
+    said = (
+        f"rare large values set the range of the input; {seen.observer!r} leaves them out and has {seen.observer_gain_db:.1f} dB less noise"
+    )
     fix = case.fix(seen.neighbours.layers, activation_observer=seen.observer)
     return Finding("long_tail", seen.observer_gain_db, "dB", said, "choose a narrower range", fix)
 
@@ -153,7 +157,7 @@ def tie(case: Case) -> Finding | None:
     if not case.matters("activations"):
         return None
     if seen.input_bits < seen.held_bits <= WIDEST:
-        said = f"the input is kept at {seen.held_bits} bits for {others or 'its other readers'}; the copy of {seen.input_bits} bits saves no memory"
+        said = f"the input is kept at {seen.held_bits} bits for {others or 'others'}; its copy of {seen.input_bits} bits saves no memory"
         return Finding("tie", float(seen.held_bits), "bits", said, "read what is there", case.wider_input())
     if seen.span_share <= SHARED_SPAN:
         said = f"the input fills {100 * seen.span_share:.3g} % of a range that it shares with others"
@@ -165,7 +169,12 @@ def narrow_residual(case: Case) -> Finding | None:
     """The input is a sum that is carried on at 8 bits, so every block adds a rounding to it."""
     seen = case.evidence
     into_sums = seen.neighbours.sum and seen.neighbours.others
-    if not into_sums or not seen.input_bits == seen.held_bits <= WIDEST or case.plan.residual_bits > WIDEST or not case.matters("activations"):
+    if (
+        not into_sums
+        or not seen.input_bits == seen.held_bits <= WIDEST
+        or case.plan.residual_bits > WIDEST
+        or not case.matters("activations")
+    ):
         return None
     said = f"the sum {seen.neighbours.sum} is rounded to {seen.held_bits} bits, and {', '.join(seen.neighbours.others)} carries it on"
     fix = Fix("recipe: residual_bits 16", recipe={"residual_bits": 16})

@@ -78,9 +78,7 @@ class Twins:
     def layers(self) -> tuple[Layer, ...]:
         """The weighted layers, in order."""
         theirs = {node.output: node for node in self.quantized.nodes}
-        return tuple(
-            Layer(node, theirs[node.output], self._roundings(theirs[node.output].inputs[0])) for node in weighted_nodes(self.real)
-        )
+        return tuple(Layer(node, theirs[node.output], self._roundings(theirs[node.output].inputs[0])) for node in weighted_nodes(self.real))
 
     def _roundings(self, name: str) -> tuple[QParams, ...]:
         producers = self.quantized.producers()

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import intonly
-from intonly.cli import artifact, bench, evaluate, quantize
+from intonly.cli import analyze, artifact, bench, evaluate, quantize
 from intonly.core.errors import (
     DataError,
     InfeasibleBudgetError,
@@ -27,7 +27,7 @@ EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (UnsupportedOpError, 5),
 )
 """Exit code of each kind of error; 0 is done, 2 also stands for a wrong command line, 1 for every other error."""
-EXTRAS = {"torch": "intonly[torch]", "onnx": "intonly[onnx]"}
+EXTRAS = {"torch": "intonly[torch]", "onnx": "intonly[onnx]", "plotly": "intonly[report]", "jinja2": "intonly[report]"}
 """What to install for a package that is not there."""
 
 
@@ -92,6 +92,7 @@ app.command("run")(artifact.run)
 app.command("verify")(artifact.verify)
 app.command("info")(artifact.info)
 app.command("bench")(bench.command)
+app.command("analyze")(analyze.command)
 
 
 def main() -> None:

@@ -116,6 +116,14 @@ def checked_data(text: str) -> str:
     return text
 
 
+def checked_target(path: Path, suffix: str, option: str) -> None:
+    """Raise BadParameter unless a file of this kind can be written at `path`."""
+    if path.suffix != suffix:
+        raise typer.BadParameter(f"the file to write must end in {suffix}, got {str(path)!r}", param_hint=option)
+    if not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"folder {str(path.absolute().parent)!r} does not exist", param_hint=option)
+
+
 def allow_imports() -> None:
     """Make modules of the current folder importable, as `python -m` does."""
     here = str(Path.cwd())

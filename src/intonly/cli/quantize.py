@@ -45,10 +45,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     """Make the integer-only counterpart of a trained network."""
     from intonly.pipeline import quantize
 
-    if out.suffix != ".intonly":
-        raise typer.BadParameter(f"the file to write must end in .intonly, got {str(out)!r}", param_hint="-o")
-    if not out.absolute().parent.is_dir():
-        raise typer.BadParameter(f"folder {str(out.absolute().parent)!r} does not exist", param_hint="-o")
+    options.checked_target(out, ".intonly", "-o")
     options.checked_data(data)
     asked = _recipe(recipe, samples, seed, output)
     model = options.checked_model(model)

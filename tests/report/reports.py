@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports to look at: of a small network, with and without the part that a search adds."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import intonly
+from intonly.analysis import Work, investigate
+from intonly.core.records import LayerRule, Recipe
+from intonly.core.tables import Allocation, CostRow, CostTable, SensitivityTable
+from intonly.model import QuantizedModel
+from intonly.report import Comparison, Report, SearchPart, report_of
+from tests.small_nets import IMAGES, SmallNet, images
+
+WIDTHS = (2, 4, 8)
+TITLE = "net </script><b>\"&' of <odd> names"
+
+
+@cache
+def analyzed() -> tuple[QuantizedModel, Work]:
+    """Return a network with one layer of 2 bits, and its analysis with fixes."""
+    recipe = Recipe("mixed", weight_bits=4, rules=(LayerRule("conv3", weight_bits=2),))
+    model = SmallNet().eval()
+    q = intonly.quantize(model, recipe, images(), inputs=IMAGES)
+    return q, investigate(model, q, images(), samples=16, apply=True)
+
+
+def search_part(layers: tuple[tuple[str, int], ...], widths: tuple[int, ...] = WIDTHS) -> SearchPart:
+    """Return what a search would offer for layers (name, parameters): losses that quarter with each bit, size and work."""
+    names, params = tuple(name for name, _ in layers), [count for _, count in layers]
+    losses = tuple(tuple((k + 1) * 4.0**-b for b in widths) for k in range(len(names)))
+    table = SensitivityTable("test metric", "nats", names, widths, (4, 8), losses, tuple((0.01, 0.001) for _ in names))
+    size = CostTable("size", "bytes", names, widths, (4, 8), (_row(params, widths, lambda p, w, a: p * w / 8, 100.0),), baseline=4000.0)
+    work = CostTable("bops", "bit operations", names, widths, (4, 8), (_row(params, widths, lambda p, w, a: float(p * w * a), 0.0),))
+
+    def choice(wide: int, middle: int) -> Allocation:
+        ranks = [widths[-1] if k < wide else widths[1] if k < wide + middle else widths[0] for k in range(len(names))]
+        w, a = dict(zip(names, ranks, strict=True)), dict.fromkeys(names, 8)
+        costs = {"size": size.cost(w, a), "bops": work.cost(w, a)}
+        return Allocation(w, a, table.loss(w, a), costs, {"size": costs["size"]}, "test", 0.0)
+
+    frontier = (choice(0, 0), *(choice(k, len(names) - k) for k in range(len(names) + 1)))
+    return SearchPart(table, (size, work), "size", frontier, frontier[2])
+
+
+def _row(params, widths, cost, constant) -> CostRow:
+    return CostRow("all", constant, tuple(tuple(tuple(cost(p, w, a) for a in (4, 8)) for w in widths) for p in params))
+
+
+@cache
+def of_analysis() -> Report:
+    """Return the report of an analysis: no frontier."""
+    q, work = analyzed()
+    return report_of(q, TITLE, source=work.source, analysis=work.analysis, journey=work.journey)
+
+
+@cache
+def of_search() -> Report:
+    """Return the report of a search that was analyzed, too."""
+    q, work = analyzed()
+    layers = tuple((layer.name, layer.params) for layer in of_analysis().layers)
+    latency = Comparison("Latency of one image", "ms", 0.5, 0.125)
+    part = search_part(layers)
+    return report_of(q, "searched", source=work.source, analysis=work.analysis, journey=work.journey, search=part, comparisons=[latency])
