@@ -52,10 +52,7 @@ def quantize_weights(graph: Graph, settings: Mapping[str, LayerSettings], pinned
         if x is None:
             raise InvalidGraphError(f"{node.origin} ({node.op}): its input is not quantized", origin=node.origin)
         w = graph.params[name].astype(np.float64)
-        if name in pinned:
-            qparams = pinned[name]
-        else:
-            qparams = weight_qparams(node, graph, settings[node.origin], x)
+        qparams = pinned[name] if name in pinned else weight_qparams(node, graph, settings[node.origin], x)
         params[name] = qparams.quantize(w)
         values[name] = Value(w.shape, qparams.format, qparams)
     return graph.replace(params=params, values=values)

@@ -67,7 +67,7 @@ METRICS = (
 )
 
 
-def sensitivity(
+def sensitivity(  # noqa: PLR0913 - all but three are choices with a default
     graph: Graph,
     batches: Sequence[Mapping[str, Any]],
     probes: Probes,
@@ -198,7 +198,8 @@ def _batches(graph: Graph, batches: Sequence[Mapping[str, Any]], labels: Any) ->
 
 def _check_classes(graph: Graph, batches: Sequence[Batch]) -> None:
     classes = graph.values[graph.outputs[0]].shape[1]
-    lowest, highest = (int(f([f(b.labels) for b in batches])) for f in (np.min, np.max))
+    known = np.concatenate([b.labels for b in batches if b.labels is not None])
+    lowest, highest = int(known.min()), int(known.max())
     if isinstance(classes, int) and not 0 <= lowest <= highest < classes:
         raise DataError(
             f"labels reach from {lowest} to {highest}, and output {shape_text(graph.values[graph.outputs[0]].shape)} has {classes} classes"

@@ -27,10 +27,11 @@ def notes_on_slope(study: Study, curvature_losses: npt.NDArray[np.float64]) -> t
     mean = total[:, 0] / study.samples
     spread = np.sqrt(np.maximum(squares[:, 0] / study.samples - mean**2, 0) / study.samples)
     slope, curvature = float(np.maximum(np.abs(mean) - SURE * spread, 0).sum()), float(curvature_losses[:, 0].sum())
+    bits = study.probes.weight_bits[0]
     if not slope > curvature:
         return ()
-    bits = study.probes.weight_bits[0]
-    return (
+    note = (
         f"the network has not come to rest on these samples: the errors of {bits}-bit weights change the loss by {slope:.3g} through its "
-        f"slope, and by {curvature:.3g} through its curvature, which is all that this metric sees; train it further or use metric 'kl'",
+        f"slope, and by {curvature:.3g} through its curvature, which is all that this metric sees; train it further or use metric 'kl'"
     )
+    return (note,)

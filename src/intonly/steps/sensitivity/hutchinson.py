@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +35,13 @@ def _traces(study: Study, *, inputs: bool) -> tuple[Floats, Floats]:
     mean, error = mean_of_draws(lambda number: _round(study, study.layers, f"joint-{number}", inputs=inputs), JOINT_ROUNDS)
     for i in np.flatnonzero(noisy(mean, error)):
         layer = study.layers[i]
-        own = mean_of_draws(lambda number, layer=layer: _round(study, [layer], f"{layer.origin}-{number}", inputs=inputs), OWN_ROUNDS)
+        own = mean_of_draws(partial(_own_round, study, layer, inputs), OWN_ROUNDS)
         mean[i], error[i] = own[0][0], own[1][0]
     return mean, error
+
+
+def _own_round(study: Study, layer: Layer, inputs: bool, number: int) -> Floats:
+    return _round(study, [layer], f"{layer.origin}-{number}", inputs=inputs)
 
 
 def _round(study: Study, layers: Sequence[Layer], name: str, *, inputs: bool) -> Floats:
@@ -64,4 +69,4 @@ def _signs(study: Study, name: str, draw: int, layer: Layer, chunk: Batch, gradi
 
 def _number(text: str) -> np.uint64:
     """Return a number that stands for a text."""
-    return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), np.uint64)[0]
+    return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))

@@ -19,7 +19,28 @@ from intonly.torch_exec import TorchRunner
 Values = Mapping[str, torch.Tensor]
 
 PIECEWISE_LINEAR = frozenset(
-    ["adaptive_avg_pool2d", "add", "avg_pool2d", "batch_norm", "clip", "concat", "conv2d", "conv_transpose2d", "gather", "identity", "linear", "max_pool2d", "mean", "pad", "prelu", "reshape", "resize_linear", "slice", "sum", "transpose"]
+    (
+        "adaptive_avg_pool2d",
+        "add",
+        "avg_pool2d",
+        "batch_norm",
+        "clip",
+        "concat",
+        "conv2d",
+        "conv_transpose2d",
+        "gather",
+        "identity",
+        "linear",
+        "max_pool2d",
+        "mean",
+        "pad",
+        "prelu",
+        "reshape",
+        "resize_linear",
+        "slice",
+        "sum",
+        "transpose",
+    )
 )
 """Operators that are linear in their computed inputs wherever their derivative exists."""
 PIECEWISE_LINEAR_FUNCTIONS = frozenset(("abs", "hard_sigmoid", "leaky_relu"))

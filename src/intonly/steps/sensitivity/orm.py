@@ -11,6 +11,7 @@ memory does not grow with the data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -82,7 +83,8 @@ def centered(features: torch.Tensor, *, debiased: bool) -> torch.Tensor:
     gram = gram - torch.diag(torch.diagonal(gram))
     rows = gram.sum(1) / (n - 2)
     gram = gram - rows - rows[:, None] + gram.sum() / ((n - 1) * (n - 2))
-    return (gram - torch.diag(torch.diagonal(gram))).flatten() / (n * (n - 3)) ** 0.5
+    gram = gram - torch.diag(torch.diagonal(gram))
+    return gram.flatten() / math.sqrt(n * (n - 3))
 
 
 def alignment(products: Floats) -> Floats:

@@ -26,7 +26,7 @@ def weight_errors(study: Study) -> Floats:
 def activation_errors(study: Study) -> Floats:
     """Return the squared rounding error of each layer's input at each width, a sample's mean, (layers, widths)."""
 
-    def work(batch: Batch) -> dict[str, list[list[torch.Tensor]]]:
+    def work(batch: Batch) -> dict[str, list[list[float]]]:
         rows = []
         with torch.no_grad():
             values = study.network.values(batch.arrays)

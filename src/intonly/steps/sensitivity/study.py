@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,7 @@ class Study:
         sums: dict[str, npt.NDArray[np.float64]] = {}
         for done, (digest, part) in enumerate(todo):
             self.progress(self.stage, done, len(todo))
-            found = self.remember(f"{piece}/{digest}", lambda part=part: {k: _plain(v) for k, v in work(part).items()})
+            found = self.remember(f"{piece}/{digest}", partial(_worked, work, part))
             for key, value in found.items():
                 array = np.asarray(value, np.float64)
                 sums[key] = sums[key] + array if key in sums else array
@@ -189,6 +190,10 @@ class Study:
     def with_loss(self, loss: Loss) -> Study:
         """Return this study with another loss."""
         return replace(self, loss=loss)
+
+
+def _worked(work: Callable[[Any], Sums], part: Any) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in work(part).items()}
 
 
 def _plain(value: Any) -> Any:
