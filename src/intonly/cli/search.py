@@ -63,13 +63,15 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     """Choose each layer's width so that the network keeps within a budget and loses least."""
     from dataclasses import replace
 
-    from intonly.core.budgets import budget_of
+    from intonly.core.budgets import Budget
     from intonly.core.records import recipe_of
-    from intonly.searching import search
+    from intonly.searching import compare_searches
 
     if out.suffix != ".json":
         raise typer.BadParameter(f"the plan to write must end in .json, got {str(out)!r}", param_hint="-o")
-    limits = budget_of(budget)
+    limits, metrics, solvers = Budget.parse(budget), _parts(metric), _parts(solver)
+    if not compare and (len(metrics), len(solvers)) != (1, 1):
+        raise typer.BadParameter("several metrics or solvers need --compare", param_hint="--metric")
     options.checked_data(data)
     model = options.checked_model(model)
     spec = options.input_spec(input_type, layout, mean, std, resize, crop)
@@ -89,12 +91,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
         **shapes,
     }
     with console.Bars() as bars:
-        if compare:
-            from intonly.searching import compared
-
-            results = compared(model, limits, data, metrics=_parts(metric), solvers=_parts(solver), progress=bars, **common)
-        else:
-            results = (search(model, limits, data, metric=metric, solver=solver, progress=bars, **common),)
+        results = compare_searches(model, limits, data, metrics=metrics, solvers=solvers, progress=bars, **common)
     best = min(results, key=lambda r: (r.chosen.drop or 0.0, r.chosen.size_bytes))
     text = js.dumps(to_json(best.plan), indent=1)
     write_atomic(out, lambda file: file.write(text.encode()))

@@ -36,16 +36,6 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class FrontierPoint:
-    """The best choice at one budget: predicted cost and loss, and the widths."""
-
-    cost: float
-    loss: float
-    weight_bits: Mapping[str, int]
-    activation_bits: Mapping[str, int]
-
-
-@dataclass(frozen=True)
 class SearchResult:
     """A plan and all that it was chosen from.
 
@@ -53,7 +43,7 @@ class SearchResult:
         plan: what to give to `quantize`. allocation: the choice in it.
         problem: tables, limits and ties it solves. metric: who judged sensitivity.
         measured: the reference (W8A8) first, then the plan; others in between.
-        frontier: best choices over all file sizes, smallest first; empty when not asked for.
+        frontier: choices that no other one beats in both file size and loss, smallest first.
         latency_factor: by what the measured latency of the whole plan corrected the summed one.
     """
 
@@ -62,7 +52,7 @@ class SearchResult:
     problem: Problem
     metric: str
     measured: tuple[Measured, ...]
-    frontier: tuple[FrontierPoint, ...] = ()
+    frontier: tuple[Allocation, ...] = ()
     latency_factor: float = 1.0
     notes: tuple[str, ...] = ()
 
