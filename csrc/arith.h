@@ -42,8 +42,9 @@ static inline int32_t intonly_round_clamp(uint64_t sum, unsigned shift, int32_t 
  * the zero point add up far inside int32.
  */
 static inline int32_t intonly_narrow_operand(int64_t value, int32_t multiplier, int shift) {
-    const int64_t moved = shift > 0 ? intonly_shift_floor(value + (INT64_C(1) << (shift - 1)), (unsigned)shift)
-                                    : value * (INT64_C(1) << -shift);
+    const unsigned right = shift > 0 ? (unsigned)shift : 0, left = shift > 0 ? 0 : (unsigned)-shift;
+    const int64_t half = (INT64_C(1) << right) >> 1;
+    const int64_t moved = intonly_shift_floor(value + half, right) * (INT64_C(1) << left);
     const int64_t t = moved < INT16_MIN ? INT16_MIN : moved > INT16_MAX ? INT16_MAX : moved;
     return (int32_t)intonly_shift_floor(t * multiplier + (1 << 14), 15);
 }
@@ -87,6 +88,42 @@ static inline uint64_t intonly_quotient(uint64_t n, uint64_t d) {
 static inline int64_t intonly_floor_div_one(int64_t a, int64_t b) {
     const int64_t sign = -(int64_t)(a < 0);
     return (int64_t)intonly_quotient((uint64_t)(a ^ sign), (uint64_t)b) ^ sign;
+}
+
+/* Return the upper half of a product of 64-bit numbers. */
+static inline uint64_t intonly_upper_half(uint64_t a, uint64_t b) {
+    const uint64_t low = UINT32_MAX, a_low = a & low, a_high = a >> 32, b_low = b & low, b_high = b >> 32;
+    const uint64_t first = a_high * b_low, second = a_low * b_high;
+    const uint64_t carried = (a_low * b_low >> 32) + (first & low) + (second & low);
+    return a_high * b_high + (first >> 32) + (second >> 32) + (carried >> 32);
+}
+
+/* A divisor that is used often, as a product and shifts that give the same quotients for all dividends of 64 bits:
+ * T. Granlund, P. L. Montgomery, Division by Invariant Integers using Multiplication, 1994, figure 4.1. */
+typedef struct intonly_divisor {
+    uint64_t multiplier;
+    unsigned first_shift, second_shift;
+} intonly_divisor;
+
+/* Prepare a divisor, 1 <= d < 2^63: multiplier = 1 + floor(2^64 * (2^l - d) / d) with l = ceil(log2 d). */
+static inline intonly_divisor intonly_divisor_of(uint64_t d) {
+    const int l = intonly_bit_length(d - 1);
+    uint64_t rest = (UINT64_C(1) << l) - d, quotient = 0;
+    for (int place = 63; place >= 0; --place) {
+        rest += rest;
+        const uint64_t take = -(uint64_t)(rest >= d);
+        rest -= d & take;
+        quotient |= (UINT64_C(1) << place) & take;
+    }
+    const intonly_divisor by = {quotient + 1, l > 0, (unsigned)(l > 0 ? l - 1 : 0)};
+    return by;
+}
+
+/* Return floor(a / d) of the true quotient for a prepared divisor. */
+static inline int64_t intonly_floor_div_by(int64_t a, const intonly_divisor *by) {
+    const int64_t sign = -(int64_t)(a < 0);
+    const uint64_t n = (uint64_t)(a ^ sign), upper = intonly_upper_half(by->multiplier, n);
+    return (int64_t)((upper + ((n - upper) >> by->first_shift)) >> by->second_shift) ^ sign;
 }
 
 /* Return floor(sqrt(a)) of the true root, a >= 0, one bit of the root at a time. */

@@ -279,6 +279,7 @@ void intonly_bind_engine(nb::module_ &module) {
         .def("profile", &profile, "inputs"_a, "repeats"_a = 10, "threads"_a = 1)
         .def_prop_ro("arena_bytes", &Program::arena_bytes)
         .def_prop_ro("steps", &Program::steps)
+        .def_prop_ro("waits", &Program::waits)
         .def_prop_ro("isa", &Program::isa);
     nb::class_<BoundRun>(module, "BoundRun")
         .def("__call__", &BoundRun::operator())

@@ -144,6 +144,7 @@ public:
 
     size_t arena_bytes() const { return arena_size; }
     size_t steps() const { return step_count; }
+    size_t waits() const { return wait_count; }
     const char *isa() const { return kernels->isa; }
 
 private:
@@ -210,7 +211,11 @@ private:
             fail("program: step " + std::to_string(fault.step) + (name.empty() ? "" : " (" + name + ")") + ": " +
                  (fault.what ? fault.what : intonly_status_text(status)));
         }
-        for (size_t at = 0; at < words.size(); at += static_cast<size_t>(words[at + 1])) ++step_count;
+        (void)intonly_program_loosen(words.data(), words.size(), kernels, &spaces, &fault);
+        for (size_t at = 0; at < words.size(); at += static_cast<size_t>(words[at + 1])) {
+            ++step_count;
+            wait_count += reinterpret_cast<const intonly_head *>(words.data() + at)->beside == 0;
+        }
     }
 
     // Return the name of a step's kind; "" when it has none. All steps before it are sound.
@@ -227,13 +232,13 @@ private:
         }
     }
 
-    const std::vector<int64_t> words;
+    std::vector<int64_t> words;
     const std::vector<Wanted> inputs, outputs;
     const intonly_kernels *kernels;
     const size_t arena_size;
     nb::object constants;
     uint8_t *constants_data = nullptr;
-    size_t constants_size = 0, step_count = 0;
+    size_t constants_size = 0, step_count = 0, wait_count = 0;
     std::mutex mutex;
     std::vector<std::unique_ptr<Context>> idle;
 };

@@ -45,11 +45,11 @@ def vector(stride: int) -> list[int]:
     return [0] * 7 + [stride]
 
 
-def add(a: int, b: int, y: int, count: int = COUNT, parts: int = 16) -> list[int]:
+def add(a: int, b: int, y: int, count: int = COUNT, parts: int = 16, beside: int = 0) -> list[int]:
     """Return the words of y = a + b for int32 vectors."""
     fields = {f"{name}_ref": ref for name, ref in zip("aby", (a, b, y), strict=True)}
     fields |= {f"{name}_type": S32 for name in "aby"} | {f"{name}_strides": vector(4) for name in "aby"}
-    return step("map", parts=parts, op=1, sign=1, extent=[1] * 7 + [count], **fields)
+    return step("map", parts=parts, beside=beside, op=1, sign=1, extent=[1] * 7 + [count], **fields)
 
 
 def doubled(*, isa: str = "scalar", count: int = COUNT, steps: int = 3) -> Any:
@@ -72,7 +72,7 @@ def test_steps_are_those_of_the_header():
     assert list(native.STEPS) == ["gemm", "window", "contract", "map", "copy", "gather", "halo"]
     assert [number for number, _ in native.STEPS.values()] == list(range(7))
     for _, fields in native.STEPS.values():
-        assert [name for name, _ in fields[:3]] == ["kind", "words", "parts"]
+        assert [name for name, _ in fields[:4]] == ["kind", "words", "parts", "beside"]
         assert len({name for name, _ in fields}) == len(fields)
     assert dict(native.STEPS["copy"][1])["extent"] == 8
     assert dict(native.STEPS["contract"][1])["reduced"] == 4
@@ -258,12 +258,20 @@ def make(steps: list[int], **changes: Any) -> Any:
 GOOD = add(FIRST, FIRST, FIRST + SPACE)
 
 
+def columns(side: int, *, y_row: int = 16, parts: int = 16, beside: int = 1) -> list[int]:
+    """Return the words of y[:, 2 * side :][:, :2] = x for int32 rows of two, in the arena, whose rows are `y_row` bytes long."""
+    fields = {"a_ref": FIRST, "a_type": S32, "y_ref": ARENA + 8 * side, "y_type": S32}
+    strides = {"a_strides": [0] * 6 + [8, 4], "y_strides": [0] * 6 + [y_row, 4]}
+    return step("copy", parts=parts, beside=beside, extent=[1] * 6 + [100, 2], **fields, **strides)
+
+
 @pytest.mark.parametrize(
     ("words", "changes", "message"),
     [
         (GOOD[:-1], {}, r"step 0 \(map\): a step has another length"),
         ([99, *GOOD[1:]], {}, "step 0: there is no such kind of step"),
         (GOOD + add(FIRST, FIRST, ARENA, parts=0), {}, r"step 1 \(map\): parts must be 1..4096"),
+        (GOOD + add(FIRST, FIRST, ARENA, beside=2), {}, r"step 1 \(map\): beside must be 0 or 1"),
         (add(FIRST, FIRST, FIRST + SPACE, COUNT + 1), {}, r"step 0 \(map\): a lies outside its space"),
         (add(FIRST, FIRST, ARENA), {"arena_bytes": 4 * COUNT - 1}, "y lies outside what may be written"),
         (add(FIRST, FIRST, FIRST), {}, "y lies outside what may be written"),
@@ -283,6 +291,50 @@ def test_programs_that_do_not_fit(words, changes, message):
     """A damaged or forged program would run."""
     with pytest.raises(BackendError, match=message):
         make(words, **changes)
+
+
+BESIDE = r"step 1 \((map|copy)\): beside steps of which it touches bytes, or too many: beside must be 0"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        add(FIRST, FIRST, ARENA) + add(ARENA, ARENA, FIRST + SPACE, beside=1),
+        add(ARENA, ARENA, FIRST + SPACE) + add(FIRST, FIRST, ARENA, beside=1),
+        add(FIRST, FIRST, ARENA) + add(FIRST, FIRST, ARENA + 4 * COUNT - 4, 1, parts=1, beside=1),
+        add(FIRST, FIRST, ARENA, parts=1) + add(ARENA + 4, ARENA, FIRST + SPACE, 1, beside=1),
+        columns(0) + columns(0),
+        columns(0) + columns(1, y_row=12),
+        columns(0, y_row=12) + columns(1),
+    ],
+)
+def test_steps_that_touch_the_same_bytes_are_not_run_beside_each_other(words):
+    """A forged program would give bytes that depend on which thread is first."""
+    with pytest.raises(BackendError, match=BESIDE):
+        make(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "waits"),
+    [
+        (add(FIRST, FIRST, ARENA, parts=1) + add(ARENA, ARENA, FIRST + SPACE, parts=1, beside=1), 0),
+        (add(FIRST, FIRST, ARENA, 9) + add(FIRST, FIRST, ARENA + 36, 9, beside=1) + add(ARENA, ARENA, FIRST + SPACE, 18), 1),
+        (columns(0) + columns(1) + add(ARENA, ARENA, FIRST + SPACE, 400), 1),
+        (columns(0, beside=0) + columns(1, beside=0) + add(ARENA, ARENA, FIRST + SPACE, 400), 1),
+        (add(FIRST, FIRST, ARENA) + add(FIRST, FIRST, ARENA), 1),
+        (add(FIRST, FIRST, ARENA, parts=1) + 60 * add(ARENA, ARENA, ARENA, parts=1, beside=1), 0),
+        (add(FIRST, FIRST, ARENA, 9) + 60 * add(FIRST, FIRST, ARENA + 36, 9), 59),
+        (add(FIRST, FIRST, ARENA, 1) + [word for k in range(60) for word in add(FIRST, FIRST, ARENA + 4 * k, 1)], 2),
+    ],
+)
+def test_steps_wait_only_for_what_they_need(words, waits):
+    """Threads would meet after each step, which costs as much as a small step."""
+    program = make(words)
+    assert program.waits == waits
+    x = np.arange(COUNT, dtype=np.int32)
+    runs = [program.run([x], [np.zeros(COUNT, np.int32)], threads)[0] for threads in (1, 2, 3)]
+    for y in runs[1:]:
+        np.testing.assert_array_equal(runs[0], y)
 
 
 def test_an_empty_program():

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Times the gemm kernel of an instruction set on the layers of known networks, one thread, and prints GMAC/s, and
- * percent of what a bare loop of vpdpbusd reaches in the same rounds. Weights and codes are random.
+ * percent of what a bare loop of vpdpbusd reaches in the same rounds. Weights and codes are random, weights of 8 bits or,
+ * where asked for, out of -7..7 (4 bits) or -1..1 (2 bits).
  */
 #define _DEFAULT_SOURCE
 #include <stdio.h>
@@ -38,6 +39,7 @@ static const layer layers[] = {
     {"MobileNetV2", 7, 320, 1280, 1, 1, 0},
     {"Autoencoder", 1, 640, 128, 1, 1, 0}, {"Autoencoder", 1, 128, 128, 1, 1, 0}, {"Autoencoder", 1, 128, 8, 1, 1, 0},
     {"Autoencoder", 1, 8, 128, 1, 1, 0}, {"Autoencoder", 1, 128, 640, 1, 1, 0},
+    {"Decoder", 1, 4096, 4096, 1, 1, 0}, {"Decoder", 1, 4096, 14336, 1, 1, 0}, {"Decoder", 1, 14336, 4096, 1, 1, 0},
 };
 enum { LAYERS = sizeof layers / sizeof *layers, ROUNDS = 15, WAYS = 4 };
 
@@ -74,9 +76,9 @@ static void *zeroed(size_t bytes) {
     return p;
 }
 
-static void *filled(size_t bytes, int spread) {
+static void *filled(size_t bytes) {
     uint8_t *p = zeroed(bytes);
-    for (size_t i = 0; i < bytes; ++i) p[i] = (uint8_t)(rand() % spread - spread / 4);
+    for (size_t i = 0; i < bytes; ++i) p[i] = (uint8_t)rand();
     return p;
 }
 
@@ -87,7 +89,15 @@ typedef struct ready {
     uint8_t *bases[5];
 } ready;
 
-static ready prepare(const intonly_kernels *table, const layer *l, int64_t batch) {
+/* Weights of about as many bits. */
+static int8_t *weights_of(size_t count, int64_t bits) {
+    const int spread = bits == 2 ? 3 : bits == 4 ? 15 : 80;
+    int8_t *w = zeroed(count);
+    for (size_t i = 0; i < count; ++i) w[i] = (int8_t)(rand() % spread - (bits == 8 ? 20 : spread / 2));
+    return w;
+}
+
+static ready prepare(const intonly_kernels *table, const layer *l, int64_t batch, int64_t bits) {
     ready r;
     memset(&r, 0, sizeof r);
     intonly_gemm *s = &r.step;
@@ -118,14 +128,14 @@ static ready prepare(const intonly_kernels *table, const layer *l, int64_t batch
     int32_t *bias = zeroed((size_t)l->oc * 4), *m = zeroed((size_t)l->oc * 4);
     int8_t *p = zeroed((size_t)l->oc), *p_r = zeroed((size_t)l->oc);
     for (int64_t o = 0; o < l->oc; ++o) m[o] = 16384 + rand() % 16384, p[o] = 5, p_r[o] = -5;
-    const intonly_weights w = {l->oc, taps, depth, s->tap_bytes, filled((size_t)(l->oc * taps * depth), 80), bias,
+    const intonly_weights w = {l->oc, taps, depth, s->tap_bytes, weights_of((size_t)(l->oc * taps * depth), bits), bias,
                                INTONLY_FORM_NARROW, m, p, l->residual ? m : NULL, l->residual ? p_r : NULL,
                                s->fraction_bits, 1 << 28, 0};
     s->packed_bytes = (int64_t)table->gemm_size(&w);
     r.bases[0] = zeroed((size_t)s->packed_bytes);
     table->gemm_pack(&w, r.bases[0]);
-    r.bases[2] = filled((size_t)(batch * s->x_n) + INTONLY_SLACK + 64, 256);
-    r.bases[3] = filled((size_t)(batch * side * side * l->oc), 256);
+    r.bases[2] = filled((size_t)(batch * s->x_n) + INTONLY_SLACK + 64);
+    r.bases[3] = filled((size_t)(batch * side * side * l->oc));
     r.bases[4] = zeroed((size_t)(batch * side * side * l->oc));
     s->packed = 0;
     s->tap_offsets = INT64_C(1) << INTONLY_SPACE_SHIFT;
@@ -163,6 +173,7 @@ static double time_step(const intonly_kernels *table, ready *r, int64_t channels
 int main(int count, char **arguments) {
     const char *isa = count > 1 ? arguments[1] : "best", *network = count > 2 ? arguments[2] : "";
     const int64_t batch = count > 3 ? atoll(arguments[3]) : 1;
+    const int64_t bits = count > 4 ? atoll(arguments[4]) : 8;
     const intonly_kernels *table = intonly_kernels_of(intonly_best_isa());
     for (int i = 0; i < INTONLY_ISAS; ++i)
         if (strcmp(intonly_isa_name(i), isa) == 0) table = intonly_kernels_of((intonly_isa)i);
@@ -174,7 +185,7 @@ int main(int count, char **arguments) {
     static double best[LAYERS][WAYS];
     double most = 0;
     for (int i = 0; i < LAYERS; ++i) {
-        all[i] = prepare(table, &layers[i], batch);
+        if (strstr(layers[i].network, network) != NULL) all[i] = prepare(table, &layers[i], batch, bits);
         for (int way = 0; way < WAYS; ++way) best[i][way] = 1;
     }
     for (int round = 0; round < ROUNDS; ++round) {
@@ -188,9 +199,9 @@ int main(int count, char **arguments) {
             }
         }
     }
-    (void)printf("%s, batch %lld, peak %.0f GMAC/s. Time, GMAC/s, of the peak; warm, then after an eviction from L2;\n"
+    (void)printf("%s, batch %lld, %lld bits, peak %.0f GMAC/s. Time, GMAC/s, of the peak; warm, then after an eviction from L2;\n"
                  "of each first with all channels of some pixels, then all pixels of some channels (channels_first)\n",
-                 table->isa, (long long)batch, most);
+                 table->isa, (long long)batch, (long long)bits, most);
     for (int i = 0; i < LAYERS; ++i) {
         const layer *l = &layers[i];
         if (strstr(l->network, network) == NULL) continue;

@@ -76,7 +76,7 @@ const char *intonly_check_copy(checker *c, const intonly_copy *step) {
 }
 
 /* An index that is constant must be right; one that is data is proven by the certificate. */
-static const char *check_indices(const checker *c, const intonly_gather *step) {
+static const char *check_indices(checker *c, const intonly_gather *step) {
     const int64_t size = intonly_bytes_of(step->index_type);
     REQUIRE(is_aligned(step->index_ref, size) && stands(c, step->index_ref, intonly_reach_of(step->count * size), READ),
             "index lies outside its space");
@@ -102,6 +102,27 @@ const char *intonly_check_gather(checker *c, const intonly_gather *step) {
     return check_indices(c, step);
 }
 
+/* Note what a halo touches: all of the rows above and below the image, and both ends of its own rows. */
+static int margin_stands(checker *c, const intonly_halo *step, intonly_reach reach) {
+    const int64_t left = -step->left * step->x_w, right = step->w * step->x_w, end = right + step->right * step->x_w;
+    const struct {
+        int64_t first, rows, from, to;
+    } bands[] = {{-step->top, step->top, left, end},
+                 {step->h, step->bottom, left, end},
+                 {0, step->h, left, 0},
+                 {0, step->h, right, end}};
+    const int64_t strides[] = {step->x_n, step->x_h};
+    if (!inside(c, step->x_ref, reach, WRITE)) return 0;
+    for (int i = 0; i < 4; ++i) {
+        const int64_t extents[] = {step->n, bands[i].rows};
+        const int64_t row = bands[i].first * step->x_h;
+        const intonly_reach run = {row + bands[i].from, row + bands[i].to};
+        if (bands[i].rows > 0 && run.least < run.end)
+            (void)runs_stand(c, step->x_ref, run, 2, extents, strides, WRITE);
+    }
+    return 1;
+}
+
 const char *intonly_check_halo(checker *c, const intonly_halo *step) {
     const int64_t sides[] = {step->top, step->left, step->bottom, step->right};
     for (int i = 0; i < 4; ++i) REQUIRE(in_range(sides[i], 0, INTONLY_MOST_EXTENT), "margins must be 0 or more");
@@ -118,7 +139,7 @@ const char *intonly_check_halo(checker *c, const intonly_halo *step) {
     REQUIRE(intonly_reach_along(&reach, step->n, step->x_n) &&
                 intonly_reach_between(&reach, -step->top, step->h - 1 + step->bottom, step->x_h) &&
                 intonly_reach_between(&reach, -step->left, step->w - 1 + step->right, step->x_w) &&
-                stands(c, step->x_ref, reach, WRITE),
+                margin_stands(c, step, reach),
             "x and its margin lie outside what may be written");
     return NULL;
 }

@@ -28,7 +28,8 @@ typedef struct intonly_fault {
 } intonly_fault;
 
 /* Return INTONLY_OK when `kernels` may run every step: whatever the words and the constants are, and whatever data the
- * inputs hold, no kernel then leaves a space, has undefined behaviour, or runs practically for ever.
+ * inputs hold, no kernel then leaves a space, has undefined behaviour, or runs practically for ever, and steps that run
+ * beside each other have no byte in common that one of them writes.
  *
  * All bytes that a step names lie inside their spaces; only the x of a gemm, whose taps are rounded up to 4 bytes, may
  * run into the slack of constants or arena. Reading further, a kernel stays within that slack, too. An index that is
@@ -36,6 +37,11 @@ typedef struct intonly_fault {
  * not be trusted. */
 intonly_status intonly_program_check(const int64_t *words, size_t count, const intonly_kernels *kernels,
                                      const intonly_spaces *spaces, intonly_fault *fault);
+
+/* Check the same, and let each step run beside those before it wherever none of them touches a byte that the other
+ * writes. What `beside` was before does not matter. */
+intonly_status intonly_program_loosen(int64_t *words, size_t count, const intonly_kernels *kernels,
+                                      const intonly_spaces *spaces, intonly_fault *fault);
 
 /* A team of threads that share steps. `threads` counts the one that calls: 1 starts none. A team serves one run at a
  * time, called from any thread. While it waits for work it sleeps, after about 50 microseconds. */

@@ -43,9 +43,12 @@ enum { INTONLY_CONSTANTS = 0, INTONLY_ARENA = 1, INTONLY_CALLER = 2 };
     STEP(gather)    /* picks rows by index */                                                                          \
     STEP(halo)      /* fills the margin around an image */
 
-/* S(name) is one word, V(name, count) are several. Every step begins with its kind, its length in words, and into how
- * many parts it is worth dividing among threads. */
-#define INTONLY_HEAD(S) S(kind) S(words) S(parts)
+/* S(name) is one word, V(name, count) are several. Every step begins with its kind, its length in words, into how many
+ * parts it is worth dividing among threads, and whether it may run beside the steps before it.
+ *
+ * beside: 0 = all threads have ended all steps before when the step begins; 1 = nobody waits, so it may run at the same
+ * time as any step back to the last one that says 0, and that one. A step of a single part is the caller's thread's. */
+#define INTONLY_HEAD(S) S(kind) S(words) S(parts) S(beside)
 
 /* An image: reference, element type (intonly_type), byte strides between images, rows and pixels. */
 #define INTONLY_IMAGE(S, x) S(x##_ref) S(x##_type) S(x##_n) S(x##_h) S(x##_w)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Running a program: every thread of a team walks over the steps, does its part, and meets the others where one of them
- * may need what another has written.
+ * Running a program: every thread of a team walks over the steps, does its part, and meets the others before a step
+ * that may need what another thread has written.
  */
 #include "exec/clock.h"
 
@@ -23,27 +23,19 @@ static const intonly_head *head_at(const run *r, size_t at) {
     return (const intonly_head *)(const void *)(r->words + at);
 }
 
-/* Return into how many parts the step at a word is divided; 1 behind the last step. */
-static unsigned parts_at(const run *r, size_t at) {
-    if (at >= r->count) return 1;
-    const int64_t parts = head_at(r, at)->parts;
-    return parts < (int64_t)r->threads ? (unsigned)parts : r->threads;
-}
-
-/* Two steps of a single part that follow each other are both the caller's, so nobody waits between them. The end of the
- * team's work is a barrier by itself; the last step needs one of its own only to be timed. */
+/* The begin and the end of the team's work are barriers by themselves. When steps are timed, each waits for the one
+ * before. */
 static void walk(void *argument, intonly_pool *pool, unsigned thread) {
     const run *r = argument;
     int64_t *const clock = thread == 0 ? r->nanoseconds : NULL;
     int64_t before = clock != NULL ? intonly_now() : 0;
-    unsigned parts = parts_at(r, 0);
     for (size_t at = 0, step = 0; at < r->count; ++step) {
         const intonly_head *head = head_at(r, at);
+        const unsigned parts = head->parts < (int64_t)r->threads ? (unsigned)head->parts : r->threads;
+        if (r->threads > 1 && at > 0 && !head->beside && r->nanoseconds == NULL) intonly_pool_barrier(pool);
         if (thread < parts) r->kernels->run[head->kind](head, r->bases, thread, parts);
+        if (r->threads > 1 && r->nanoseconds != NULL) intonly_pool_barrier(pool);
         at += (size_t)head->words;
-        const unsigned next = parts_at(r, at);
-        if (at < r->count ? parts > 1 || next > 1 : parts > 1 && r->nanoseconds != NULL) intonly_pool_barrier(pool);
-        parts = next;
         if (clock != NULL) {
             const int64_t after = intonly_now();
             clock[step] += after - before;

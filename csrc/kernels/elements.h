@@ -37,15 +37,30 @@ static inline int64_t intonly_bytes_of(int64_t type) {
     }
 }
 
+/* Loops over elements whose distance is known when it is that of neighbours, or 0: vectors can do those. */
+#define INTONLY_READ_RUN(element, by)                                                                                  \
+    for (int64_t i = 0; i < count; ++i) {                                                                              \
+        element value;                                                                                                 \
+        memcpy(&value, source + i * (by), sizeof value);                                                               \
+        values[i] = (int64_t)value;                                                                                    \
+    }
+#define INTONLY_WRITE_RUN(element, by)                                                                                 \
+    for (int64_t i = 0; i < count; ++i) {                                                                              \
+        const element value = (element)values[i];                                                                      \
+        memcpy(target + i * (by), &value, sizeof value);                                                               \
+    }
+
 /* Read `count` elements that stand `stride` bytes apart. */
 static inline void intonly_load(const uint8_t *source, int64_t type, int64_t stride, int64_t count, int64_t *values) {
     switch (type) {
 #define INTONLY_LOAD(name, element)                                                                                    \
     case name:                                                                                                         \
-        for (int64_t i = 0; i < count; ++i) {                                                                          \
-            element value;                                                                                             \
-            memcpy(&value, source + i * stride, sizeof value);                                                         \
-            values[i] = (int64_t)value;                                                                                \
+        if (stride == (int64_t)sizeof(element)) {                                                                      \
+            INTONLY_READ_RUN(element, (int64_t)sizeof(element))                                                        \
+        } else if (stride == 0) {                                                                                      \
+            INTONLY_READ_RUN(element, 0)                                                                               \
+        } else {                                                                                                       \
+            INTONLY_READ_RUN(element, stride)                                                                          \
         }                                                                                                              \
         break;
         INTONLY_TYPES(INTONLY_LOAD)
@@ -59,9 +74,10 @@ static inline void intonly_store(const int64_t *values, int64_t count, uint8_t *
     switch (type) {
 #define INTONLY_STORE(name, element)                                                                                   \
     case name:                                                                                                         \
-        for (int64_t i = 0; i < count; ++i) {                                                                          \
-            const element value = (element)values[i];                                                                  \
-            memcpy(target + i * stride, &value, sizeof value);                                                         \
+        if (stride == (int64_t)sizeof(element)) {                                                                      \
+            INTONLY_WRITE_RUN(element, (int64_t)sizeof(element))                                                       \
+        } else {                                                                                                       \
+            INTONLY_WRITE_RUN(element, stride)                                                                         \
         }                                                                                                              \
         break;
         INTONLY_TYPES(INTONLY_STORE)
@@ -69,6 +85,8 @@ static inline void intonly_store(const int64_t *values, int64_t count, uint8_t *
     default: break;
     }
 }
+#undef INTONLY_READ_RUN
+#undef INTONLY_WRITE_RUN
 
 /* Return an index that lies in 0..entries-1: the last for one that does not (negative ones are large here). */
 static inline uint64_t intonly_index(uint64_t index, int64_t entries) {

@@ -16,6 +16,9 @@
 
 typedef void (*intonly_kernel)(const void *step, uint8_t *const *bases, unsigned part, unsigned parts);
 
+/* y[i] = table[x[i]] for `count` bytes and a table of 256; y may be x. */
+typedef void (*intonly_look_up)(const uint8_t *table, const uint8_t *x, uint8_t *y, int64_t count);
+
 /* The constants of a gemm or of a depthwise window before they are packed. */
 typedef struct intonly_weights {
     int64_t channels;  /* output channels */
@@ -37,6 +40,7 @@ typedef struct intonly_weights {
 typedef struct intonly_kernels {
     const char *isa;
     intonly_kernel run[INTONLY_KINDS];
+    intonly_look_up look_up;
     /* Whether gemm and window of this table want signed (1) or unsigned (0) codes; -1 = they take both. */
     int wants_signed;
     /* Bytes of the packed form, a multiple of 64; 0 = this table has no kernel for these constants, use `contract`. */
@@ -76,6 +80,13 @@ static inline void intonly_share(int64_t units, unsigned part, unsigned parts, i
     const int64_t extra = part < rest ? part : rest;
     *first = whole * part + extra;
     *end = *first + whole + (part < rest);
+}
+
+/* Return how much of `total` the largest of all parts gets; they share units of `size`, the last perhaps smaller. */
+static inline int64_t intonly_largest_share(int64_t total, int64_t size, int64_t units, unsigned parts) {
+    int64_t first, end;
+    intonly_share(units, 0, parts, &first, &end);
+    return end * size < total ? end * size : total;
 }
 
 /* Fill in the plain C kernels; every other table starts from these and replaces what it does better. */

@@ -9,6 +9,7 @@
 #include "kernels/halo/halo.h"
 #include "kernels/kernels.h"
 #include "kernels/map/map.h"
+#include "kernels/map/table.h"
 #include "kernels/window/window.h"
 
 void intonly_kernels_scalar(intonly_kernels *table) {
@@ -16,6 +17,7 @@ void intonly_kernels_scalar(intonly_kernels *table) {
 #define INTONLY_REFERENCE(kind) table->run[INTONLY_KIND_##kind] = intonly_##kind##_ref;
     INTONLY_STEPS(INTONLY_REFERENCE)
 #undef INTONLY_REFERENCE
+    table->look_up = intonly_look_up_ref;
     table->wants_signed = -1;
     table->gemm_size = intonly_gemm_size_ref;
     table->gemm_pack = intonly_gemm_pack_ref;

@@ -2,8 +2,10 @@
  *
  * The table of the AVX2 kernels.
  */
+#include "kernels/contract/x86_avx2.h"
 #include "kernels/gemm/x86_avx2.h"
 #include "kernels/kernels.h"
+#include "kernels/map/x86_avx2.h"
 #include "kernels/window/x86_avx2.h"
 
 void intonly_kernels_avx2(intonly_kernels *table) {
@@ -13,6 +15,9 @@ void intonly_kernels_avx2(intonly_kernels *table) {
     table->gemm_size = intonly_gemm_size_avx2;
     table->gemm_pack = intonly_gemm_pack_avx2;
     table->gemm_accepts = intonly_gemm_accepts_avx2;
+    table->run[INTONLY_KIND_contract] = intonly_contract_avx2;
+    table->run[INTONLY_KIND_map] = intonly_map_avx2;
+    table->look_up = intonly_look_up_avx2;
     table->run[INTONLY_KIND_window] = intonly_window_avx2;
     table->depthwise_size = intonly_depthwise_size_avx2;
     table->depthwise_pack = intonly_depthwise_pack_avx2;

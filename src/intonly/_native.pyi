@@ -210,6 +210,10 @@ class Program:
     @property
     def steps(self) -> int: ...
     @property
+    def waits(self) -> int:
+        """Before how many steps the threads of a team wait for each other; the others run beside the steps before them."""
+
+    @property
     def isa(self) -> str: ...
 
 class BoundRun:

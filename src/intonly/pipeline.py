@@ -13,7 +13,7 @@ from intonly.core.errors import DataError
 from intonly.core.graph import Dim, Graph
 from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges
-from intonly.core.records import InputSpec, Plan, recipe_of, to_json
+from intonly.core.records import InputSpec, Plan, Recipe, recipe_of, to_json
 from intonly.data import Dataset, load_data
 from intonly.loading import example_from, from_factory, load, peeked
 from intonly.model import FloatModel, QuantizedModel, to_model_units
@@ -86,12 +86,8 @@ def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | Non
     asked = recipe_of(recipe)
     report = progress or _silent
     dataset = load_data(data, source.specs, samples=asked.samples)
-    canonical, specs, pinned = prepared(source)
-    wanted = asked.equalization if asked.equalization is not None else asked.weight_granularity == "tensor"
-    if wanted and not pinned:
-        canonical = equalize(canonical)
-    batches = _batches(dataset, canonical, specs)
-    ranges = calibrate(canonical, batches, pinned=pinned, progress=_counter(report, "calibrate", len(dataset)))
+    canonical, specs, pinned, ranges = calibrated(source, asked, dataset, report)
+    batches = batches_of(dataset, canonical, specs)
     quantized, plan = quantize_graph(canonical, ranges, asked, {s.name: s for s in specs}, pinned)
     count = _counter(report, "correct", len(quantized.nodes))
     quantized = correct(
@@ -118,6 +114,19 @@ def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | Non
         make_golden(integer, Interpreter(integer).run),
     )
     return Journey(source.graph, canonical, ranges, quantized, plan, QuantizedModel(artifact))
+
+
+def calibrated(
+    source: FloatModel, recipe: Recipe, dataset: Dataset, progress: Progress | None = None
+) -> tuple[Graph, tuple[InputSpec, ...], dict[str, QParams], Ranges]:
+    """Return what `prepared` returns, with channels equalized as the recipe wants it, and the ranges of all values."""
+    canonical, specs, pinned = prepared(source)
+    wanted = recipe.equalization if recipe.equalization is not None else recipe.weight_granularity == "tensor"
+    if wanted and not pinned:
+        canonical = equalize(canonical)
+    count = _counter(progress or _silent, "calibrate", len(dataset))
+    ranges = calibrate(canonical, batches_of(dataset, canonical, specs), pinned=pinned, progress=count)
+    return canonical, specs, pinned, ranges
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -165,9 +174,16 @@ def _user_specs(asked: Sequence[InputSpec], folded: Sequence[InputSpec], quantiz
     return tuple(result)
 
 
-def _batches(dataset: Dataset, graph: Graph, specs: Sequence[InputSpec]) -> list[dict[str, Any]]:
+def batches_of(dataset: Dataset, graph: Graph, specs: Sequence[InputSpec], most: int = CALIBRATION_BATCH) -> list[dict[str, Any]]:
+    """Return the samples as a canonical graph sees them, in batches of `most`, or of the size that the model fixes.
+
+    A rest that does not fill a fixed batch is left out.
+
+    Raises:
+        DataError: when there are fewer samples than a fixed batch holds.
+    """
     batch = graph.values[graph.inputs[0]].shape[0]
-    size = CALIBRATION_BATCH if isinstance(batch, Dim) else batch
+    size = most if isinstance(batch, Dim) else batch
     result: list[dict[str, Any]] = []
     for piece in dataset.batches(size):
         if not isinstance(batch, Dim) and len(next(iter(piece.values()))) < size:

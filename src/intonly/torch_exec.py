@@ -62,8 +62,9 @@ class TorchRunner:
         observe: Observer | None = None,
         until: str | None = None,
         known: Mapping[str, torch.Tensor] | None = None,
+        params: Mapping[str, torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return the output tensors by name.
+        """Return the output tensors by name. A FLOAT graph is differentiable in its inputs, values and `params`.
 
         Args:
             inputs: arrays or tensors by input name.
@@ -72,8 +73,9 @@ class TorchRunner:
             until: stop after this value is made and return it alone.
             known: values that are made already, rounded and all. They are not computed again, nor is what only they need,
                 and an input that is known, or that nothing else needs, may be missing from `inputs`.
+            params: tensors that stand in for parameters of these names, for example leaves whose gradient is wanted.
         """
-        live: dict[str, torch.Tensor] = {**self.params, **(known or {})}
+        live: dict[str, torch.Tensor] = {**self.params, **(params or {}), **(known or {})}
         nodes, inputs_read = self._needed(known or {}, until)
         for name in inputs_read:
             x = torch.as_tensor(inputs[name]).to(self.device)

@@ -12,12 +12,14 @@ from hypothesis import given
 
 from intonly import _native
 from intonly.backends.interpreter import Interpreter
-from intonly.backends.native import NativeEngine
+from intonly.backends.native import NativeEngine, plan
+from intonly.core.arith import Rescale
 from intonly.core.bounds import bounds
 from intonly.core.graph import Dim, Graph, max_shape
+from intonly.core.number_format import INT8, INT32, UINT8
 from intonly.core.primitives import PRIMITIVES
 from tests.core.cases import CASES, Case
-from tests.core.chains import chains
+from tests.core.chains import GraphMaker, chains
 from tests.strategies import LAW, Array
 
 ISAS = _native.isas()
@@ -78,3 +80,48 @@ def random_inputs(graph: Graph, batch: int, seed: int) -> dict[str, Array]:
         shape = tuple(batch if isinstance(d, Dim) else n for d, n in zip(value.shape, max_shape(value.shape), strict=True))
         made[name] = rng.integers(value.format.qmin, value.format.qmax, shape, np.int64, endpoint=True).astype(value.format.dtype)
     return made
+
+
+def activations(raised: bool) -> Graph:
+    """Return convolutions with activations between them: a margin behind a table, a depthwise window, a join, a product."""
+    fmt = INT8 if raised else UINT8
+    rng = np.random.default_rng(11)
+    m = GraphMaker()
+    x = m.input(fmt, (Dim("N", 1, 8), 9, 7, 6))
+
+    def rescale(count: int, factor: float) -> Rescale:
+        return Rescale.from_real(np.full(count, factor), zero_point=3, lo=fmt.qmin, hi=fmt.qmax)
+
+    def conv(value: str, w: Array, groups: int, factor: float, kernel: int) -> str:
+        attrs = {"strides": (1, 1), "dilations": (1, 1), "pads": (kernel // 2,) * 4, "groups": groups, "x_zero_point": 3}
+        count = w.shape[0]
+        bias = m.param(INT32, rng.integers(-900, 900, count))
+        return m.node("conv2d", {**attrs, "rescale": rescale(count, factor)}, value, m.param(INT8, w), bias)
+
+    def table(value: str, entries: Array) -> str:
+        return m.node("lookup", {"offset": fmt.qmin}, value, m.param(fmt, entries))
+
+    a = table(conv(x, rng.integers(-127, 128, (70, 3, 3, 6)), 1, 0.003, 3), rng.permutation(np.arange(fmt.qmin, fmt.qmax + 1)))
+    b = conv(a, rng.integers(-127, 128, (70, 3, 3, 1)), 70, 0.006, 3)
+    ramp = np.clip(np.arange(fmt.qmin, fmt.qmax + 1) // 2 + 20, fmt.qmin, fmt.qmax)
+    c = table(table(b, ramp), rng.integers(fmt.qmin, fmt.qmax + 1, 256))
+    return m.graph(conv(c, rng.integers(-127, 128, (33, 1, 1, 70)), 1, 0.002, 1), table(a, ramp))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("raised", [False, True])
+def test_activations_equal_the_interpreter(isa: str, raised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An activation would be read by another table, in other bytes, or overwrite what somebody still reads."""
+    monkeypatch.setattr(plan, "WORK_WORTH_SHARING", dict.fromkeys(_native.STEPS, -1))
+    graph = activations(raised)
+    for batch, threads in ((1, 1), (3, 1), (1, 2), (3, 3)):
+        assert assert_same(graph, random_inputs(graph, batch, batch), isa, threads) > 100
+
+
+def test_an_activation_takes_the_place_of_its_operand() -> None:
+    """A network would hold each activation twice."""
+    graph = activations(False)
+    steps = NativeEngine(graph).program({"N": 1})[0].steps
+    maps = [s.fields for s in steps if s.kind == "map"]
+    assert len(maps) == 3  # tables that follow each other are one
+    assert [s["a_ref"].buffer == s["y_ref"].buffer for s in maps] == [False, True, False]

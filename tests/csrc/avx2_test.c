@@ -4,7 +4,7 @@
  * panels, residuals in place, long windows, and weights at the edge of what products in 16 bits can hold. Expected
  * bytes come from the plain C kernels. The argument is the number of rounds of each test.
  *
- * Prints for each table how often each path ran, and for the packed forms of AVX2 the chains that were chosen.
+ * Prints for each table how often each path ran, what weights were stored in, and the chains that AVX2 chose.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@ enum { MOST_CHANNELS = 300, MOST_CODES = 3000 };
 static int8_t w[MOST_CHANNELS * MOST_CODES];
 static int32_t bias[MOST_CHANNELS];
 static law l;
-static unsigned long chains[9], wide_forms, vector_finishes, joined_finishes, upper_finishes, cases;
+static unsigned long chains[9], wide_forms, of_bits[17], wide_books, vector_finishes, joined_finishes, upper_finishes, cases;
 
 /* Weights whose pairs add up to just 128 over `chain` groups of four, or now and then to 129. Odd rests of a pair's
  * places get what is left. */
@@ -45,6 +45,14 @@ static void random_weights(int64_t channels, int64_t codes) {
     const int64_t most = one_in(2) ? 127 : between(1, 127), low = one_in(2) ? -most - 1 : -most;
     const int same = one_in(8);
     for (int64_t i = 0; i < channels * codes; ++i) w[i] = (int8_t)(same ? low : between(low, most));
+}
+
+/* Weights out of a few levels, so that they are stored in 4 or 2 bits. */
+static void few_weights(int64_t channels, int64_t codes) {
+    const int64_t levels = 1 + below(one_in(2) ? 4 : 16), most = one_in(2) ? 7 : one_in(2) ? 16 : 128;
+    int8_t book[16];
+    for (int i = 0; i < 16; ++i) book[i] = (int8_t)between(-most, most < 128 ? most : 127);
+    for (int64_t i = 0; i < channels * codes; ++i) w[i] = book[below(levels)];
 }
 
 /* Constants that leave something of the accumulators: most of them such as vectors finish. */
@@ -153,10 +161,12 @@ static void count_finish(const narrow_summary *summary, int64_t type, int64_t r_
 static void test_large_gemm(const intonly_kernels *table, const intonly_kernels *plain) {
     const int64_t taps = one_in(2) ? 1 : 1 + below(9), most = MOST_CODES / taps - 3;
     const int64_t depth = one_in(4) ? 1 + below(most) : 1 + below(most < 80 ? most : 80), tap_bytes = (depth + 3) & ~INT64_C(3);
-    const int64_t channels = 1 + below(one_in(4) ? MOST_CHANNELS : 40), oh = 1 + below(3), ow = 1 + below(one_in(4) ? 30 : 8);
+    const int64_t channels = 1 + below(one_in(4) ? MOST_CHANNELS : 40), oh = 1 + below(3), ow = 1 + below(one_in(4) ? 100 : 8);
     const int joins = one_in(2);
     scene_begin();
-    if (one_in(2))
+    if (one_in(3))
+        few_weights(channels, taps * depth);
+    else if (one_in(2))
         random_weights(channels, taps * depth);
     else
         edge_weights(channels, taps, depth, tap_bytes, INT64_C(1) << below(4));
@@ -183,6 +193,8 @@ static void test_large_gemm(const intonly_kernels *table, const intonly_kernels 
     REQUIRE(!table->gemm_accepts(&step, at(own.ref)));
     const gemm_header *header = (const gemm_header *)(const void *)at(own.ref);
     ++*(header->wide ? &wide_forms : &chains[header->chain]);
+    ++of_bits[header->bits];
+    wide_books += header->wide && header->bits < 8;
     count_finish(&header->narrow, y.type, r.type);
     COMPARE(table, plain, INTONLY_KIND_gemm, step, own, theirs, y);
 }
@@ -233,13 +245,15 @@ int main(int argc, char **argv) {
         const intonly_kernels *table = intonly_kernels_of((intonly_isa)isa);
         if (table == NULL) continue;
         memset(chains, 0, sizeof chains);
-        wide_forms = vector_finishes = joined_finishes = upper_finishes = cases = 0;
+        memset(of_bits, 0, sizeof of_bits);
+        wide_books = wide_forms = vector_finishes = joined_finishes = upper_finishes = cases = 0;
         for (long round = 0; round < rounds; ++round) {
             test_large_gemm(table, plain);
             test_large_window(table, plain);
         }
         printf("%s cases %lu vectors %lu joined %lu upper %lu int16 %lu", table->isa, cases, vector_finishes, joined_finishes,
                upper_finishes, wide_forms);
+        printf(" bits4 %lu bits2 %lu book16 %lu", of_bits[4], of_bits[2], wide_books);
         for (int chain = 1; chain <= 8; chain *= 2) printf(" chain%d %lu", chain, chains[chain]);
         printf("\n");
     }

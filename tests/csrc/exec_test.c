@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Programs against their check. Sound programs of random steps pass it, and give the same bytes with every table of
- * kernels and any number of threads. The same programs with words or constants changed, and words at random, either
- * break a rule or run without leaving their memory: every space ends (or begins) at a page that cannot be touched, and
- * the sanitizers look for the rest. Prints how many programs of each sort it ran.
+ * kernels and any number of threads, also when steps that need no wait run beside each other. The same programs with
+ * words or constants changed, and words at random, either break a rule or run without leaving their memory: every space
+ * ends (or begins) at a page that cannot be touched, and the sanitizers look for the rest. Prints how many programs of
+ * each sort it ran.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -49,6 +50,53 @@ static int table_count;
 
 static unsigned long steps_made[INTONLY_KINDS];
 
+static const intonly_head *step_at(size_t at) { return (const intonly_head *)(const void *)(words + at); }
+
+/* Put the steps that run beside each other into another order: first those of several parts, from the last to the
+ * first, then those of one part, which are one thread's. */
+static void reorder(void) {
+    static int64_t made[MOST_WORDS];
+    size_t count = 0;
+    for (size_t begin = 0, end; begin < word_count; begin = end) {
+        size_t at[64], steps = 0;
+        end = begin;
+        do {
+            at[steps++] = end;
+            end += (size_t)step_at(end)->words;
+        } while (end < word_count && step_at(end)->beside);
+        for (size_t i = 0; i < 2 * steps; ++i) {
+            const intonly_head *head = step_at(at[i < steps ? steps - 1 - i : i - steps]);
+            if ((head->parts == 1) != (i >= steps)) continue;
+            memcpy(made + count, head, (size_t)head->words * sizeof *words);
+            count += (size_t)head->words;
+        }
+    }
+    REQUIRE(count == word_count);
+    memcpy(words, made, count * sizeof *words);
+}
+
+static unsigned long let_loose, kept_waiting;
+
+/* Let the steps of a sound program run beside each other; that changes no byte, and no more of them may. */
+static void test_beside(uint64_t expected) {
+    const intonly_spaces spaces = {space_bytes, SPACES, OUTPUT, bases[INTONLY_CONSTANTS]};
+    intonly_fault fault = {0, NULL};
+    REQUIRE(intonly_program_loosen(words, word_count, kernels, &spaces, &fault) == INTONLY_OK);
+    REQUIRE(check_program(word_count, &fault) == INTONLY_OK);
+    for (unsigned threads = 1; threads <= 3; ++threads) REQUIRE(run_program(threads) == expected);
+    size_t step = 0;
+    for (size_t at = 0; at < word_count; at += (size_t)step_at(at)->words, ++step) {
+        let_loose += step_at(at)->beside != 0;
+        if (step_at(at)->beside) continue;
+        ++kept_waiting;
+        ((intonly_head *)(void *)(words + at))->beside = 1;
+        REQUIRE(check_program(word_count, &fault) == INTONLY_ERROR_ARGUMENT && fault.step == step);
+        ((intonly_head *)(void *)(words + at))->beside = 0;
+    }
+    reorder();
+    REQUIRE(run_program(1) == expected);
+}
+
 /* A sound program: it passes, and all tables and teams agree. */
 static void test_sound(uint64_t seed) {
     uint64_t expected = 0;
@@ -70,6 +118,7 @@ static void test_sound(uint64_t seed) {
                 exit(1);
             }
         }
+        test_beside(expected);
     }
     for (size_t at = 0; at < word_count; at += (size_t)words[at + 1]) ++steps_made[words[at]];
 }
@@ -231,7 +280,7 @@ static void test_random(uint64_t seed, tally *t) {
     const int64_t kind = below(INTONLY_KINDS);
     word_count = lengths[kind];
     for (int round = 0; round < 20; ++round) {
-        for (size_t i = 3; i < word_count; ++i)
+        for (size_t i = 4; i < word_count; ++i)
             words[i] = one_in(2)   ? 1
                        : one_in(2) ? below(3) - 1
                        : one_in(2) ? ref_of(below(SPACES), 64 * below(20))
@@ -239,6 +288,7 @@ static void test_random(uint64_t seed, tally *t) {
         words[0] = kind;
         words[1] = (int64_t)word_count;
         words[2] = between(1, 5);
+        words[3] = below(2);
         for (size_t i = 0; i < 4096; ++i) bases[INTONLY_CONSTANTS][i] = (uint8_t)(one_in(8) ? random64() : 1);
         try_program(t);
     }
@@ -257,6 +307,7 @@ int main(int count, char **arguments) {
     for (int isa = 0; isa < INTONLY_ISAS; ++isa)
         if (intonly_kernels_of((intonly_isa)isa) != NULL) tables[table_count++] = intonly_kernels_of((intonly_isa)isa);
     for (uint64_t seed = first; seed < first + programs; ++seed) test_sound(seed);
+    REQUIRE(let_loose > programs && kept_waiting > programs);
     for (int kind = 0; kind < INTONLY_KINDS; ++kind) REQUIRE(programs < 300 || steps_made[kind] > programs / 20);
     for (uint64_t seed = first; seed < first + programs; ++seed) test_changed(seed, &changed);
     for (uint64_t seed = first; seed < first + programs; ++seed) test_random(seed, &random);

@@ -4,11 +4,12 @@
  */
 #include <string.h>
 
+#include "kernels/contract/matrices.h"
 #include "kernels_harness.h"
 
-enum { MOST_OUTPUTS = 2400 };
+enum { MOST_OUTPUTS = 2400, MOST_MATRICES = 6400 };
 
-static int64_t results[MOST_OUTPUTS];
+static int64_t results[MOST_MATRICES];
 
 static int64_t product(const int64_t *extent, int axes) {
     int64_t elements = 1;
@@ -79,21 +80,47 @@ static tensor output_of(const int64_t *extent, expectation *e) {
     return y;
 }
 
+/* A tensor that does not vary along one axis. */
+static tensor new_tensor_without(int axis, int64_t type, const int64_t *extent, const int64_t *reduced) {
+    int64_t rest[INTONLY_RANK];
+    memcpy(rest, extent, sizeof rest);
+    rest[axis] = 1;
+    tensor t = new_tensor(type, rest, reduced, one_in(4));
+    t.strides[axis] = 0;
+    return t;
+}
+
+/* The extents of a product of matrices: more than a kernel holds at a time of rows, of columns, or of summed places. */
+static void matrix_extents(int64_t *extent, int64_t *reduced) {
+    const int which = (int)below(3);
+    random_extents(extent, INTONLY_RANK - 2, 3, 3);
+    extent[OUTER] = 2 + below(which == 0 ? 139 : 13);
+    extent[INNER] = 7 + below(which == 1 ? 139 : 9);
+    random_extents(reduced, INTONLY_REDUCED - 1, 4, 4);
+    reduced[INTONLY_REDUCED - 1] = 1 + below(which == 2 ? 600 : 40);
+}
+
 void test_contract(const intonly_kernels *table, outcome *o) {
     static finish f;
     intonly_contract step = {.kind = INTONLY_KIND_contract, .words = sizeof step / 8, .parts = 3};
-    const int64_t form = below(3), types = form == INTONLY_FORM_NARROW ? INTONLY_U8 + 1 : one_in(2) ? INTONLY_U16 + 1 : TYPES;
+    const int is_matrix = one_in(3), maximum = !is_matrix && one_in(4);
+    const int64_t form = below(3), bytes_or_words = one_in(2) ? INTONLY_U16 + 1 : is_matrix ? INTONLY_U8 + 1 : TYPES;
+    const int64_t types = form == INTONLY_FORM_NARROW ? INTONLY_U8 + 1 : bytes_or_words;
     const int64_t a_type = below(types), b_type = below(types);
-    const int maximum = one_in(4), has_b = !maximum && !one_in(3), has_bias = !maximum && one_in(2);
+    const int has_b = is_matrix || (!maximum && !one_in(3)), has_bias = !maximum && one_in(2);
     scene_begin();
     const int long_sum = one_in(16); /* more than a kernel widens at a time */
     random_extents(step.reduced, INTONLY_REDUCED, long_sum ? 300 : 60, long_sum ? 300 : 50);
     random_extents(step.extent, INTONLY_RANK, long_sum ? 30 : 300, one_in(4) && !long_sum ? 300 : 20);
+    if (is_matrix) matrix_extents(step.extent, step.reduced);
     const int64_t count = product(step.reduced, INTONLY_REDUCED);
     int64_t acc_bits = bits_of(a_type) + (has_b ? bits_of(b_type) : 0);
     for (int64_t k = count; !maximum && k > 1; k /= 4) ++acc_bits;
     random_finish(&f, step.extent, form, acc_bits > 62 ? 62 : acc_bits);
-    const tensor a = new_tensor(a_type, step.extent, step.reduced, 1), b = new_tensor(b_type, step.extent, step.reduced, 1);
+    const tensor a = is_matrix ? new_tensor_without(INNER, a_type, step.extent, step.reduced)
+                               : new_tensor(a_type, step.extent, step.reduced, 1);
+    const tensor b = is_matrix ? new_tensor_without(OUTER, b_type, step.extent, step.reduced)
+                               : new_tensor(b_type, step.extent, step.reduced, 1);
     const tensor bias = new_tensor(INTONLY_S32, step.extent, NULL, 1);
     fill_tensor(&a, type_lowest(a_type), type_highest(a_type));
     fill_tensor(&b, type_lowest(b_type), type_highest(b_type));
@@ -109,6 +136,7 @@ void test_contract(const intonly_kernels *table, outcome *o) {
     step.bias = has_bias ? bias.ref : INTONLY_ABSENT;
     if (!has_b) step.b_ref = INTONLY_ABSENT;
     SET_FINISH(step, &f);
+    matrices += (unsigned long)is_product(&step);
 
     int64_t index[INTONLY_RANK] = {0}, place = 0;
     do {

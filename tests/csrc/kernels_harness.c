@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-unsigned long comparisons, inside_limits, at_limits, edges;
+unsigned long comparisons, inside_limits, at_limits, edges, matrices;
 
 void require(int holds, const char *what, const char *file, int line) {
     ++comparisons;
@@ -18,6 +18,8 @@ void require(int holds, const char *what, const char *file, int line) {
 /* Random numbers. */
 
 static uint64_t state = UINT64_C(0x9E3779B97F4A7C15);
+
+void random_begin(uint64_t seed) { state += seed * UINT64_C(0xD1342543DE82EF95); }
 
 uint64_t random64(void) {
     state ^= state >> 12;
@@ -168,10 +170,12 @@ tensor new_tensor(int64_t type, const int64_t *extent, const int64_t *reduced, i
             order[i] = order[j];
             order[j] = axis;
         }
+    } else if (one_in(3)) { /* the last summed axis is contiguous */
+        for (int i = 0; i < AXES; ++i) order[i] = AXES - 1 - i;
     } else { /* the last axis of the output is contiguous, as it mostly is */
         for (int i = 0; i < AXES; ++i) order[i] = AXES - 1 - (i + INTONLY_REDUCED) % AXES;
     }
-    int64_t stride = type_bytes(type), last = 0;
+    int64_t stride = type_bytes(type), last = 0, gaps = 2; /* each gap may triple the bytes */
     if (one_in(4)) stride *= 1 + below(3);
     for (int i = 0; i < AXES; ++i) {
         const int axis = order[i];
@@ -184,7 +188,10 @@ tensor new_tensor(int64_t type, const int64_t *extent, const int64_t *reduced, i
         *at_axis = stride;
         last += (length - 1) * stride;
         stride *= length;
-        if (length > 1 && one_in(6)) stride += type_bytes(type) * below(5);
+        if (length > 1 && gaps > 0 && one_in(6)) {
+            stride += type_bytes(type) * below(5);
+            --gaps;
+        }
     }
     t.bytes = last + type_bytes(type);
     t.ref = place(t.bytes, 0, type_bytes(type));

@@ -20,6 +20,7 @@ __extension__ typedef __int128 wide;
 void require(int holds, const char *what, const char *file, int line);
 #define REQUIRE(condition) require(condition, #condition, __FILE__, __LINE__)
 
+void random_begin(uint64_t seed);
 uint64_t random64(void);
 int64_t below(int64_t limit);
 int64_t between(int64_t lo, int64_t hi);
@@ -95,6 +96,7 @@ void check(intonly_kernel kernel, const void *step, expectation *e);
 
 /* How often a result was clamped, and not; how often an accumulator was as large as its channels let it be. */
 extern unsigned long comparisons, inside_limits, at_limits, edges;
+extern unsigned long matrices; /* how many contractions were products of matrices */
 
 typedef struct outcome {
     unsigned long cases, refused; /* refused: the table has no kernel for these constants */

@@ -163,12 +163,17 @@ static void random_codes(uint8_t *x, int64_t bytes, int64_t type) {
         x[i] = kind == 0 ? lowest : kind == 1 ? highest : one_in(2) ? lowest : highest;
 }
 
-/* Any weights, or -128 and 127 alone: with the codes at the ends they make the largest products there are. */
+/* Any weights, or -128 and 127 alone: with the codes at the ends they make the largest products there are. Often out of
+ * few levels, which are stored in 4 or 2 bits. */
 static int8_t *random_weights(int64_t count) {
-    int8_t *w = constants(count);
-    const int64_t kind = between(0, 3), most = one_in(2) ? 127 : between(1, 40);
+    int8_t *w = constants(count), book[16];
+    const int64_t kind = between(0, 5), most = one_in(2) ? 127 : between(1, 40), levels = one_in(2) ? 4 : 16;
+    for (int i = 0; i < 16; ++i) book[i] = (int8_t)between(-most - (most == 127), most);
     for (int64_t i = 0; i < count; ++i)
-        w[i] = (int8_t)(kind == 0 ? -128 : kind == 1 ? (one_in(2) ? -128 : 127) : between(-most - (most == 127), most));
+        w[i] = (int8_t)(kind == 0   ? -128
+                        : kind == 1 ? (one_in(2) ? -128 : 127)
+                        : kind < 4  ? book[between(0, levels - 1)]
+                                    : between(-most - (most == 127), most));
     return w;
 }
 
@@ -199,6 +204,7 @@ static intonly_weights weights_of(const law *l, const int8_t *w, int64_t channel
 }
 
 static unsigned long bytes_compared, seen[256]; /* how often each byte came out */
+static unsigned long dense_forms;               /* packed forms that are smaller than a byte for each weight */
 
 /* Run both kernels, in 1 to 3 parts in any order, and compare all that lies in y. */
 static void compare(intonly_kernel kernel, intonly_kernel plain, const void *step, uint8_t **bases, uint8_t *packed,
@@ -231,9 +237,10 @@ static void check_gemm(const intonly_kernels *table, const intonly_kernels *plai
     s.taps = linear ? 1 : between(1, 9);
     s.tap_bytes = 4 * between(1, !deep ? 20 : linear ? 3000 : 400);
     s.channels_first = between(0, 1);
-    const int8_t *w = random_weights(s.oc * s.taps * s.tap_bytes);
-    const law l = random_law(s.oc, s.taps * s.tap_bytes, w);
-    const intonly_weights weights = weights_of(&l, w, s.oc, s.taps, s.tap_bytes, s.tap_bytes);
+    const int64_t depth = s.tap_bytes - between(0, one_in(2) ? 0 : 3);
+    const int8_t *w = random_weights(s.oc * s.taps * depth);
+    const law l = random_law(s.oc, s.taps * depth, w);
+    const intonly_weights weights = weights_of(&l, w, s.oc, s.taps, depth, s.tap_bytes);
     const int64_t reach = random_offsets(bases, s.taps);
     SET_LAW(s, l);
     PLACE_IMAGES(s, s.oc, s.tap_bytes, reach);
@@ -241,6 +248,7 @@ static void check_gemm(const intonly_kernels *table, const intonly_kernels *plai
     uint8_t *packed = piece(s.packed_bytes), *plain_packed = piece((int64_t)plain->gemm_size(&weights));
     table->gemm_pack(&weights, packed);
     plain->gemm_pack(&weights, plain_packed);
+    dense_forms += s.packed_bytes < s.oc * s.taps * depth;
     REQUIRE(table->gemm_accepts(&s, packed));
     compare(table->run[INTONLY_KIND_gemm], plain->run[INTONLY_KIND_gemm], &s, bases, packed, plain_packed, y_bytes);
     s.packed_bytes += 64;
@@ -372,7 +380,7 @@ int main(int argc, char **argv) {
     for (int isa = INTONLY_ISA_NEON; isa <= INTONLY_ISA_NEON_DOTPROD; ++isa) {
         const intonly_kernels *table = intonly_kernels_of((intonly_isa)isa);
         for (size_t i = 0; table != NULL && i < sizeof checks / sizeof *checks; ++i) {
-            bytes_compared = 0;
+            bytes_compared = dense_forms = 0;
             memset(seen, 0, sizeof seen);
             for (long round = 0; round < rounds; ++round) {
                 checks[i].run(table, plain);
@@ -381,7 +389,7 @@ int main(int argc, char **argv) {
             unsigned long most = 0;
             for (int byte = 0; byte < 256; ++byte) most = seen[byte] > most ? seen[byte] : most;
             REQUIRE(bytes_compared > 0 && most < bytes_compared / 2);
-            printf("%s %s %ld %lu\n", table->isa, checks[i].name, rounds, bytes_compared);
+            printf("%s %s %ld %lu %lu\n", table->isa, checks[i].name, rounds, bytes_compared, dense_forms);
         }
     }
     for (long round = 0; round < 100 * rounds; ++round) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Stress of the team of threads, for the thread sanitizer: runs that follow each other at once and after a pause, teams
- * larger than the machine, teams of different callers at the same time, steps of one part among steps of many.
+ * larger than the machine, teams of different callers at the same time, steps of one part among steps of many, steps
+ * beside each other.
  * Prints how many runs it made.
  */
 #define _POSIX_C_SOURCE 200809L
@@ -83,7 +84,7 @@ static unsigned long stress_barrier(unsigned threads, unsigned runs) {
     return runs;
 }
 
-/* A kernel for tests: part p of a copy step adds what the step before left in all cells to its own cells. */
+/* A kernel for tests: part p of a copy step fills its cells with what another step has left in all of its own. */
 static void mix(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
     const intonly_copy *s = step;
     const uint64_t *from = (const uint64_t *)(const void *)intonly_at(bases, s->a_ref);
@@ -103,14 +104,19 @@ typedef struct program {
 static void make_program(program *p) {
     memset(p, 0, sizeof *p);
     p->kernels.run[INTONLY_KIND_copy] = mix;
-    static const int64_t parts[STEPS] = {1, 1, 64, 2, 1, 3, 64, 64, 1, 2, 2, 64};
+    /* Each step reads what an earlier one has written (0: nobody), and may run beside those that do not read it. */
+    static const struct {
+        int64_t parts, beside, reads;
+    } steps[STEPS] = {{1, 0, 0}, {1, 1, 1},  {64, 0, 2}, {2, 0, 3}, {1, 1, 2},  {3, 1, 3},
+                      {64, 0, 5}, {64, 1, 6}, {1, 1, 4},  {1, 1, 9}, {2, 0, 10}, {64, 0, 11}};
     const int64_t length = sizeof(intonly_copy) / sizeof(int64_t);
     for (int64_t i = 0; i < STEPS; ++i) {
         intonly_copy *step = (intonly_copy *)(void *)(p->words + i * length);
         step->kind = INTONLY_KIND_copy;
         step->words = length;
-        step->parts = parts[i];
-        step->a_ref = (INT64_C(1) << INTONLY_SPACE_SHIFT) + i * CELLS * 8;
+        step->parts = steps[i].parts;
+        step->beside = steps[i].beside;
+        step->a_ref = (INT64_C(1) << INTONLY_SPACE_SHIFT) + steps[i].reads * CELLS * 8;
         step->y_ref = (INT64_C(1) << INTONLY_SPACE_SHIFT) + (i + 1) * CELLS * 8;
     }
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Maps of one byte with AVX-512 against the plain kernel: lookups in tables of any type and offset, rescales in both
+ * Maps of one byte with AVX2 and AVX-512 against the plain kernel: lookups in tables of any type and offset, rescales in both
  * forms, roots, along contiguous and strided axes, in place, and in parts. Run under the address and
  * undefined-behaviour sanitizers. Prints how many cases were large enough for a table.
  */
@@ -10,6 +10,7 @@
 
 #include "intonly.h"
 #include "kernels/map/map.h"
+#include "kernels/map/x86_avx2.h"
 #include "kernels/map/x86_avx512vnni.h"
 #include "kernels/walk.h"
 
@@ -99,7 +100,7 @@ static int test_round(int round) {
     uint8_t *const fast[] = {constants, NULL, a, y, constants};
     const unsigned parts = 1 + (unsigned)below(4);
     intonly_map_ref(&s, plain, 0, 1);
-    for (unsigned part = parts; part-- > 0;) intonly_map_avx512vnni(&s, fast, part, parts);
+    for (unsigned part = parts; part-- > 0;) (round & 1 ? intonly_map_avx2 : intonly_map_avx512vnni)(&s, fast, part, parts);
     require(memcmp(expected, y, y_bytes) == 0, "other bytes than the plain kernel", round);
     free(a), free(expected), free(y);
     return s.extent[INTONLY_LAST] * s.extent[INTONLY_LAST - 1] >= 2048 * (int64_t)parts;

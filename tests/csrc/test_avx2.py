@@ -17,8 +17,12 @@ INCLUDE = ["-I", ROOT / "csrc", "-I", ROOT / "csrc" / "include"]
 AVX2 = ["-mavx2"]
 AVXVNNI = {"avx_vnni": ["-mavx2", "-mavxvnni"], "avx512_vnni": ["-mavx2", "-mavx512vl", "-mavx512vnni"]}
 """Flags of the AVX-VNNI kernels, by what the processor must have. AVX-512 processors run them in another encoding."""
-SHARED = ["kernels_test.c", "kernels_images_test.c", "kernels_general_test.c"]
-OWN = ["avx2_test.c"]
+PROGRAMS = {
+    "shared": ["kernels_harness.c", "kernels_test.c", "kernels_images_test.c", "kernels_general_test.c"],
+    "own": ["kernels_harness.c", "avx2_test.c"],
+    "guarded": sorted(path.name for path in HERE.glob("guarded_*.c")),
+}
+"""What is tested over the tables of tables_256.c, by program."""
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these kernels are for x86-64")
 
@@ -73,13 +77,13 @@ def programs(tmp_path_factory):
     made = subprocess.run([cc, *SANITIZERS, probe, "-o", folder / "probe"], capture_output=True, check=False)
     sound = made.returncode == 0 and subprocess.run([folder / "probe"], capture_output=True, check=False).returncode == 0
     flags = SANITIZERS if sound else ["-O2"]
-    groups = [([], [*kernels(""), HERE / "kernels_harness.c"]), (AVX2, kernels("avx2"))]
+    groups = [([], kernels("")), (AVX2, kernels("avx2"))]
     groups += [(extra, kernels("avxvnni"))] if extra else []
     groups += [(["-DINTONLY_HAVE_AVXVNNI"] if extra else [], [HERE / "tables_256.c"])]
     objects = build(folder, cc, flags, groups)
-    for name, sources in (("shared", SHARED), ("own", OWN)):
+    for name, sources in PROGRAMS.items():
         run(cc, *flags, *objects, *build(folder, cc, flags, [([], [HERE / source for source in sources])]), "-o", folder / name)
-    return {name: folder / name for name in ("shared", "own")}
+    return {name: folder / name for name in PROGRAMS}
 
 
 def test_kernels_keep_the_law(programs):
@@ -94,9 +98,15 @@ def test_large_steps_as_in_plain_c(programs):
     """A kernel would lose a sum between blocks of K, saturate, or read a residual that it has overwritten."""
     lines = run(programs["own"], "200").splitlines()
     counts = {words[0]: dict(zip(words[1::2], map(int, words[2::2]), strict=True)) for words in map(str.split, lines)}
-    least = {"cases": 400, "vectors": 101, "joined": 51, "upper": 21}
+    least = {"cases": 400, "vectors": 101, "joined": 51, "upper": 21, "bits4": 21, "bits2": 11}
     assert all(count[path] >= least[path] for count in counts.values() for path in least)
-    assert all(counts["avx2"][path] > 10 for path in ("int16", "chain1", "chain2", "chain4", "chain8"))
+    assert all(counts["avx2"][path] > 10 for path in ("int16", "book16", "chain1", "chain2", "chain4", "chain8"))
+
+
+def test_guarded_steps(programs):
+    """A kernel would read behind a packed form or a tensor, or write another byte than sums in 64 bits give."""
+    for isa in ["avx2", "avxvnni"] if vnni(compiler("CC", "cc", "gcc", "clang")) else ["avx2"]:
+        assert int(run(programs["guarded"], isa, "300")) == 900
 
 
 @pytest.mark.parametrize(("isa", "flags"), [("avx2", AVX2), ("avxvnni", AVXVNNI["avx_vnni"])])

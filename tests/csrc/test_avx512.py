@@ -16,7 +16,7 @@ from tests.csrc.test_kernels import FLAGS, INCLUDE, KERNELS, PLAIN, compiled
 from tests.disassembly import float_or_division, instructions, mnemonic
 
 ISA = "x86_avx512vnni"
-TESTS = sorted(HERE.glob("avx512_*.c"))
+TESTS = sorted(HERE.glob("guarded_*.c"))
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these kernels are for x86-64")
 
@@ -41,8 +41,8 @@ def test_guarded_steps(tmp_path, flags):
     """A kernel would touch memory behind a tensor, or write another byte than sums in 64 bits give."""
     cc = compiler("CC", "cc", "gcc", "clang")
     objects = kernels(cc, tmp_path, *flags) + compiled(cc, PLAIN + TESTS, tmp_path, *flags, "-DINTONLY_HAVE_AVX512VNNI")
-    run(cc, *flags, *objects, "-pthread", "-o", tmp_path / "avx512_test")
-    agreed = int(run(tmp_path / "avx512_test", "300"))
+    run(cc, *flags, *objects, "-pthread", "-o", tmp_path / "guarded_test")
+    agreed = int(run(tmp_path / "guarded_test", "avx512vnni", "300"))
     if agreed == 0:
         pytest.skip("this processor or its operating system has no AVX-512 VNNI")
     assert agreed == 900

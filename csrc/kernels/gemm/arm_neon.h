@@ -7,7 +7,8 @@
  * subtracted from unsigned ones, and 128 * sum(w) is in the bias. So x may be of either sign: wants_signed is -1.
  *
  * The packed form is that of packed.h, with weights at the next multiple of 64 bytes. K = taps * tap_bytes is rounded
- * up to blocks of 16 codes: [channels / 8][K / width][8][width], width 16 or 4 as the tile wants it, the rest 0.
+ * up to blocks of 16 codes: [channels / 8][K / width][8][width], width 16 or 4 as the tile wants it, the rest 0. Few
+ * different weights are places in a book, in groups of a block (book.h), and the book stands before them.
  */
 #ifndef INTONLY_GEMM_ARM_NEON_H
 #define INTONLY_GEMM_ARM_NEON_H
@@ -30,7 +31,7 @@ void intonly_gemm_neon_dotprod(const void *step, uint8_t *const *bases, unsigned
 #include "kernels/arm_neon_epilogue.h"
 
 /* NEON_DEPTH: codes of a row in the buffer, those of the deepest layers that are common; deeper ones go in pieces. */
-enum { NEON_ROWS = 8, NEON_CHANNELS = 8, NEON_BLOCK = 16, NEON_DEPTH = 4608 };
+enum { NEON_ROWS = 8, NEON_CHANNELS = 8, NEON_BLOCK = 16, NEON_DEPTH = 4608, NEON_FEW = 2 };
 
 /* Rows by channels on their way. */
 typedef struct neon_tile {
@@ -39,12 +40,14 @@ typedef struct neon_tile {
     uint8_t *y[NEON_ROWS];
     int64_t channel, channels; /* the first of the 8, and how many are real */
     const int8_t *w;
+    int64_t bits;         /* of a stored weight; fewer than 8 only with at most NEON_FEW rows */
+    const int8_t *book;   /* the weight of each place, 16 */
+    int8_t *codes;        /* those of the first row; of the next ones NEON_DEPTH further each */
     int64_t blocks;       /* of 16 codes, 1 or more */
     const int32_t *start; /* the sums so far: 8 channels, for each row `start_step` further; at first the bias */
     int64_t start_step;
     const neon_epilogue *finish; /* how to finish the sums in registers; null = they go to `sums` */
-    int32_t sums[NEON_ROWS][NEON_CHANNELS];
-    int8_t codes[NEON_ROWS][NEON_DEPTH];
+    int32_t *sums;               /* [rows][8] */
 } neon_tile;
 
 /* Multiply a tile. careful: two products of plain NEON may exceed 16 bits. */
@@ -56,13 +59,22 @@ ALWAYS_INLINE neon_channels neon_channels_of(const neon_tile *t) {
     return (neon_channels){.multiplier = vdupq_n_s16(0)};
 }
 
+/* Return vector `i` of the 8 that hold the weights of a block, looked up where they have few bits. */
+ALWAYS_INLINE int8x16_t neon_weights(const int8_t *block, int64_t bits, int8x16_t book, int i) {
+    if (bits == 8) return vld1q_s8(block + 16 * i);
+    const uint8x16_t stored = vld1q_u8((const uint8_t *)block + 16 * (i & ((int)bits - 1)));
+    const int field = bits == 4 ? 4 * (i >> 2) : 2 * (i >> 1);
+    const uint8x16_t place = vshlq_u8(stored, vdupq_n_s8((int8_t)-field));
+    return vqtbl1q_s8(book, vandq_u8(place, vdupq_n_u8(bits == 4 ? 15 : 3)));
+}
+
 /* Store the sums of a row, finished or not. */
 ALWAYS_INLINE void neon_put(neon_tile *t, const neon_channels *k, int64_t row, int32x4_t a, int32x4_t b) {
     if (t->finish != NULL) {
         neon_finish(t->finish, k, a, b, t->r[row] + t->channel, t->y[row] + t->channel, t->channels);
     } else {
-        vst1q_s32(t->sums[row], a);
-        vst1q_s32(t->sums[row] + 4, b);
+        vst1q_s32(t->sums + row * NEON_CHANNELS, a);
+        vst1q_s32(t->sums + row * NEON_CHANNELS + 4, b);
     }
 }
 

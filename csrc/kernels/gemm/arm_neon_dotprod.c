@@ -28,7 +28,9 @@ int intonly_gemm_accepts_neon_dotprod(const intonly_gemm *step, const uint8_t *p
     int32x4_t p##row = vld1q_s32(t->start + row * t->start_step);                                                      \
     int32x4_t q##row = vld1q_s32(t->start + row * t->start_step + 4);
 #define LOAD(row) const int8x16_t a##row = vld1q_s8(codes + row * NEON_DEPTH);
-#define WEIGHTS(lane) const int8x16_t u##lane = vld1q_s8(w + 32 * lane), v##lane = vld1q_s8(w + 32 * lane + 16);
+#define WEIGHTS(lane, bits)                                                                                            \
+    const int8x16_t u##lane = neon_weights(w, bits, book, 2 * lane);                                                   \
+    const int8x16_t v##lane = neon_weights(w, bits, book, 2 * lane + 1);
 /* Volatile statements stay in order, the next with the same accumulator 16 dot products later. Left alone, gcc puts
  * some side by side, and a processor that works in order waits. */
 #define DOT(acc, w, a, lane) __asm__ volatile("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(acc) : "w"(w), "w"(a));
@@ -39,36 +41,42 @@ int intonly_gemm_accepts_neon_dotprod(const intonly_gemm *step, const uint8_t *p
 #define LANE_3(row) LANE(row, 3)
 #define PUT(row) neon_put(t, &k, row, p##row, q##row);
 
-#define TILE(rows)                                                                                                     \
-    static void multiply_##rows(neon_tile *t) {                                                                        \
-        const int8_t *w = t->w, *codes = t->codes[0], *const end = codes + t->blocks * NEON_BLOCK;                     \
+#define TILE(rows, bits)                                                                                               \
+    static void multiply_##rows##_##bits(neon_tile *t) {                                                               \
+        const int8_t *w = t->w, *codes = t->codes, *const end = codes + t->blocks * NEON_BLOCK;                        \
+        const int8x16_t book = vld1q_s8(t->book);                                                                      \
         ROWS_##rows(BEGIN)                                                                                             \
         do {                                                                                                           \
             ROWS_##rows(LOAD)                                                                                          \
-            WEIGHTS(0) WEIGHTS(1) ROWS_##rows(LANE_0)                                                                  \
-            WEIGHTS(2) ROWS_##rows(LANE_1)                                                                             \
-            WEIGHTS(3) ROWS_##rows(LANE_2)                                                                             \
+            WEIGHTS(0, bits) WEIGHTS(1, bits) ROWS_##rows(LANE_0)                                                      \
+            WEIGHTS(2, bits) ROWS_##rows(LANE_1)                                                                       \
+            WEIGHTS(3, bits) ROWS_##rows(LANE_2)                                                                       \
             ROWS_##rows(LANE_3)                                                                                        \
             codes += NEON_BLOCK;                                                                                       \
-            w += NEON_BLOCK * NEON_CHANNELS;                                                                           \
+            w += 16 * bits;                                                                                            \
         } while (codes < end);                                                                                         \
         const neon_channels k = neon_channels_of(t);                                                                   \
         ROWS_##rows(PUT)                                                                                               \
     }
-TILE(1)
-TILE(2)
-TILE(3)
-TILE(4)
-TILE(5)
-TILE(6)
-TILE(7)
-TILE(8)
+TILE(1, 8)
+TILE(2, 8)
+TILE(3, 8)
+TILE(4, 8)
+TILE(5, 8)
+TILE(6, 8)
+TILE(7, 8)
+TILE(8, 8)
+TILE(1, 4)
+TILE(2, 4)
+TILE(1, 2)
+TILE(2, 2)
 
 static void multiply(neon_tile *t, int careful) {
-    static void (*const tiles[NEON_ROWS])(neon_tile *) = {multiply_1, multiply_2, multiply_3, multiply_4,
-                                                          multiply_5, multiply_6, multiply_7, multiply_8};
+    static void (*const tiles[NEON_ROWS])(neon_tile *) = {multiply_1_8, multiply_2_8, multiply_3_8, multiply_4_8,
+                                                          multiply_5_8, multiply_6_8, multiply_7_8, multiply_8_8};
+    static void (*const few[2][NEON_FEW])(neon_tile *) = {{multiply_1_4, multiply_2_4}, {multiply_1_2, multiply_2_2}};
     (void)careful;
-    tiles[t->rows - 1](t);
+    (t->bits == 8 ? tiles : few[t->bits == 2])[t->rows - 1](t);
 }
 
 void intonly_gemm_neon_dotprod(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {

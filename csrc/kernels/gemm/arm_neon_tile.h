@@ -35,7 +35,7 @@ ALWAYS_INLINE int32x4_t add_up(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t 
 #define BEGIN(c) int32x4_t p##c = vdupq_n_s32(0), q##c = vdupq_n_s32(0);
 #define MULTIPLY(c)                                                                                                    \
     {                                                                                                                  \
-        const int8x16_t v = vld1q_s8(w + c * NEON_BLOCK);                                                              \
+        const int8x16_t v = neon_weights(w, bits, book, c);                                                            \
         p##c = multiply16(p##c, a, v, careful);                                                                        \
         if (two) q##c = multiply16(q##c, b, v, careful);                                                               \
     }
@@ -46,24 +46,25 @@ ALWAYS_INLINE int32x4_t add_up(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t 
                  neon_add(vld1q_s32(start + 4), add_up(acc##4, acc##5, acc##6, acc##7)));                              \
     }
 
-ALWAYS_INLINE void rows_of(neon_tile *t, const neon_channels *k, int64_t row, int two, int careful) {
-    const int8_t *w = t->w, *codes = t->codes[row], *const end = codes + t->blocks * NEON_BLOCK;
+ALWAYS_INLINE void rows_of(neon_tile *t, const neon_channels *k, int64_t row, int two, int careful, int64_t bits) {
+    const int8_t *w = t->w, *codes = t->codes + row * NEON_DEPTH, *const end = codes + t->blocks * NEON_BLOCK;
+    const int8x16_t book = vld1q_s8(t->book);
     CHANNELS(BEGIN)
     do {
         const int8x16_t a = vld1q_s8(codes), b = two ? vld1q_s8(codes + NEON_DEPTH) : a;
         CHANNELS(MULTIPLY)
         codes += NEON_BLOCK;
-        w += NEON_BLOCK * NEON_CHANNELS;
+        w += 16 * bits;
     } while (codes < end);
     PUT(row, p)
     if (two) PUT(row + 1, q)
 }
 
-ALWAYS_INLINE void multiply_rows(neon_tile *t, int careful) {
+ALWAYS_INLINE void multiply_rows(neon_tile *t, int careful, int64_t bits) {
     const neon_channels k = neon_channels_of(t);
     int64_t row = 0;
-    for (; row + 2 <= t->rows; row += 2) rows_of(t, &k, row, 1, careful);
-    if (row < t->rows) rows_of(t, &k, row, 0, careful);
+    for (; row + 2 <= t->rows; row += 2) rows_of(t, &k, row, 1, careful, bits);
+    if (row < t->rows) rows_of(t, &k, row, 0, careful, bits);
 }
 
 #endif

@@ -5,6 +5,9 @@
  * so each half is right modulo 2^32, which is enough: the accumulator that comes out fits in 32 bits.
  *
  * Weights are packed [channels / GROUP][taps][depth][GROUP], the order in which they are read; missing channels are 0.
+ * They keep 8 bits however few different ones there are: a look-up of one weight takes as many instructions as its
+ * product, and the layers whose weights take the memory, matrix by vector, have only one product to share it. Here
+ * such a layer waits for its multiplications, not for its memory, so that nothing would pay for the look-ups.
  */
 #include "kernels/gemm/gemm.h"
 

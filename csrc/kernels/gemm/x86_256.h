@@ -6,7 +6,7 @@
  * A packed form is a header, then panels of 16 channels, each with its constants before its weights; the last panel is
  * padded with zero weights. Weights: [K / group][16 slots][group], K = taps * tap_bytes, where a group is what one lane
  * of 32 bits takes: four int8, or two int16. The sums of a row, a pixel of y, stand in two vectors of 8 slots in the
- * order of `rows` in kernels/x86_256.h.
+ * order of `rows` in kernels/x86_256.h. Few different weights are places in the book of the header, see book.h.
  */
 #ifndef INTONLY_GEMM_X86_256_H
 #define INTONLY_GEMM_X86_256_H
@@ -14,18 +14,21 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/gemm/book.h"
 #include "kernels/kernels.h"
 #include "kernels/x86_256.h"
 #include "kernels/x86_256_plain.h"
 
-#define GEMM_ROWS 24 /* most rows of a block */
-#define GEMM_PANELS 8 /* panels that a block of rows goes through together */
+#define GEMM_ROWS 24       /* rows of a block */
+#define GEMM_MOST_ROWS 192 /* the same where weights are looked up for the whole block, see x86_256_book.h */
+#define GEMM_PANELS 8      /* panels that a block of rows goes through together */
 
 typedef struct gemm_header {
     narrow_summary narrow;
-    int64_t wide;  /* 1: int16 weights and codes; 0: bytes */
-    int64_t chain; /* bytes only: groups of a tap whose products are summed in 16 bits, see x86_avx2.c */
-    int64_t unused[2];
+    int32_t wide;    /* 1: int16 weights and codes; 0: bytes */
+    int32_t chain;   /* bytes only: groups of a tap whose products are summed in 16 bits, see x86_avx2.c */
+    int64_t bits;    /* of a stored weight: 16 or 8, or 4 or 2 with a book */
+    int8_t book[16]; /* the weight of each place */
 } gemm_header;
 
 static inline int64_t gemm_panels(int64_t channels) { return (channels + 15) >> 4; }
@@ -33,39 +36,63 @@ static inline int64_t gemm_panels(int64_t channels) { return (channels + 15) >> 
 /* Return the slot of a channel, or the channel of a slot: bits 2 and 3 change places. */
 static inline int64_t slot_of(int64_t channel) { return (channel & 3) | (channel & 4) << 1 | (channel & 8) >> 1; }
 
-/* Return the bytes of a panel with this K. */
-static inline int64_t gemm_panel_bytes(int64_t k, int64_t wide) {
-    return (int64_t)sizeof(panel_constants) + (k * 16 << wide);
+/* Return the bytes of a panel with this K, whole cache lines. */
+static inline int64_t gemm_panel_bytes(int64_t k, int64_t bits) {
+    return (int64_t)sizeof(panel_constants) + ((2 * k * bits + 63) & ~INT64_C(63));
 }
 
-static inline int64_t gemm_bytes(int64_t channels, int64_t k, int64_t wide) {
-    return (int64_t)sizeof(gemm_header) + gemm_panels(channels) * gemm_panel_bytes(k, wide);
+static inline int64_t gemm_bytes(int64_t channels, int64_t k, int64_t bits) {
+    return (int64_t)sizeof(gemm_header) + gemm_panels(channels) * gemm_panel_bytes(k, bits);
+}
+
+/* Return the bits of a stored weight. */
+static inline int64_t gemm_bits(const code_book *book, int64_t wide) {
+    return book->bits < 8 ? book->bits : wide ? 16 : 8;
+}
+
+/* Return the size of a packed form. */
+static inline size_t gemm_size(const intonly_weights *weights, int64_t wide) {
+    const code_book book = book_of(weights);
+    return (size_t)gemm_bytes(weights->channels, weights->taps * weights->tap_bytes, gemm_bits(&book, wide));
+}
+
+/* Write the weights of a channel. */
+static inline void gemm_pack_channel(const intonly_weights *weights, const code_book *book, int64_t wide, int64_t c,
+                                     uint8_t *to) {
+    const int64_t bits = gemm_bits(book, wide), in_group = 4 >> wide, bytes = 2 * in_group * bits;
+    const int8_t *w = weights->w + c * weights->taps * weights->depth;
+    for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth)
+        for (int64_t i = 0; i < weights->tap_bytes; ++i) {
+            const int8_t weight = i < weights->depth ? w[i] : 0;
+            const int64_t at = tap * weights->tap_bytes + i;
+            const int64_t entry = slot_of(c & 15) * in_group + (at & (in_group - 1));
+            uint8_t *group = to + (at >> (2 - wide)) * bytes;
+            if (bits < 8)
+                book_put(book, weight, entry, bytes, group);
+            else if (wide)
+                ((int16_t *)(void *)group)[entry] = weight;
+            else
+                group[entry] = (uint8_t)weight;
+        }
 }
 
 /* Write a packed form. */
 static inline void gemm_pack(const intonly_weights *weights, int64_t wide, int64_t chain, uint8_t *packed) {
-    const int64_t k = weights->taps * weights->tap_bytes, in_group = 4 >> wide;
+    const int64_t k = weights->taps * weights->tap_bytes;
+    const code_book book = book_of(weights);
     gemm_header header;
     memset(&header, 0, sizeof header);
     header.narrow = narrow_summarize(weights);
-    header.wide = wide;
-    header.chain = chain;
-    memset(packed, 0, (size_t)gemm_bytes(weights->channels, k, wide));
+    header.wide = (int32_t)wide;
+    header.chain = (int32_t)chain;
+    header.bits = gemm_bits(&book, wide);
+    memcpy(header.book, book.weight, sizeof header.book);
+    memset(packed, 0, (size_t)gemm_bytes(weights->channels, k, header.bits));
     memcpy(packed, &header, sizeof header);
     for (int64_t c = 0; c < weights->channels; ++c) {
-        uint8_t *panel = packed + sizeof header + (c >> 4) * gemm_panel_bytes(k, wide);
+        uint8_t *panel = packed + sizeof header + (c >> 4) * gemm_panel_bytes(k, header.bits);
         panel_pack(weights, c, c & 15, slot_of(c & 15), (panel_constants *)(void *)panel);
-        int8_t *bytes = (int8_t *)panel + sizeof(panel_constants) + 4 * slot_of(c & 15);
-        int16_t *words = (int16_t *)(void *)bytes;
-        const int8_t *w = weights->w + c * weights->taps * weights->depth;
-        for (int64_t tap = 0; tap < weights->taps; ++tap)
-            for (int64_t i = 0; i < weights->depth; ++i, ++w) {
-                const int64_t at = tap * weights->tap_bytes + i, group = at >> (2 - wide), place = at & (in_group - 1);
-                if (wide)
-                    words[group * 32 + place] = *w;
-                else
-                    bytes[group * 64 + place] = *w;
-            }
+        gemm_pack_channel(weights, &book, wide, c, panel + sizeof(panel_constants));
     }
 }
 
@@ -78,9 +105,10 @@ static inline int gemm_accepts(const intonly_gemm *step, const uint8_t *packed) 
     if (!intonly_product_within(k, panels, limit)) return 0;
     const gemm_header *header = (const gemm_header *)(const void *)packed;
     if (header->wide < 0 || header->wide > 1 || header->chain < 1 || header->chain > 8) return 0;
-    if (gemm_bytes(step->oc, k, header->wide) != limit || !narrow_summary_holds(&header->narrow)) return 0;
+    if (header->bits != 8 << header->wide && header->bits != 4 && header->bits != 2) return 0;
+    if (gemm_bytes(step->oc, k, header->bits) != limit || !narrow_summary_holds(&header->narrow)) return 0;
     for (int64_t i = 0; i < panels; ++i) {
-        const int64_t at = (int64_t)sizeof *header + i * gemm_panel_bytes(k, header->wide), left = step->oc - i * 16;
+        const int64_t at = (int64_t)sizeof *header + i * gemm_panel_bytes(k, header->bits), left = step->oc - i * 16;
         if (!panel_holds(packed, at, left < 16 ? left : 16, step->form, step->r_ref >= 0)) return 0;
     }
     return 1;
@@ -107,15 +135,15 @@ typedef struct gemm_panel {
 
 static inline gemm_panel gemm_panel_of(const gemm *g, int64_t index) {
     const int64_t k = g->step->taps * g->step->tap_bytes, left = g->step->oc - index * 16;
-    const uint8_t *at = (const uint8_t *)(g->header + 1) + index * gemm_panel_bytes(k, g->header->wide);
+    const uint8_t *at = (const uint8_t *)(g->header + 1) + index * gemm_panel_bytes(k, g->header->bits);
     const panel_constants *constants = (const panel_constants *)(const void *)at;
     return (gemm_panel){constants, (const int8_t *)(constants + 1), index * 16, left < 16 ? left : 16};
 }
 
 /* Rows on their way: pointers to their first channels. */
 typedef struct gemm_block {
-    const uint8_t *x[GEMM_ROWS], *r[GEMM_ROWS];
-    uint8_t *y[GEMM_ROWS];
+    const uint8_t *x[GEMM_MOST_ROWS], *r[GEMM_MOST_ROWS];
+    uint8_t *y[GEMM_MOST_ROWS];
     int64_t rows;
 } gemm_block;
 
@@ -222,15 +250,44 @@ ALWAYS_INLINE __m256i spread(const uint8_t *x) {
     return _mm256_set1_epi32(group);
 }
 
-/* Sum rows from `first` on of a block over all of K, and finish them. */
-typedef void (*gemm_tile)(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first);
+/* A stretch of K for rows of a block: `bytes` codes of each of some taps. */
+typedef struct stretch {
+    const int64_t *tap, *last; /* offsets of the taps: the first, and behind the last */
+    int64_t at, bytes;         /* of each tap */
+    const int8_t *w;
+    const int32_t *from; /* 16 sums that every row begins with */
+    int32_t *sums;       /* where sums wait between the stretches of K, 16 a row; null when there is only one */
+    int adds, keeps;     /* whether there is a stretch before, and behind */
+} stretch;
 
-/* Run a block against a panel with the tiles for 1 to `most` rows; the last two are of about one size. */
-ALWAYS_INLINE void run_tiles(const gemm *g, const gemm_panel *p, const gemm_block *b, const gemm_tile *tiles,
-                             int64_t most) {
+#define ADD_BEFORE(r)                                                                                                  \
+    c##r##0 = _mm256_add_epi32(c##r##0, load32(kept + r * 16));                                                        \
+    c##r##1 = _mm256_add_epi32(c##r##1, load32(kept + r * 16 + 8));
+
+/* The end of a tile over a stretch. */
+#define END_STRETCH(rows, k)                                                                                           \
+    if ((k)->sums != NULL) {                                                                                           \
+        int32_t *kept = (k)->sums;                                                                                     \
+        if ((k)->adds) {                                                                                               \
+            ROWS_##rows(ADD_BEFORE)                                                                                    \
+        }                                                                                                              \
+        if ((k)->keeps) {                                                                                              \
+            ROWS_##rows(KEEP) return;                                                                                  \
+        }                                                                                                              \
+    }                                                                                                                  \
+    FINISH_ROWS(rows)
+
+/* Sum rows from `first` on of a block over a stretch of K, and finish them. */
+typedef void (*gemm_tile)(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, const stretch *k);
+
+/* Run a block over a stretch of a panel with the tiles for 1 to `most` rows; the last two are of about one size. The
+ * stretch goes along with the rows. */
+ALWAYS_INLINE void run_tiles(const gemm *g, const gemm_panel *p, const gemm_block *b, stretch *k,
+                             const gemm_tile *tiles, int64_t most) {
     for (int64_t first = 0, left = b->rows; left > 0;) {
         const int64_t now = left >= 2 * most ? most : left > most ? (left + 1) >> 1 : left;
-        tiles[now - 1](g, p, b, first);
+        tiles[now - 1](g, p, b, first, k);
+        if (k->sums != NULL) k->sums += now * 16;
         first += now;
         left -= now;
     }
@@ -260,7 +317,7 @@ static inline void run_part(const gemm *g, int64_t row, int64_t row_end, int64_t
     }
 }
 
-/* Run part `part` of a step. rows: of a block, at most GEMM_ROWS. */
+/* Run part `part` of a step. rows: of a block, at most GEMM_MOST_ROWS. */
 static inline void gemm_run(const intonly_gemm *step, uint8_t *const *bases, unsigned part, unsigned parts,
                             gemm_work work, int64_t rows) {
     intonly_gemm s = *step;

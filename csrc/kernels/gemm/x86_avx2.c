@@ -10,6 +10,7 @@
 #include "kernels/gemm/x86_avx2.h"
 
 #include "kernels/gemm/x86_256.h"
+#include "kernels/gemm/x86_256_book.h"
 #include "kernels/gemm/x86_avx2_words.h"
 
 /* Return the sum of the magnitudes of a pair of weights. */
@@ -42,7 +43,7 @@ static int64_t longest_chain(const intonly_weights *weights) {
 
 size_t intonly_gemm_size_avx2(const intonly_weights *weights) {
     if (weights->x_signed || weights->acc_limit > INT32_MAX) return 0;
-    return (size_t)gemm_bytes(weights->channels, weights->taps * weights->tap_bytes, longest_chain(weights) == 0);
+    return gemm_size(weights, longest_chain(weights) == 0);
 }
 
 void intonly_gemm_pack_avx2(const intonly_weights *weights, uint8_t *packed) {
@@ -61,60 +62,73 @@ ALWAYS_INLINE __m256i add_pairs(__m256i x) {
 
 #define BEGIN(r)                                                                                                       \
     const uint8_t *const x##r = b->x[first + r];                                                                       \
-    __m256i c##r##0 = bias0, c##r##1 = bias1;
+    __m256i c##r##0 = from0, c##r##1 = from1;
 #define CHAIN(r) __m256i d##r##0, d##r##1;
 #define CHAIN_BEGIN(r)                                                                                                 \
     x = spread(x##r + at);                                                                                             \
-    d##r##0 = _mm256_maddubs_epi16(x, w0);                                                                             \
-    d##r##1 = _mm256_maddubs_epi16(x, w1);
+    d##r##0 = _mm256_maddubs_epi16(x, w.w0);                                                                           \
+    d##r##1 = _mm256_maddubs_epi16(x, w.w1);
 #define CHAIN_ADD(r)                                                                                                   \
     x = spread(x##r + at);                                                                                             \
-    d##r##0 = _mm256_add_epi16(d##r##0, _mm256_maddubs_epi16(x, w0));                                                  \
-    d##r##1 = _mm256_add_epi16(d##r##1, _mm256_maddubs_epi16(x, w1));
+    d##r##0 = _mm256_add_epi16(d##r##0, _mm256_maddubs_epi16(x, w.w0));                                                \
+    d##r##1 = _mm256_add_epi16(d##r##1, _mm256_maddubs_epi16(x, w.w1));
 #define CHAIN_END(r)                                                                                                   \
     c##r##0 = _mm256_add_epi32(c##r##0, add_pairs(d##r##0));                                                           \
     c##r##1 = _mm256_add_epi32(c##r##1, add_pairs(d##r##1));
 
-#define BYTES_TILE(rows)                                                                                               \
-    static void bytes_##rows(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first) {                \
-        const int64_t tap_bytes = g->step->tap_bytes, chain = 4 * g->header->chain;                                    \
-        const int64_t *tap = g->taps, *const last = tap + g->step->taps;                                               \
-        const int8_t *w = p->weights;                                                                                  \
-        const __m256i bias0 = load32(p->constants->bias), bias1 = load32(p->constants->bias + 8);                      \
+/* Left alone, gcc computes where a chain ends anew behind it, and jumps to and fro for chains of one group. */
+#define STEP_BY_STEP(at) __asm__("" : "+r"(at))
+
+#define BYTES_TILE(rows, bits)                                                                                         \
+    static void bytes_##rows##_##bits(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first,          \
+                                      const stretch *k) {                                                              \
+        const int64_t bytes = k->bytes, chain = 4 * g->header->chain;                                                  \
+        const __m256i from0 = load32(k->from), from1 = load32(k->from + 8);                                            \
+        const int8_t *stored = k->w;                                                                                   \
+        const __m256i book = book_at(g);                                                                               \
         ROWS_##rows(BEGIN)                                                                                             \
-        for (; tap < last; ++tap) {                                                                                    \
-            const int64_t end = *tap + tap_bytes;                                                                      \
-            for (int64_t at = *tap; at < end;) {                                                                       \
+        for (const int64_t *tap = k->tap, *const last = k->last; tap < last; ++tap) {                                  \
+            int64_t at = *tap + k->at;                                                                                 \
+            const int64_t end = at + bytes;                                                                            \
+            do {                                                                                                       \
                 const int64_t stop = end - at < chain ? end : at + chain;                                              \
-                __m256i x, w0 = load32(w), w1 = load32(w + 32);                                                        \
+                group_weights w = look_up(stored, bits, book);                                                         \
+                __m256i x;                                                                                             \
                 ROWS_##rows(CHAIN)                                                                                     \
                 ROWS_##rows(CHAIN_BEGIN)                                                                               \
-                for (at += 4, w += 64; at < stop; at += 4, w += 64) {                                                  \
-                    w0 = load32(w), w1 = load32(w + 32);                                                               \
+                at += 4;                                                                                               \
+                stored += 8 * bits;                                                                                    \
+                while (at < stop) {                                                                                    \
+                    w = look_up(stored, bits, book);                                                                   \
                     ROWS_##rows(CHAIN_ADD)                                                                             \
+                    at += 4;                                                                                           \
+                    stored += 8 * bits;                                                                                \
+                    STEP_BY_STEP(at);                                                                                  \
                 }                                                                                                      \
                 ROWS_##rows(CHAIN_END)                                                                                 \
-            }                                                                                                          \
+            } while (at < end);                                                                                        \
         }                                                                                                              \
-        FINISH_ROWS(rows)                                                                                              \
+        END_STRETCH(rows, k)                                                                                           \
     }
-BYTES_TILE(1)
-BYTES_TILE(2)
-BYTES_TILE(3)
+BYTES_TILE(1, 8)
+BYTES_TILE(2, 8)
+BYTES_TILE(3, 8)
+BYTES_TILE(1, 4)
+BYTES_TILE(2, 4)
+BYTES_TILE(1, 2)
+BYTES_TILE(2, 2)
 
 static void bytes_run(const gemm *g, const gemm_block *b, int64_t panel, int64_t panel_end) {
-    static const gemm_tile tiles[] = {bytes_1, bytes_2, bytes_3};
-    for (; panel < panel_end; ++panel) {
-        const gemm_panel p = gemm_panel_of(g, panel);
-        run_tiles(g, &p, b, tiles, 3);
-    }
+    static const gemm_tiles tiles = {{bytes_1_8, bytes_2_8, bytes_3_8},
+                                     {{bytes_1_4, bytes_2_4}, {bytes_1_2, bytes_2_2}}};
+    run_bytes(g, b, panel, panel_end, &tiles, 3);
 }
 
 void intonly_gemm_avx2(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
     const intonly_gemm *s = step;
     const gemm_header *header = (const gemm_header *)(const void *)intonly_at(bases, s->packed);
     if (header->wide)
-        gemm_run(s, bases, part, parts, words_run, WORDS_ROWS);
+        gemm_run(s, bases, part, parts, words_run, header->bits == 16 ? WORDS_ROWS : WORDS_MOST_ROWS);
     else
-        gemm_run(s, bases, part, parts, bytes_run, GEMM_ROWS);
+        gemm_run(s, bases, part, parts, bytes_run, bytes_rows(header));
 }

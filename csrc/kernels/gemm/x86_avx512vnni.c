@@ -15,8 +15,8 @@
 /* How the weights of a layer are stored. */
 typedef struct stored {
     gemm_head head;
-    int lift;           /* of all weights; with 8 bits each channel has its own */
-    uint8_t place[256]; /* of a weight, by its byte, before the lift */
+    int lift; /* of all weights; with 8 bits each channel has its own */
+    code_book book;
 } stored;
 
 /* Return the largest lift, up to what some channel wants, that weights and sums of all channels have room for. */
@@ -33,34 +33,20 @@ static int common_lift(const intonly_weights *w, int lo, int hi) {
     return lift;
 }
 
-/* Find the different weights of a layer. Taps that are rounded up are filled with weights of 0.
- *
- * A layer without a panel of 64 channels keeps 8 bits: a look-up serves few rows there, and the layer is small. */
+/* A layer without a panel of 64 channels keeps 8 bits: a look-up serves few rows there, and the layer is small. */
 static stored how_stored(const intonly_weights *w) {
     stored s;
-    uint8_t seen[256] = {0};
-    int count = w->depth != w->tap_bytes;
     memset(&s, 0, sizeof s);
-    s.head.bits = 8;
-    seen[0] = (uint8_t)count;
-    if (gemm_vectors(w->channels) < 4) return s;
-    for (int64_t i = 0; i < w->channels * w->taps * w->depth && count <= 16; ++i) {
-        const uint8_t byte = (uint8_t)w->w[i];
-        count += !seen[byte];
-        seen[byte] = 1;
-    }
-    if (count > 16) return s;
-    s.head.bits = count > 4 ? 4 : 2;
-    int lo = 0, hi = 0, places = 0;
-    for (int value = INT8_MIN; value <= INT8_MAX; ++value) {
-        if (!seen[(uint8_t)value]) continue;
-        lo = value < lo ? value : lo;
-        hi = value > hi ? value : hi;
-        s.place[(uint8_t)value] = (uint8_t)places;
-        s.head.book[places++] = (int8_t)value;
+    s.book = gemm_vectors(w->channels) < 4 ? book_of_all() : book_of(w);
+    s.head.bits = s.book.bits;
+    if (s.book.bits == 8) return s;
+    int lo = 0, hi = 0;
+    for (int place = 0; place < 16; ++place) {
+        lo = s.book.weight[place] < lo ? s.book.weight[place] : lo;
+        hi = s.book.weight[place] > hi ? s.book.weight[place] : hi;
     }
     s.lift = common_lift(w, lo, hi);
-    for (int place = 0; place < places; ++place) s.head.book[place] = (int8_t)(s.head.book[place] * (1 << s.lift));
+    for (int place = 0; place < 16; ++place) s.head.book[place] = (int8_t)(s.book.weight[place] * (1 << s.lift));
     return s;
 }
 
@@ -79,21 +65,17 @@ static int64_t byte_of_channel(int64_t c, int64_t vectors) {
 /* Write the weights of one channel, whose first is entry `first` of each group of four codes. */
 static void pack_weights(const intonly_weights *weights, const stored *s, int64_t channel, int lift, int64_t vectors,
                          int64_t first, uint8_t *to) {
-    const int dense = gemm_dense(s->head.bits), bits = 8 >> dense;
-    const int64_t group = 64 * vectors >> dense;
+    const int64_t group = 64 * vectors >> book_dense(s->book.bits);
     const int8_t *w = weights->w + channel * weights->taps * weights->depth;
     for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth)
         for (int64_t i = 0; i < weights->tap_bytes; ++i) {
             const int8_t weight = i < weights->depth ? w[i] : 0;
             const int64_t entry = first + (i & 3), k = tap * weights->tap_bytes + i;
-            uint8_t *at = to + (k >> 2) * group + (entry & (group - 1));
-            if (bits == 8) {
-                *at = (uint8_t)(weight * (1 << lift));
-            } else {
-                int field = 0;
-                for (int64_t rest = entry; rest >= group; rest -= group) ++field;
-                *at |= (uint8_t)(s->place[(uint8_t)weight] << (bits * field));
-            }
+            uint8_t *at = to + (k >> 2) * group;
+            if (s->book.bits == 8)
+                at[entry] = (uint8_t)(weight * (1 << lift));
+            else
+                book_put(&s->book, weight, entry, group, at);
         }
 }
 
@@ -264,15 +246,19 @@ static __m512i eight(int64_t stride) {
 }
 
 /* Return the rows and panels of a part. With few rows the weights outweigh the pixels: each core then keeps its panels
- * in its own cache. */
-static void share(int64_t rows, int64_t panels, unsigned part, unsigned parts, int64_t *row, int64_t *row_end,
+ * in its own cache, unless that leaves one of them with far more work than the others. */
+static void share(int64_t rows, int64_t channels, unsigned part, unsigned parts, int64_t *row, int64_t *row_end,
                   int64_t *panel, int64_t *panel_end) {
-    if (rows < 96 * (int64_t)parts && panels >= parts) {
+    const int few = rows < 96 * (int64_t)parts;
+    const int64_t panels = *panel_end, unit = few ? 2 : 6, units = few ? (rows + 1) / 2 : (rows + 5) / 6;
+    const int64_t by_panels = intonly_largest_share(channels, 64, panels, parts) * rows;
+    const int64_t by_rows = intonly_largest_share(rows, unit, units, parts) * channels;
+    if (few && panels >= parts && by_panels - (by_panels >> 3) <= by_rows) {
         intonly_share(panels, part, parts, panel, panel_end);
     } else {
-        intonly_share((rows + 5) / 6, part, parts, row, row_end);
-        *row *= 6;
-        *row_end = *row_end * 6 < rows ? *row_end * 6 : rows;
+        intonly_share(units, part, parts, row, row_end);
+        *row *= unit;
+        *row_end = unit * *row_end < rows ? unit * *row_end : rows;
     }
 }
 
@@ -297,7 +283,7 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
     const gemm_head *head = (const gemm_head *)(const void *)g.packed;
     const narrow_summary *summary = &head->summary;
     g.bits = head->bits;
-    g.dense = gemm_dense(head->bits);
+    g.dense = book_dense(head->bits);
     g.book = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)head->book));
     if (s->form == INTONLY_FORM_NARROW &&
         narrow_fits(summary, s->y_type, s->zero_point, s->fraction_bits, residual_type, s->residual_zero)) {
@@ -308,6 +294,6 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
         g.end = GEMM_PLAIN;
     }
     int64_t row = 0, row_end = rows, panel = 0, panel_end = panels;
-    if (parts > 1) share(rows, panels, part, parts, &row, &row_end, &panel, &panel_end);
+    if (parts > 1) share(rows, s->oc, part, parts, &row, &row_end, &panel, &panel_end);
     if (row < row_end && panel < panel_end) run_part(&g, row, row_end, panel, panel_end);
 }

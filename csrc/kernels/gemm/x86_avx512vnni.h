@@ -5,17 +5,15 @@
  *
  * Panels have 64 channels while more than 48 are left; the rest makes panels of 32 and 16. The last one is padded with
  * zero weights.
- * Weights: [K / 4][16 * vectors][4], K = taps * tap_bytes, in slot order (kernels/x86_avx512.h). A layer with at most
- * 16 different weights is stored in 4 bits, one with at most 4 in 2 bits: entry i of a group of `16 * vectors * 4` then
- * is a place in the book of the head, in field i / B of byte i mod B, where a group has B bytes. A tile looks them up in
- * registers, so that the pixels meet the same 8-bit weights whatever the width, and any code book is as good as
- * another.
+ * Weights: [K / 4][16 * vectors][4], K = taps * tap_bytes, in slot order (kernels/x86_avx512.h). Few different ones are
+ * places in the book of the head (book.h), in groups of `16 * vectors * 4`; a tile looks them up in registers.
  */
 #ifndef INTONLY_GEMM_X86_AVX512VNNI_H
 #define INTONLY_GEMM_X86_AVX512VNNI_H
 
 #include <stdint.h>
 
+#include "kernels/gemm/book.h"
 #include "kernels/kernels.h"
 #include "kernels/x86_avx512.h"
 
@@ -51,14 +49,11 @@ static inline int64_t gemm_channel(int64_t index, int64_t channels) {
     return index > wide ? 64 * wide + 32 : 64 * index;
 }
 
-/* Return log2 of the weights in a byte. */
-static inline int gemm_dense(int64_t bits) { return bits == 8 ? 0 : bits == 4 ? 1 : 2; }
-
 /* Return panel `index`. */
 static inline gemm_panel gemm_panel_of(const uint8_t *packed, int64_t index, int64_t channels, int64_t k,
                                        int64_t bits) {
     const int64_t channel = gemm_channel(index, channels), left = channels - channel;
-    const int64_t at = PACKED_HEAD + index * (int64_t)sizeof(panel_constants) + (channel * k >> gemm_dense(bits));
+    const int64_t at = PACKED_HEAD + index * (int64_t)sizeof(panel_constants) + (channel * k >> book_dense(bits));
     gemm_panel p;
     p.constants = (const panel_constants *)(const void *)(packed + at);
     p.weights = (const uint8_t *)(p.constants + 1);
@@ -72,7 +67,7 @@ static inline gemm_panel gemm_panel_of(const uint8_t *packed, int64_t index, int
 static inline int64_t gemm_bytes(int64_t channels, int64_t k, int64_t bits) {
     const int64_t panels = gemm_panels(channels), last = gemm_channel(panels - 1, channels);
     const int64_t width = last + 16 * gemm_vectors(channels - last);
-    const int64_t weights = ((width * k >> gemm_dense(bits)) + 63) & ~INT64_C(63);
+    const int64_t weights = ((width * k >> book_dense(bits)) + 63) & ~INT64_C(63);
     return PACKED_HEAD + panels * (int64_t)sizeof(panel_constants) + weights;
 }
 

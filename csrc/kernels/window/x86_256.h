@@ -35,6 +35,12 @@ static inline int64_t window_bytes(int64_t channels, int64_t taps, int64_t in_gr
     return WINDOW_HEADER + window_panels(channels) * window_panel_bytes(taps, in_group);
 }
 
+/* Return the size of the packed form of these constants; 0 when it cannot hold them. */
+static inline size_t window_size(const intonly_weights *weights, int64_t in_group) {
+    if (weights->x_signed || weights->acc_limit > INT32_MAX) return 0;
+    return (size_t)window_bytes(weights->channels, weights->taps, in_group);
+}
+
 /* Write channel `c` as number `at` of its panel. */
 static inline void window_pack_channel(const intonly_weights *weights, int64_t c, int64_t at, int64_t in_group,
                                        uint8_t *panel) {
@@ -271,9 +277,9 @@ ALWAYS_INLINE void weigh_units(const window *v, const finish *f, const lanes *n,
     if (two) unit_finish(f, n, k, b, q);
 }
 
-/* Weigh a panel of a line. */
-ALWAYS_INLINE void weigh_panel(const window *v, const line *l, int64_t channel, int64_t channels,
-                               const panel_constants *k, int64_t in_group, int wide, int slack) {
+/* Weigh the pixels of a panel of a line. */
+ALWAYS_INLINE void weigh_pixels(const window *v, const line *l, int64_t channel, int64_t channels,
+                                const panel_constants *k, int64_t in_group, int wide, int slack) {
     const intonly_window *s = v->step;
     const int64_t ow = s->ow, per = wide ? 1 : 2;
     const sums32 bias = unit_bias(k);
@@ -293,6 +299,16 @@ ALWAYS_INLINE void weigh_panel(const window *v, const line *l, int64_t channel, 
         weigh_units(v, &f, &n, k, bias, &b, &b, in_group, 0);
         unit_move(s, per, &a);
     }
+}
+
+/* Weigh a panel of a line. first: the first panel of the packed form. */
+ALWAYS_INLINE void weigh_panel(const window *v, const line *l, int64_t channel, int64_t channels, const uint8_t *first,
+                               int64_t in_group) {
+    const panel_constants *k = panel_at(v, first, channel, in_group);
+    if (channels == 32 || (v->slack && channels > 16))
+        weigh_pixels(v, l, channel, channels, k, in_group, 1, 1);
+    else
+        weigh_pixels(v, l, channel, channels, k, in_group, channels > 16, channels == 16 || v->slack);
 }
 
 #endif

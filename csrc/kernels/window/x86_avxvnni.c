@@ -8,10 +8,7 @@
 
 #define IN_GROUP 2
 
-size_t intonly_depthwise_size_avxvnni(const intonly_weights *weights) {
-    if (weights->x_signed || weights->acc_limit > INT32_MAX) return 0;
-    return (size_t)window_bytes(weights->channels, weights->taps, IN_GROUP);
-}
+size_t intonly_depthwise_size_avxvnni(const intonly_weights *weights) { return window_size(weights, IN_GROUP); }
 
 void intonly_depthwise_pack_avxvnni(const intonly_weights *weights, uint8_t *packed) {
     window_pack(weights, IN_GROUP, packed);
@@ -33,11 +30,7 @@ ALWAYS_INLINE sums32 add_group(sums32 s, tap_group x, const uint8_t *w) {
 
 /* data: the first panel of the packed form. */
 static void weigh(const window *v, const line *l, int64_t channel, int64_t channels, const void *data) {
-    const panel_constants *k = panel_at(v, data, channel, IN_GROUP);
-    if (channels == 32 || (v->slack && channels > 16))
-        weigh_panel(v, l, channel, channels, k, IN_GROUP, 1, 1);
-    else
-        weigh_panel(v, l, channel, channels, k, IN_GROUP, channels > 16, channels == 16 || v->slack);
+    weigh_panel(v, l, channel, channels, data, IN_GROUP);
 }
 
 void intonly_window_avxvnni(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {

@@ -7,7 +7,7 @@ facts are kept as fields, so that programs need not parse the text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class IntonlyError(Exception):
@@ -71,7 +71,16 @@ class VerificationError(IntonlyError):
 
 
 class InfeasibleBudgetError(IntonlyError):
-    """No plan meets the budget."""
+    """No plan meets the budget.
+
+    `least` holds the smallest value of each limited quantity when it alone counts, `nearest` limits that can be met
+    together.
+    """
+
+    def __init__(self, message: str, *, least: Mapping[str, float] | None = None, nearest: Mapping[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.least = dict(least or {})
+        self.nearest = dict(nearest or {})
 
 
 class BackendError(IntonlyError):

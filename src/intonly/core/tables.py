@@ -42,6 +42,7 @@ class SensitivityTable:
         standard_error: of `weight_score`; empty when it is exact or has none.
         excluded: layer -> why it has no finite loss. An allocation gives these the widest widths.
         seed, samples, data_digest: what the numbers depend on.
+        notes: what a reader should know before trusting them, one sentence each.
     """
 
     metric: str
@@ -58,6 +59,7 @@ class SensitivityTable:
     seed: int = 0
     samples: int = 0
     data_digest: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"sensitivity table {self.metric!r}"
@@ -135,6 +137,7 @@ class Problem:
         weight_ties, activation_ties: groups of layers that get one width, because they share a weight or an input.
         fixed: layer -> (weight width, activation width) that is not up for choice, such as the first and last layer's.
         joint: whether a layer's two widths must be equal (kernels of one width, as HAWQV3's).
+        weight_candidates, activation_candidates: the widths on offer to layers that are not fixed; () = all of the table's.
     """
 
     sensitivity: SensitivityTable
@@ -144,6 +147,8 @@ class Problem:
     activation_ties: tuple[tuple[str, ...], ...] = ()
     fixed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     joint: bool = False
+    weight_candidates: tuple[int, ...] = ()
+    activation_candidates: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

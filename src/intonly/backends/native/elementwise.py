@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from intonly.backends.native.epilogue import Epilogue
 from intonly.backends.native.plan import ABSENT, TYPES, Planner
 from intonly.backends.native.view import View
@@ -75,7 +77,7 @@ def emit_map(
 def elementwise(plan: Planner, node: Node, name: str, epilogue: Epilogue) -> None:
     """Emit an elementwise primitive that writes the value `name`, rescaled by `epilogue` on the way."""
     views = [plan.view(i) for i in node.inputs]
-    y = plan.output(name)
+    y = plan.output(name, views[0])
     attrs = node.attrs
     if node.op == "requantize":
         emit_map(plan, "identity", views[:1], y, Epilogue.of(attrs["rescale"]), views[1] if len(views) > 1 else None)
@@ -83,6 +85,17 @@ def elementwise(plan: Planner, node: Node, name: str, epilogue: Epilogue) -> Non
         zeros = (attrs["a_zero_point"], attrs["b_zero_point"])
         emit_map(plan, node.op, views, y, epilogue, zeros=zeros, sign=attrs.get("sign", 1))
     elif node.op == "lookup":
-        emit_map(plan, "lookup", views, y, epilogue, offset=attrs["offset"])
+        table, offset = _for_each_byte(plan, views[0], views[1], node)
+        emit_map(plan, "lookup", [views[0], table], y, epilogue, offset=offset)
     else:
         emit_map(plan, attrs["relation"] if node.op == "compare" else node.op, views, y, epilogue)
+
+
+def _for_each_byte(plan: Planner, x: View, table: View, node: Node) -> tuple[View, int]:
+    """Return (table, code of its first entry): of bytes, one with an entry for each byte, also for codes that never come."""
+    offset: int = node.attrs["offset"]
+    if x.dtype.itemsize > 1 or table.dtype.itemsize > 1 or node.inputs[1] not in plan.graph.params:
+        return table, offset
+    codes = np.arange(np.iinfo(x.dtype).min, np.iinfo(x.dtype).max + 1)
+    entries = plan.decoded(node.inputs[1])
+    return plan.constants.view(entries[np.clip(codes - offset, 0, entries.size - 1)]), int(codes[0])

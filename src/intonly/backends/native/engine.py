@@ -19,6 +19,7 @@ from intonly.backends.native.constants import Constants
 from intonly.backends.native.emit import planned
 from intonly.backends.native.plan import Plan
 from intonly.backends.native.rewrite import inlined, unsigned
+from intonly.backends.native.tables import tabulated
 from intonly.core.errors import BackendError
 from intonly.core.graph import Dim, Graph
 
@@ -82,7 +83,7 @@ class NativeEngine:
         self.threads = threads
         self.source = graph
         plain = inlined(graph)
-        self.graph = unsigned(plain) if _native.isa_facts(self.isa)["wants_signed"] == 0 else plain
+        self.graph = tabulated(unsigned(plain) if _native.isa_facts(self.isa)["wants_signed"] == 0 else plain)
         self._constants = Constants()
         self._block: npt.NDArray[np.uint8] | None = None
         self._programs: dict[tuple[tuple[str, int], ...], tuple[Plan, _native.Program]] = {}

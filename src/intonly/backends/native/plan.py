@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ SPACE_SHIFT = 48
 ABSENT = -1
 TYPES = {"int8": 0, "uint8": 1, "int16": 2, "uint16": 3, "int32": 4, "uint32": 5, "int64": 6}
 MOST_PARTS = 64
-WORK_WORTH_SHARING = 200_000
-"""Multiply-accumulates below which a step is faster on one thread."""
+WORK_WORTH_SHARING = {"gemm": 200_000, "window": 50_000, "contract": 5_000, "map": 10_000, "copy": 20_000, "gather": 20_000}
+"""Work of a step, in multiply-accumulates or elements, below which it is faster on one thread: about two microseconds."""
 
 
 @dataclass
@@ -157,14 +158,14 @@ class Planner:
         """
         if name not in self._views:
             in_place = instead_of is not None and self._may_overwrite(instead_of, name)
-            self._views[name] = instead_of if in_place and instead_of is not None else self._made(name)
+            self._views[name] = replace(instead_of, dtype=self.dtype(name)) if in_place and instead_of is not None else self._made(name)
         return self._views[name]
 
     def _may_overwrite(self, old: View, name: str) -> bool:
         node, wanted = self._node, self._halos.get(name)
         if name in self._placed or name in self.graph.outputs or self.buffers[old.buffer].space != ARENA or node is None:
             return False
-        if old.shape != self.shapes[name] or old.dtype != self.dtype(name):
+        if old.shape != self.shapes[name] or old.dtype.itemsize != self.dtype(name).itemsize:
             return False
         covered = wanted is None or (old.halo is not None and old.halo.covers(wanted.pads, wanted.fill))
         if not covered or (wanted is None and old.halo is None and not old.is_dense):
@@ -269,13 +270,13 @@ class Planner:
     def step(self, kind: str, fields: Mapping[str, Any], views: Sequence[View], macs: int = 0) -> None:
         """Add a step that touches `views`. It is divided among threads when its work is worth it."""
         node = self._node
-        parts = MOST_PARTS if macs > WORK_WORTH_SHARING else 1
+        parts = MOST_PARTS if macs > WORK_WORTH_SHARING.get(kind, 0) else 1
         origin, op = (node.origin or node.output, node.op) if node is not None else ("input", "input")
         for view in views:
             buffer = self.buffers[view.buffer]
             buffer.first = len(self.steps) if buffer.first < 0 else buffer.first
             buffer.last = len(self.steps)
-        self.steps.append(Step(kind, {"parts": parts, **fields}, origin, op, macs, list(views)))
+        self.steps.append(Step(kind, {"parts": parts, "beside": 0, **fields}, origin, op, macs, list(views)))
 
     def image(self, name: str, view: View | None) -> dict[str, Any]:
         """Return the fields of an image operand; strides of axes N, H, W."""
@@ -364,6 +365,9 @@ class Planner:
         base = {k: ARENA << SPACE_SHIFT | offset for k, offset in zip(owned, offsets, strict=True)}
         base |= {k: b.space << SPACE_SHIFT for k, b in enumerate(self.buffers) if b.space != ARENA}
         words: list[int] = []
+        for step, following in reversed(list(pairwise(self.steps))):
+            if step.kind == "halo":  # who writes a part of an image writes its margin, and nobody waits
+                step.fields["parts"] = following.fields["parts"]
         for step in self.steps:
             words.extend(_words(step, layout[step.kind], base))
 

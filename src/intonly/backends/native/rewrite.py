@@ -48,7 +48,8 @@ def unsigned(graph: Graph) -> Graph:
     """Return `graph` with signed 8-bit operands of constant-weight products turned into unsigned ones, where all who touch them can.
 
     x86 multiplies unsigned by signed codes. The code of a value is raised by 128, and so are the zero points of all who
-    read it; what moves it is raised with it. A signed input of the graph is raised by a table.
+    read it; what moves it is raised with it, and so are the entries of a table it is looked up in. A signed input of the
+    graph is raised by a table.
     """
     wanted = {
         node.inputs[0]
@@ -91,9 +92,14 @@ def _groups(graph: Graph) -> dict[str, frozenset[str]]:
 def _may_rise(graph: Graph, name: str, producer: Node | None, consumers: Iterable[Node]) -> bool:
     if name in graph.outputs or name in graph.params or not _is_signed_byte(graph.values[name]):
         return False
-    if producer is not None and producer.op not in MOVES and producer.attrs.get("rescale") is None:
+    if producer is not None and not (producer.op in MOVES or producer.attrs.get("rescale") is not None or _has_bytes(graph, producer)):
         return False
     return all(_reads_with_zero(node, k) for node in consumers for k, given in enumerate(node.inputs) if given == name)
+
+
+def _has_bytes(graph: Graph, node: Node) -> bool:
+    """Return whether a node looks up signed codes in a constant table, whose entries can be raised."""
+    return node.op == "lookup" and node.inputs[1] in graph.params and _is_signed_byte(graph.values[node.inputs[1]])
 
 
 def _reads_with_zero(node: Node, k: int) -> bool:
@@ -119,9 +125,14 @@ def _raised(graph: Graph, names: set[str]) -> Graph:
             nodes.append(Node("lookup", (name, levels), (table[name],), {"offset": -OFFSET}, "input"))
     for node in graph.nodes:
         changed = _with_zeros(node, [name in names for name in node.inputs])
-        if node.output in names:
-            changed = _lifted(changed)
         changed = replace(changed, inputs=tuple(table.get(n, n) for n in node.inputs))
+        if node.output in names and node.op == "lookup":
+            levels = f"{node.output}/raised"
+            params[levels] = (params[node.inputs[1]].astype(np.int16) + OFFSET).astype(np.uint8)
+            values[levels] = Value(params[levels].shape, uniform(8, signed=False))
+            changed = replace(changed, inputs=(changed.inputs[0], levels))
+        elif node.output in names:
+            changed = _lifted(changed)
         nodes.append(changed)
         if node.output in names:
             values[node.output] = PRIMITIVES[node.op].infer(changed, [values[i] for i in changed.inputs])
@@ -162,7 +173,7 @@ def _lifted(node: Node) -> Node:
     """Return `node` with its output raised."""
     if node.op == "pad":
         return node.with_attrs(value=node.attrs["value"] + OFFSET)
-    if node.op in MOVES:
+    if node.op in (*MOVES, "lookup"):
         return node
     return node.with_attrs(rescale=adjusted(node.attrs["rescale"], output=OFFSET))
 

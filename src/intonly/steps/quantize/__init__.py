@@ -15,15 +15,18 @@ from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Plan, Recipe
 from intonly.core.spec import check
-from intonly.steps.quantize.activations import Asked, quantize_activations
+from intonly.steps.quantize.activations import Asked, input_qparams, quantize_activations
 from intonly.steps.quantize.settings import LayerSettings, layer_settings, plan_of, weighted_nodes
-from intonly.steps.quantize.weights import quantize_weights, unshared_weights, weight_scale
+from intonly.steps.quantize.weights import quantize_weights, unshared_weights, weight_qparams, weight_scale
 
 __all__ = [
+    "Asked",
     "LayerSettings",
+    "input_qparams",
     "layer_settings",
     "plan_of",
     "quantize_graph",
+    "weight_qparams",
     "weight_scale",
     "weighted_nodes",
 ]

@@ -73,6 +73,23 @@ def quantize_activations(graph: Graph, asked: Asked) -> Graph:
     return _with_narrow_copies(graph.replace(values=values), groups, asked)
 
 
+def input_qparams(graph: Graph, node: Node, bits: int, asked: Asked) -> QParams:
+    """Return the units in which a layer reads its input when it asks for `bits` bits and no other reader for more.
+
+    An input that callers hand in as integers keeps its 8 bits at any width from 8 on, and is narrowed below.
+    """
+    groups = Groups(graph, asked.pinned)
+    name = node.inputs[0]
+    root, members = groups.root(name), groups.members(name)
+    pinned, observer = groups.pinned(root), asked.settings[node.origin].activation_observer
+    if pinned is not None:
+        return pinned
+    if bits < 8 and any(member in asked.specs for member in members):
+        measured = name if name in asked.ranges.statistics else root
+        return asked.chosen(graph, measured, node.origin, observer, bits)
+    return _group_qparams(graph, root, members, bits, observer, asked)
+
+
 def _group_qparams(graph: Graph, root: str, members: list[str], bits: int, observer: str, asked: Asked) -> QParams:
     for name in members:
         if name in asked.specs:

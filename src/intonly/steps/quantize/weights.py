@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intonly.core.errors import InvalidGraphError
-from intonly.core.graph import Graph, Value
+from intonly.core.graph import Graph, Node, Value
 from intonly.core.number_format import NumberFormat, QParams
 from intonly.ops import OPS
 from intonly.steps.quantize.settings import LayerSettings, weighted_nodes
@@ -52,17 +52,20 @@ def quantize_weights(graph: Graph, settings: Mapping[str, LayerSettings], pinned
         if x is None:
             raise InvalidGraphError(f"{node.origin} ({node.op}): its input is not quantized", origin=node.origin)
         w = graph.params[name].astype(np.float64)
-        if name in pinned:
-            qparams = pinned[name]
-        else:
-            s = settings[node.origin]
-            axis = spec.weight_axis if s.weight_granularity == "channel" else None
-            scale = weight_scale(w, s.weight_format, axis, s.weight_observer)
-            bias = params[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
-            qparams = QParams(s.weight_format, _guarded(scale, bias, x), axis=axis)
+        qparams = pinned[name] if name in pinned else weight_qparams(node, graph, settings[node.origin], x)
         params[name] = qparams.quantize(w)
         values[name] = Value(w.shape, qparams.format, qparams)
     return graph.replace(params=params, values=values)
+
+
+def weight_qparams(node: Node, graph: Graph, settings: LayerSettings, x: QParams) -> QParams:
+    """Return the QParams that a layer's constant weight gets by its settings, when its input comes in the units `x`."""
+    spec = OPS[node.op]
+    w = graph.params[node.inputs[spec.weight or 0]].astype(np.float64)
+    axis = spec.weight_axis if settings.weight_granularity == "channel" else None
+    scale = weight_scale(w, settings.weight_format, axis, settings.weight_observer)
+    bias = graph.params[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
+    return QParams(settings.weight_format, _guarded(scale, bias, x), axis=axis)
 
 
 def weight_scale(w: npt.NDArray[Any], fmt: NumberFormat, axis: int | None, observer: str) -> npt.NDArray[np.float64]:

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the tests of the AVX-512 kernels share: memory that ends at a page which may not be touched, and the law by 128
+ * What these tests of kernels share: memory that ends at a page which may not be touched, and the law by 128
  * bits. Sanitizers do not see masked loads and loads in assembly; a page that faults does.
  */
-#ifndef AVX512_HARNESS_H
-#define AVX512_HARNESS_H
+#ifndef GUARDED_HARNESS_H
+#define GUARDED_HARNESS_H
 
 #include <stddef.h>
 #include <stdint.h>

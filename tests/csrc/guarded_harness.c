@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define _DEFAULT_SOURCE
-#include "avx512_harness.h"
+#include "guarded_harness.h"
 
 #include <stdio.h>
 #include <stdlib.h>

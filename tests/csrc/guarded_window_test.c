@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The AVX-512 window step against sums written out in 64 bits: depthwise products, and sums and maxima of windows.
+ * The window step of a table against sums written out in 64 bits: depthwise products, and sums and maxima of windows.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "avx512_harness.h"
+#include "guarded_harness.h"
 
 /* A window step with its memory. */
 typedef struct scene {

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which contractions are products of matrices: one operand does not vary along the last axis of the output, the other
+ * not along the last but one, as in attention. Both may lie in any order in memory.
+ */
+#ifndef INTONLY_CONTRACT_MATRICES_H
+#define INTONLY_CONTRACT_MATRICES_H
+
+#include <stdint.h>
+
+#include "exec/program.h"
+#include "intonly.h"
+
+enum { OUTER = INTONLY_RANK - 2, INNER = INTONLY_RANK - 1 }; /* the rows and the columns of a product */
+enum { DEPTH = 256 };                                        /* most products that are summed at once */
+enum { LEAST_DEPTH = 16, LEAST_SUMMED = 8, LEAST_ROWS = 4, LEAST_COLUMNS = 8 };
+
+/* Return the largest magnitude of a code minus its zero point, or 0 where 16 bits do not hold them all. */
+static inline int64_t reach_of(int64_t type, int64_t zero) {
+    static const int64_t lowest[] = {INT8_MIN, 0, INT16_MIN, 0};
+    static const int64_t highest[] = {INT8_MAX, UINT8_MAX, INT16_MAX, UINT16_MAX};
+    if (type > INTONLY_U16) return 0;
+    const int64_t lo = lowest[type] - zero, hi = highest[type] - zero;
+    if (lo < INT16_MIN || hi > INT16_MAX) return 0;
+    return -lo > hi ? -lo : hi;
+}
+
+/* Return how many products can be summed in 32 bits at once; 0 = too few. */
+static inline int64_t depth_of(const intonly_contract *s) {
+    const int64_t most = reach_of(s->a_type, s->a_zero) * reach_of(s->b_type, s->b_zero);
+    int64_t depth = DEPTH;
+    while (depth * most > INT32_MAX) depth >>= 1;
+    return most == 0 || depth < LEAST_DEPTH ? 0 : depth;
+}
+
+/* Return whether a step is a product of matrices that is worth the copies. */
+static inline int is_product(const intonly_contract *s) {
+    if (s->op != INTONLY_SUM_PRODUCTS || s->b_ref < 0 || s->a_strides[INNER] != 0 || s->b_strides[OUTER] != 0) return 0;
+    int64_t summed = 1;
+    for (int axis = 0; axis < INTONLY_REDUCED; ++axis) summed *= s->reduced[axis];
+    return s->extent[OUTER] >= LEAST_ROWS && s->extent[INNER] >= LEAST_COLUMNS && summed >= LEAST_SUMMED &&
+           depth_of(s) != 0;
+}
+
+#endif

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a plan is worth: its network is made from one part of the data and judged on the other, by its integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from intonly.artifact.file import to_bytes
+from intonly.core.records import Plan
+from intonly.data import Dataset
+from intonly.evaluation import Evaluation, evaluate
+from intonly.model import FloatModel, QuantizedModel
+from intonly.pipeline import Progress, journey
+from intonly.searching.planning import plan_hash
+from intonly.searching.records import Measured
+
+JUDGED = 4
+"""Every so-manieth sample judges, the others calibrate."""
+
+
+def split(data: Dataset) -> tuple[Dataset, Dataset]:
+    """Return (samples to calibrate on, samples to judge by): three quarters and one quarter, spread evenly.
+
+    Fewer samples than JUDGED serve both ends.
+    """
+    judges = np.arange(len(data)) % JUDGED == JUDGED - 1
+    if not judges.any():
+        return data, data
+    return _picked(data, ~judges), _picked(data, judges)
+
+
+def _picked(data: Dataset, picks: Any) -> Dataset:
+    return Dataset({k: v[picks] for k, v in data.arrays.items()}, None if data.labels is None else data.labels[picks])
+
+
+@dataclass
+class Judge:
+    """Makes and judges plans of one network; each plan once.
+
+    Args:
+        source: the float network. calibration, judging: samples, see `split`.
+    """
+
+    source: FloatModel
+    calibration: Dataset
+    judging: Dataset
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        self._made: dict[str, tuple[QuantizedModel, Measured]] = {}
+        self._float_top1: float | None = None
+
+    def network(self, plan: Plan) -> QuantizedModel:
+        """Return the network of a plan, made from the calibration samples."""
+        return self._of(plan, plan.name, {})[0]
+
+    def measured(self, plan: Plan, name: str, predicted: Mapping[str, float]) -> Measured:
+        """Return what a plan is worth, not timed yet."""
+        return self._of(plan, name, predicted)[1]
+
+    def _of(self, plan: Plan, name: str, predicted: Mapping[str, float]) -> tuple[QuantizedModel, Measured]:
+        key = plan_hash(plan)
+        if key not in self._made:
+            q = journey(self.source, plan, self.calibration, self.progress).model
+            found = evaluate(q, self.judging, against=self.source, score="agreement")
+            drop = self._drop(found)
+            size = len(to_bytes(q.artifact))
+            self._made[key] = q, Measured(name, plan, key, size, None, found.top1, found.agreement, found.sqnr_db, drop, dict(predicted))
+        return self._made[key]
+
+    def _drop(self, found: Evaluation) -> float:
+        """Return the points lost: top-1 where there are labels, else what disagrees with the float network."""
+        if found.top1 is None:
+            return 100 - (found.agreement or 0.0)
+        if self._float_top1 is None:
+            self._float_top1 = evaluate(self.source, self.judging).top1 or 0.0
+        return self._float_top1 - found.top1

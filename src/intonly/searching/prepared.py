@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a search starts from: the canonical network, what may be chosen, and how much each choice hurts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from intonly.core.graph import Graph
+from intonly.core.number_format import QParams
+from intonly.core.ranges import Ranges
+from intonly.core.records import InputSpec, Recipe
+from intonly.core.tables import SensitivityTable
+from intonly.data import Dataset
+from intonly.model import FloatModel
+from intonly.pipeline import Progress, batches_of, calibrated
+from intonly.probing import probes_of
+from intonly.searching.planning import Choices, choices
+from intonly.steps.sensitivity import Folder, sensitivity
+
+BATCH = 128
+"""Samples of one pass through the network in a sensitivity."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A network that is ready to be searched.
+
+    Args:
+        graph, specs, pinned: as `pipeline.prepared` gives them. ranges: of the calibration samples.
+        choices: what may be chosen.
+    """
+
+    source: FloatModel
+    recipe: Recipe
+    calibration: Dataset
+    graph: Graph
+    specs: tuple[InputSpec, ...]
+    pinned: Mapping[str, QParams]
+    ranges: Ranges
+    choices: Choices
+
+    def sensitivity(
+        self, metric: str, *, device: str = "cpu", run_dir: Path | None = None, progress: Progress | None = None
+    ) -> SensitivityTable:
+        """Return the losses of every layer and width, by one metric.
+
+        Args:
+            run_dir: where finished pieces are kept, and found again.
+        """
+        probes = probes_of(
+            self.graph,
+            self.ranges,
+            self.recipe,
+            {spec.name: spec for spec in self.specs},
+            self.pinned,
+            weight_bits=self.choices.table_weight_bits,
+            activation_bits=self.choices.table_activation_bits,
+        )
+        batches = batches_of(self.calibration, self.graph, self.specs, BATCH)
+        used = sum(len(next(iter(batch.values()))) for batch in batches)  # a fixed batch may leave a rest
+        labels = self.calibration.labels
+        return sensitivity(
+            self.graph,
+            batches,
+            probes,
+            metric=metric,
+            seed=self.recipe.seed,
+            labels=None if labels is None else labels[:used],
+            device=device,
+            progress=progress,
+            store=None if run_dir is None else Folder(run_dir),
+        )
+
+
+def prepare(
+    source: FloatModel,
+    recipe: Recipe,
+    calibration: Dataset,
+    *,
+    weight_bits: Sequence[int],
+    activation_bits: Sequence[int],
+    progress: Progress | None = None,
+) -> Prepared:
+    """Return a captured network, canonical and calibrated as `quantize` would have it with this recipe."""
+    graph, specs, pinned, ranges = calibrated(source, recipe, calibration, progress)
+    return Prepared(source, recipe, calibration, graph, specs, pinned, ranges, choices(graph, recipe, pinned, weight_bits, activation_bits))

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One search, from tables to a plan that was made, run and timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from intonly.core.errors import InfeasibleBudgetError
+from intonly.core.records import Plan
+from intonly.core.tables import Allocation, CostTable, Problem
+from intonly.latency import latencies
+from intonly.searching.judging import Judge
+from intonly.searching.planning import plan_of_allocation, uniform
+from intonly.searching.prepared import Prepared
+from intonly.searching.records import Measured, SearchResult
+from intonly.steps.allocate import allocate
+
+LATENCY_TOLERANCE = 0.05
+"""How far the predicted latency of a plan may be from the measured one, as a share of it."""
+CORRECTIONS = 4
+"""Most corrections of the latency table."""
+HALVINGS = 7
+"""Steps of the search for the smallest file that keeps to `max-drop`."""
+GAIN = 0.01
+"""A plan that saves less than this share of W8A8's bytes is no smaller; one that takes as much more of its time is slower."""
+
+Timer = Callable[[Mapping[str, Plan]], dict[str, float]]
+
+
+@dataclass(eq=False)
+class Run:
+    """The state of one search.
+
+    Args:
+        problem: tables, ties and absolute limits. solver, time_limit: as for `allocate`.
+        judge: makes and judges plans. batch: samples of a call whose latency counts.
+        max_drop: most points to lose on the judging samples; None = whatever the plan loses.
+        timed: whether plans are timed.
+    """
+
+    ready: Prepared
+    problem: Problem
+    judge: Judge
+    solver: str
+    time_limit: float | None = None
+    batch: int = 1
+    max_drop: float | None = None
+    timed: bool = True
+
+    def result(self) -> SearchResult:
+        """Return the plan and what it is worth.
+
+        Raises:
+            InfeasibleBudgetError: when no plan keeps within the budget, or the one that does is not worth having.
+        """
+        reference = uniform(self.ready.graph, self.ready.recipe, self.ready.choices, 8, 8, "w8a8")
+        problem, allocation, factor = self._corrected(reference)
+        plan = self._plan(allocation)
+        if self.max_drop is not None:
+            allocation, plan = self._within_drop(problem, allocation, plan)
+        first = self.judge.measured(reference, "w8a8", self._predicted(problem, reference))
+        last = self.judge.measured(plan, "searched", allocation.costs)
+        if self.timed:
+            times = self._times({"w8a8": reference, "searched": plan})
+            first, last = replace(first, latency_ms=times["w8a8"]), replace(last, latency_ms=times["searched"])
+        _refuse(first, last)
+        return SearchResult(plan, allocation, problem, problem.sensitivity.metric, (first, last), latency_factor=factor)
+
+    def _plan(self, allocation: Allocation) -> Plan:
+        return plan_of_allocation(self.ready.graph, self.ready.recipe, allocation)
+
+    def _solved(self, problem: Problem) -> Allocation:
+        return allocate(problem, solver=self.solver, time_limit=self.time_limit)
+
+    def _times(self, plans: Mapping[str, Plan]) -> dict[str, float]:
+        return latencies({name: self.judge.network(plan).graph for name, plan in plans.items()}, batch=self.batch)
+
+    def _predicted(self, problem: Problem, plan: Plan) -> dict[str, float]:
+        widths = [(rule.weight_bits or 8, rule.activation_bits or 8) for rule in plan.rules]
+        weights, activations = ({o: w[i] for o, w in zip(self.ready.choices.layers, widths, strict=True)} for i in (0, 1))
+        return {table.quantity: table.cost(weights, activations) for table in problem.costs}
+
+    def _corrected(self, reference: Plan) -> tuple[Problem, Allocation, float]:
+        """Return a solution whose predicted latency is the measured one, within the tolerance; the table is scaled to that end."""
+        problem, factor = self.problem, 1.0
+        allocation = self._solved(problem)
+        if "latency" not in problem.limits:
+            return problem, allocation, factor
+        for _ in range(CORRECTIONS):
+            measured = self._times({"plan": self._plan(allocation)})["plan"]
+            off = measured / allocation.costs["latency"]
+            within = abs(off - 1) <= LATENCY_TOLERANCE and measured <= problem.limits["latency"] * (1 + GAIN)
+            if within:
+                break
+            factor *= off
+            problem = replace(problem, costs=tuple(_scaled(t, off) if t.quantity == "latency" else t for t in problem.costs))
+            allocation = self._solved(problem)
+        return problem, allocation, factor
+
+    def _within_drop(self, problem: Problem, allocation: Allocation, plan: Plan) -> tuple[Allocation, Plan]:
+        """Return a plan that loses at most `max_drop`: with another limit the one at hand, else the smallest file that does."""
+        assert self.max_drop is not None
+        if problem.limits:
+            drop = self._drop(plan, allocation)
+            if drop > self.max_drop:
+                raise InfeasibleBudgetError(
+                    f"the best plan within {_limits(problem)} loses {drop:.2f} points on {len(self.judge.judging)} judging samples, "
+                    f"more than max-drop={self.max_drop:g}; allow more of one of them"
+                )
+            return allocation, plan
+        size = next(table for table in problem.costs if table.quantity == "size")
+        best = self._solved(problem)  # without a limit: the least loss of all
+        kept, plan_kept = best, self._plan(best)
+        drop = self._drop(plan_kept, best)
+        if drop > self.max_drop:
+            raise InfeasibleBudgetError(
+                f"even the plan of least loss loses {drop:.2f} points on {len(self.judge.judging)} judging samples, more than "
+                f"max-drop={self.max_drop:g}; allow more, or use a recipe that quantizes less"
+            )
+        low, high = _least(size, problem, self._solved), best.costs["size"]
+        for _ in range(HALVINGS):
+            if high - low <= GAIN * size.baseline:
+                break
+            middle = (low + high) / 2
+            tried = self._solved(replace(problem, limits={"size": middle}))
+            plan = self._plan(tried)
+            if self._drop(plan, tried) <= self.max_drop:
+                kept, plan_kept, high = tried, plan, min(middle, tried.costs["size"])
+            else:
+                low = middle
+        return kept, plan_kept
+
+    def _drop(self, plan: Plan, allocation: Allocation) -> float:
+        drop = self.judge.measured(plan, "tried", allocation.costs).drop
+        assert drop is not None
+        return drop
+
+
+def _scaled(table: CostTable, by: float) -> CostTable:
+    """Return a latency table whose times are `by` times as long; the reference, which was measured whole, stays."""
+    rows = tuple(
+        replace(row, constant=row.constant * by, cost=tuple(tuple(tuple(c * by for c in r) for r in layer) for layer in row.cost))
+        for row in table.rows
+    )
+    return replace(table, rows=rows)
+
+
+def _least(size: CostTable, problem: Problem, solved: Callable[[Problem], Allocation]) -> float:
+    """Return the smallest file that any plan makes."""
+    try:
+        solved(replace(problem, limits={"size": -math.inf if not size.rows else 0.0}))
+    except InfeasibleBudgetError as nothing:
+        return nothing.least.get("size", 0.0)
+    return 0.0
+
+
+def _limits(problem: Problem) -> str:
+    units = {table.quantity: table.unit for table in problem.costs}
+    return ", ".join(f"{quantity} {limit:.6g} {units[quantity]}" for quantity, limit in problem.limits.items())
+
+
+def _refuse(reference: Measured, found: Measured) -> None:
+    """Raise InfeasibleBudgetError when a plan is slower than W8A8 and no smaller."""
+    if reference.latency_ms is None or found.latency_ms is None:
+        return
+    slower = found.latency_ms > reference.latency_ms * (1 + GAIN)
+    smaller = found.size_bytes < reference.size_bytes * (1 - GAIN)
+    if slower and not smaller:
+        lines = ["the plan within the budget does not pay: it is slower than W8A8 and no smaller"]
+        for m in (reference, found):
+            drop = "" if m.drop is None else f", {m.drop:.2f} points lost"
+            lines.append(f"  {m.name:10} {m.size_bytes:,} bytes, {m.latency_ms:.4g} ms{drop}")
+        raise InfeasibleBudgetError("\n".join(lines))

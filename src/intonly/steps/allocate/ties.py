@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of a canonical FLOAT graph that have widths to choose, and what they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from intonly.core.graph import Graph, Node
+from intonly.ops import OPS
+
+Ties = tuple[tuple[str, ...], ...]
+
+
+def weighted_nodes(graph: Graph) -> list[Node]:
+    """Return the nodes with a constant weight, in order."""
+    return [node for node in graph.nodes if weight_of(graph, node)]
+
+
+def weight_of(graph: Graph, node: Node) -> str:
+    """Return the name of a node's constant weight, "" when it has none."""
+    index = OPS[node.op].weight
+    return node.inputs[index] if index is not None and node.inputs[index] in graph.params else ""
+
+
+def unmoved(graph: Graph) -> dict[str, str]:
+    """Return, for each value, the one whose codes it holds: data movement (reshape, pooling by maximum) changes none."""
+    root = {name: name for name in graph.values}
+    for node in graph.nodes:
+        if OPS[node.op].shares_input and node.inputs[0] not in graph.params:
+            root[node.output] = root[node.inputs[0]]
+    return root
+
+
+def ties(graph: Graph) -> tuple[Ties, Ties]:
+    """Return (weight ties, activation ties): layers that share one weight tensor, and layers that read the same value.
+
+    One value has one width, so all who read it must want the same; a value that was only moved is still the same.
+    """
+    root = unmoved(graph)
+    by_weight: dict[str, list[str]] = {}
+    by_input: dict[str, list[str]] = {}
+    for node in weighted_nodes(graph):
+        by_weight.setdefault(weight_of(graph, node), []).append(node.origin)
+        by_input.setdefault(root[node.inputs[0]], []).append(node.origin)
+    return _several(list(by_weight.values())), _several(list(by_input.values()))
+
+
+def _several(groups: Sequence[Sequence[str]]) -> Ties:
+    return tuple(tuple(group) for group in groups if len(group) > 1)
