@@ -79,6 +79,7 @@ def test_json_is_one_object_with_every_layer(here):
         (("--apply", "-o", "new.bin"), ".intonly"),
         (("--html", "report.pdf"), ".html"),
         (("--html", "no/report.html"), "does not exist"),
+        (("--time",), "--html"),
         (("--samples", "0"), "--samples"),
     ],
 )
@@ -88,6 +89,16 @@ def test_wrong_command_lines_give_2(here, arguments, said):
     result = analyze(*COMMAND, *arguments, code=2)
     assert said in " ".join(result.stderr.replace("│", " ").split())
     assert sorted(p.name for p in here.iterdir()) == before
+
+
+def test_a_report_is_written(here):
+    """--html would write no report, one of another network, or leave the time out that was asked for."""
+    for library in ("plotly", "jinja2"):
+        pytest.importorskip(library, reason=f"{library} is of the extra [report]")
+    analyze(*COMMAND, "--html", "report.html", "--time")
+    page = (here / "report.html").read_text(encoding="utf-8")
+    for word in ("<title>net ·", "width too small", "Latency, batch 1", "Graph digest"):
+        assert word in page
 
 
 def test_a_missing_extra_is_named(here, monkeypatch):

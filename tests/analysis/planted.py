@@ -67,14 +67,13 @@ class Blocks(nn.Module):
         torch.manual_seed(2)
         self.first = nn.Conv2d(3, 8, 3, padding=1)
         self.blocks = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))
-        self.fc = nn.Linear(8, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits."""
+        """Return one number for each channel."""
         x = torch.relu(self.first(x))
         for block in self.blocks:
-            x = x + 0.2 * torch.tanh(block(x))
-        return self.fc(x.mean((2, 3)))
+            x = x + block(x)
+        return x.mean((2, 3))
 
 
 class Spiky(nn.Module):

@@ -157,3 +157,26 @@ def test_two_quantized_networks_are_refused(captured):
         intonly.analyze(q, q, X)
     with pytest.raises(DataError, match="expected a quantized network"):
         intonly.analyze(captured, captured, X)
+
+
+def test_what_came_before_a_layer_is_rounded_everywhere(work):
+    """The accumulated error would leave out what skips over a layer, or round what comes behind it."""
+    inputs, seen = model_inputs(work), {}
+    real, quantized = work.journey.canonical, work.journey.quantized
+    (output,) = real.outputs
+    (conv2,) = [node.output for node in real.nodes if node.origin == "conv2"]
+    assert quantized.values[conv2].qparams is None  # it joins an addition, so nothing rounds it
+    before = [*real.inputs, *(node.output for node in real.nodes)]
+    before = set(before[: before.index(conv2) + 1])
+
+    def keep(name, x):
+        seen[name] = x
+
+    def rounded(name, x):
+        return seen[name] if name in before else None
+
+    with torch.inference_mode():
+        TorchRunner(quantized).run(inputs, keep)
+        reference, found = TorchRunner(real).run(inputs)[output], TorchRunner(real).run(inputs, rounded)[output]
+    expected = sqnr_db(reference.numpy(), found.numpy())
+    assert work.analysis.layers[1].accumulated.both.output_db == pytest.approx(expected, abs=1e-3)

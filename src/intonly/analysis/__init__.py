@@ -107,6 +107,8 @@ def _batches(dataset: Dataset, source: FloatModel, specs: Sequence[InputSpec], s
     """Yield the samples in model units, `size` at a time; what does not fill a fixed batch is left out."""
     batch = source.graph.values[source.graph.inputs[0]].shape[0]
     size = min(size, batch.max) if isinstance(batch, Dim) else batch
+    if not isinstance(batch, Dim) and len(dataset) < batch:
+        raise DataError(f"the model has a fixed batch of {batch}; measure its layers on at least that many samples, not {len(dataset)}")
     for piece in dataset.batches(size):
         if isinstance(batch, Dim) or len(next(iter(piece.values()))) == size:
             yield {spec.name: to_model_units(piece[spec.name], spec, source.graph) for spec in specs}
@@ -132,8 +134,6 @@ def _layers(made: Journey, source: FloatModel, dataset: Dataset, report: Progres
     with torch.inference_mode():
         local = bench.local_errors(batches(), witness.look, corrected=made.plan.bias_correction)
         errors = bench.errors(batches(), local, count)
-    if not errors and twins.layers:
-        raise DataError("the model has a fixed batch; give at least that many samples")
     return _judged(twins, made.plan, rules, witness.evidence(rules, made.ranges), errors)
 
 

@@ -64,7 +64,7 @@ class Case:
     @property
     def weight_bits(self) -> int:
         """Width of the weights."""
-        return self.rules[self.name].weight_bits or WIDEST
+        return self.evidence.weight_bits
 
     @property
     def asked_bits(self) -> int:

@@ -38,7 +38,7 @@ class Evidence:
     """What is known about one layer beside its errors.
 
     Args:
-        rule: what the plan says about it.
+        rule: what the plan says about it. weight_bits: width of its codes (a source file may fix another one than the plan).
         weights: reach of the weights by output channel. inputs: reach of the input by channel.
         input_bits: width that the input is rounded to. held_bits: width that the value it reads is kept at.
         clipped_share: share of the input's values that saturate. clip_noise: the saturated values' share of the noise.
@@ -51,6 +51,7 @@ class Evidence:
     """
 
     rule: LayerRule
+    weight_bits: int
     weights: Channels
     inputs: Channels
     input_bits: int
@@ -133,8 +134,10 @@ class Witness:
         stats = ranges.of(layer.source, layer.name)
         observer, gain, narrower = best_observer(stats, layer.roundings[-1] if layer.roundings else None, rule.activation_observer or "")
         held = layer.roundings[0] if layer.roundings else None
+        codes = self.twins.quantized.values[layer.weight_codes].qparams
         return Evidence(
             rule,
+            codes.format.bits if codes is not None else 32,
             channels(np.abs(np.moveaxis(w, axis, 0)).reshape(w.shape[axis], -1).max(axis=1)),
             channels(reach),
             layer.roundings[-1].format.bits if layer.roundings else 32,

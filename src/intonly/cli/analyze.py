@@ -16,15 +16,20 @@ from intonly.core.records import to_json
 
 if TYPE_CHECKING:
     from intonly.analysis import Analysis, LayerAnalysis, Work
+    from intonly.report import Comparison
+
+TIMING_S = 3.0
+"""Seconds that --time spends, roughly."""
 
 
-def command(
+def command(  # noqa: PLR0917 - every argument is an option
     model: options.Model,
     artifact: options.ArtifactFile,
     data: options.Data,
     html: Annotated[Path | None, typer.Option("--html", help="Write a report for people: one HTML file that needs no network.")] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Try the fixes and keep those that measure better on held-out samples.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="With --apply: the .intonly file to write.")] = None,
+    time: Annotated[bool, typer.Option("--time", help="With --html: time the artifact beside its float original, too.")] = False,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Samples that the errors of layers are measured on.")] = SAMPLES,
     json: options.Json = False,
 ) -> None:
@@ -35,6 +40,8 @@ def command(
     options.checked_model(model)
     if out is not None and not apply:
         raise typer.BadParameter("there is nothing to write without --apply", param_hint="-o")
+    if time and html is None:
+        raise typer.BadParameter("the times are shown in the report; name it with --html", param_hint="--time")
     for path, suffix, option in ((out, ".intonly", "-o"), (html, ".html", "--html")):
         if path is not None:
             options.checked_target(path, suffix, option)
@@ -44,7 +51,8 @@ def command(
         need_libraries()
     with console.Bars() as bars:
         work = investigate(model, artifact, data, samples=samples, apply=apply, progress=bars)
-    written = _write(work, artifact, html, out)
+    latency = _latency(model, artifact, data, work) if time else ()
+    written = _write(work, artifact, html, out, latency)
     if json:
         console.print_json({**_facts(work.analysis), **written})
         return
@@ -53,7 +61,16 @@ def command(
         typer.echo(f"written: {name}")
 
 
-def _write(work: Work, artifact: Path, html: Path | None, out: Path | None) -> dict[str, str]:
+def _latency(model: str, artifact: Path, data: str, work: Work) -> tuple[Comparison, ...]:
+    """Return the time of a call of the artifact beside its float original's."""
+    from intonly.benchmarking import benchmark
+    from intonly.report import latency_of
+
+    inputs = tuple(spec for spec in work.source.specs if spec.dtype != "float32")
+    return latency_of(benchmark([model, str(artifact)], data=data, recipes=(), peers=(), inputs=inputs or None, budget_s=TIMING_S))
+
+
+def _write(work: Work, artifact: Path, html: Path | None, out: Path | None, latency: tuple[Comparison, ...]) -> dict[str, str]:
     """Write what was asked for; return the paths."""
     from intonly.model import QuantizedModel
 
@@ -65,7 +82,8 @@ def _write(work: Work, artifact: Path, html: Path | None, out: Path | None) -> d
         from intonly.report import report_of, write_report
 
         q = QuantizedModel.load(artifact)
-        write_report(html, report_of(q, artifact.stem, source=work.source, analysis=work.analysis, journey=work.journey))
+        made = report_of(q, artifact.stem, source=work.source, analysis=work.analysis, journey=work.journey, comparisons=latency)
+        write_report(html, made)
         written["html"] = str(html)
     return written
 

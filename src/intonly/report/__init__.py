@@ -15,11 +15,22 @@ from pathlib import Path
 
 from intonly.core.errors import IntonlyError
 from intonly.core.files import write_atomic
-from intonly.report.build import report_of
+from intonly.report.build import latency_of, report_of
 from intonly.report.payload import embedded, payload
 from intonly.report.records import Comparison, Histogram, Report, ReportLayer, SearchPart
 
-__all__ = ["Comparison", "Histogram", "Report", "ReportLayer", "SearchPart", "html_of", "need_libraries", "report_of", "write_report"]
+__all__ = [
+    "Comparison",
+    "Histogram",
+    "Report",
+    "ReportLayer",
+    "SearchPart",
+    "html_of",
+    "latency_of",
+    "need_libraries",
+    "report_of",
+    "write_report",
+]
 
 LIBRARIES = ("plotly", "jinja2")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from intonly.analysis.records import Analysis
+from intonly.benchmarking.records import BenchmarkResult
 from intonly.core.records import to_json
 from intonly.evaluation import Evaluation
 from intonly.info import Info, info
@@ -70,6 +71,17 @@ def report_of(
         analysis.applied if analysis is not None else None,
         (OTHER_DATA,) if analysis is not None and not analysis.same_integers else (),
     )
+
+
+def latency_of(result: BenchmarkResult) -> tuple[Comparison, ...]:
+    """Return the time of a call beside the fastest float runtime's, from a benchmark of both; nothing without one of ours."""
+    best = {
+        kind: min((s for s in result.standings if s.kind == kind), key=lambda s: s.median_ms, default=None) for kind in ("ours", "float")
+    }
+    ours, real = best["ours"], best["float"]
+    if ours is None:
+        return ()
+    return (Comparison(f"Latency, batch {result.batch}", "ms", real.median_ms if real is not None else None, ours.median_ms),)
 
 
 def _facts(q: QuantizedModel, facts: Info) -> tuple[tuple[str, str], ...]:

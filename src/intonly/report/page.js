@@ -192,7 +192,7 @@
     }
     box.hidden = false;
     const x = h.counts.map((_, i) => h.low + (i + 0.5) * h.width);
-    const lines = (h.limits || []).map((at) => ({ type: "line", x0: at, x1: at, yref: "paper", y0: 0, y1: 1, line: { color: color("bad"), width: 1.5, dash: "dot" } }));
+    const lines = (h.limits || []).map((at) => ({ type: "line", x0: at, x1: at, yref: "paper", y0: 0, y1: 1, line: { color: color("ink"), width: 1.5, dash: "dot" } }));
     const ends = [h.low, h.low + h.counts.length * h.width, ...(h.limits || [])];
     const room = 0.03 * (Math.max(...ends) - Math.min(...ends));
     draw(id, [{ type: "bar", x, y: h.counts, width: x.map(() => h.width), marker: { color: color(what === "weights" ? "weights" : "activations") }, hovertemplate: "%{x:.3~g}: %{y}<extra></extra>" }],
@@ -205,6 +205,11 @@
     drawHistogram("inputs-chart", "inputs", hist.inputs);
     byId("layer-select").value = state.layer;
     for (const row of document.querySelectorAll("#layer-table tbody tr")) row.classList.toggle("selected", Number(row.dataset.layer) === state.layer);
+    const row = document.querySelector("#layer-table tr.selected");
+    const list = row.closest(".wide");
+    const head = list.querySelector("thead").offsetHeight;
+    if (row.offsetTop - head < list.scrollTop) list.scrollTop = row.offsetTop - head;
+    if (row.offsetTop + row.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = row.offsetTop + row.offsetHeight - list.clientHeight;
     for (const box of document.querySelectorAll(".findings")) box.hidden = Number(box.dataset.layer) !== state.layer;
   }
 
