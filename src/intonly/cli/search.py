@@ -108,12 +108,8 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
 
 def _facts(result: SearchResult) -> dict[str, Any]:
     """Return what fits one JSON object: the plan, and what was measured; tables are in the report."""
-    plain = {
-        key: value
-        for key, value in to_json(result).items()
-        if key in ("plan", "allocation", "metric", "measured", "latency_factor", "notes")
-    }
-    return {**plain, "plan_hash": result.chosen.plan_hash}
+    plain = {key: value for key, value in result.to_json().items() if key in ("plan", "allocation", "measured", "latency_factor", "notes")}
+    return {**plain, "metric": result.sensitivity.metric, "plan_hash": result.chosen.plan_hash}
 
 
 def _show(results: tuple[SearchResult, ...]) -> None:
@@ -121,15 +117,16 @@ def _show(results: tuple[SearchResult, ...]) -> None:
     first = results[0]
     table.add_row(*_cells(first.reference, "", "", first))
     for result in results:
-        table.add_row(*_cells(result.chosen, result.metric, result.allocation.solver, result))
+        table.add_row(*_cells(result.chosen, result.sensitivity.metric, result.allocation.solver, result))
     console.print_table(table)
     for result in results:
         for quantity, limit in result.allocation.limits.items():
             unit = result.costs(quantity).unit
             predicted = result.allocation.costs[quantity]
-            typer.echo(f"{result.metric}: {quantity} {predicted:.6g} of {limit:.6g} {unit}")
+            typer.echo(f"{result.sensitivity.metric}: {quantity} {predicted:.6g} of {limit:.6g} {unit}")
         if result.latency_factor != 1:
-            typer.echo(f"{result.metric}: the whole takes {result.latency_factor:.3f} of the sum of its layers; the table was corrected")
+            whole = f"the whole takes {result.latency_factor:.3f} of the sum of its layers"
+            typer.echo(f"{result.sensitivity.metric}: {whole}; the table was corrected")
         for note in result.notes:
             console.hint(note)
 

@@ -74,7 +74,7 @@ class Run:
             allocation_of(problem, {n: w for n, (w, _) in p.choice.items()}, {n: a for n, (_, a) in p.choice.items()}, "frontier")
             for p in frontier(problem, "size", most=POINTS)
         )
-        return SearchResult(plan, allocation, problem, problem.sensitivity.metric, (first, last), curve, factor, notes)
+        return SearchResult(plan, allocation, problem, (first, last), self.ready.source, self.judge.made(plan), curve, factor, notes)
 
     def _plan(self, allocation: Allocation) -> Plan:
         return plan_of_allocation(self.ready.graph, self.ready.recipe, allocation)
@@ -83,7 +83,7 @@ class Run:
         return allocate(problem, solver=self.solver, time_limit=self.time_limit)
 
     def _times(self, plans: Mapping[str, Plan]) -> dict[str, float]:
-        return latencies({name: self.judge.network(plan).graph for name, plan in plans.items()}, batch=self.batch)
+        return latencies({name: self.judge.made(plan).model.graph for name, plan in plans.items()}, batch=self.batch)
 
     def _predicted(self, problem: Problem, plan: Plan) -> dict[str, float]:
         widths = [(rule.weight_bits or 8, rule.activation_bits or 8) for rule in plan.rules]
