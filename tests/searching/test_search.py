@@ -114,8 +114,8 @@ def test_max_drop_alone_finds_a_small_file(case):
 
 def test_a_drop_that_the_budget_does_not_allow_is_refused(case):
     """A plan would break the second promise to keep the first."""
+    noise = np.random.default_rng(0).normal(size=(256, 1, 8, 8)).astype(np.float32)
     with pytest.raises(InfeasibleBudgetError, match="max-drop=0"):
-        noise = np.random.default_rng(0).normal(size=(256, 1, 8, 8)).astype(np.float32)
         found((case[0], noise), "size=45%,max-drop=0", candidates=(1,))
 
 
