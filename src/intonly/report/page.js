@@ -223,6 +223,7 @@
   }
 
   function select(layer, scroll) {
+    if (!byId("detail") || layer < 0) return;
     state.layer = layer;
     drawLayer();
     if (scroll) byId("detail").scrollIntoView({ block: "nearest" });
@@ -232,7 +233,7 @@
     if (search) show(state.point);
     else drawBits();
     if (byId("errors-chart")) drawErrors();
-    if (data.layers.length) drawLayer();
+    if (byId("detail")) drawLayer();
   }
 
   function onPoint(id, act) {
@@ -253,6 +254,7 @@
   if (search) {
     const slider = byId("budget");
     slider.max = search.points.length - 1;
+    slider.disabled = search.points.length < 2;
     slider.addEventListener("input", () => show(Number(slider.value)));
     byId("to-chosen").addEventListener("click", () => show(search.chosen));
     const controls = byId("sensitivity-controls");

@@ -28,12 +28,17 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of the float network beside the integers': accuracy, bytes, milliseconds; None = not measured."""
+    """One figure of another network beside the integers': accuracy, bytes, milliseconds; None = not measured.
+
+    Args:
+        against: the other network.
+    """
 
     what: str
     unit: str
-    float_value: float | None
+    other_value: float | None
     integer_value: float | None
+    against: str = "float"
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class Report:
     """Everything on the page; parts that are empty or None are left out.
 
     Args:
-        facts: lines about the network: (what, value). certificate: the same about its proof.
+        facts: lines about the network: (what, value). certificate: the same about its proof; empty where no network was kept.
         plan: what was chosen for each layer, plain JSON, accepted wherever a recipe is.
         notes: sentences that readers must know before they believe a figure.
     """
