@@ -95,9 +95,10 @@ class SearchPart:
                 raise IntonlyError(f"report: an allocation of the frontier lacks layer {missing[0]!r}", origin=missing[0])
 
     def points(self) -> tuple[Allocation, ...]:
-        """Return the frontier with the chosen allocation on it, cheapest first."""
-        table = self.table()
-        both = self.frontier if self.chosen in self.frontier else (*self.frontier, self.chosen)
+        """Return the frontier with the chosen allocation on it, cheapest first; a point with the same widths gives way to it."""
+        table, chosen = self.table(), self.chosen
+        others = (a for a in self.frontier if (a.weight_bits, a.activation_bits) != (chosen.weight_bits, chosen.activation_bits))
+        both = (*others, chosen)
         return tuple(sorted(both, key=lambda a: table.cost(a.weight_bits, a.activation_bits)))
 
     def table(self) -> CostTable:
