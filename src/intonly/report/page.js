@@ -118,7 +118,7 @@
         hovertemplate: "%{text}<br>%{x:,} parameters<br>loss %{y:.3~g}<extra></extra>",
         marker: { size: 8 + 1.2 * bits, color: [color("activations"), color("both"), color("weights"), color("soft")][i % 4], symbol: ["circle", "diamond", "square", "triangle-up", "cross"][i % 5], line: { width: 1, color: color("card") } },
       };
-    }), { xaxis: { title: { text: "parameters" }, type: "log", dtick: 1 }, yaxis: { title: { text: `loss at ${state.width} bits` }, type: "log", dtick: 1, exponentformat: "power" } });
+    }), { xaxis: { title: { text: "parameters" }, type: "log" }, yaxis: { title: { text: `loss at ${state.width} bits` }, type: "log", exponentformat: "power" } });
   }
 
   function costOf(table, w, a) {
