@@ -151,6 +151,17 @@ def narrow_weights() -> Planted:
     return Planted(Chain(), recipe, "conv3", "width_too_small", "conv3: weight_bits 8", images(64))
 
 
+class Differences(Chain):
+    """conv2 sees values of 20 and their small differences, and only the differences count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1.weight.data /= 4
+        self.bn1.bias.data.fill_(20.0)
+        self.conv2.padding = (0, 0)
+        self.conv2.weight.data -= self.conv2.weight.data.mean((1, 2, 3), keepdim=True)
+
+
 PLANTED = (
     outlier_in_weights,
     outlier_in_inputs,

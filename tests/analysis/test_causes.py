@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="networks to quantize are made with 
 import intonly  # noqa: E402
 from intonly.analysis.causes import RULES, accumulated_error, width_too_small  # noqa: E402
 from intonly.analysis.records import Cause  # noqa: E402
-from tests.analysis.planted import PLANTED, WIDE, Blocks, Chain, Planted, narrow_weights  # noqa: E402
+from tests.analysis.planted import PLANTED, WIDE, Blocks, Chain, Differences, Planted, narrow_weights  # noqa: E402
 from tests.small_nets import IMAGES, images  # noqa: E402
 
 
@@ -65,6 +65,17 @@ def test_a_chain_of_narrow_sums_is_named():
     findings = {f.cause: f for layer in found.layers for f in layer.findings}
     assert findings["narrow_residual"].fix.recipe == {"residual_bits": 16}
     assert findings["narrow_residual"].figure == 8
+
+
+def test_differences_of_nearly_equal_values_are_named():
+    """A layer of 8 bits that makes most of the noise would be left without an explanation."""
+    x = images(64)
+    found = intonly.analyze(Differences().eval(), intonly.quantize(Differences().eval(), WIDE, x, inputs=IMAGES), x, samples=32)
+    assert found.worst().name == "conv2"
+    first = found.worst().findings[0]
+    assert first.cause == "amplified_rounding"
+    assert first.figure > 10
+    assert first.fix is None
 
 
 def test_a_healthy_network_of_eight_bits_gets_no_width_advice():

@@ -13,7 +13,7 @@ for library in ("plotly", "jinja2"):
 
 from intonly.report import write_report  # noqa: E402
 from tests.report.browser import Browser, chromium  # noqa: E402
-from tests.report.reports import TITLE, of_analysis, of_search  # noqa: E402
+from tests.report.reports import TITLE, of_analysis, of_result, of_search  # noqa: E402
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium: apt-get install chromium, or set INTONLY_CHROMIUM")
 
@@ -32,15 +32,16 @@ def browser():
 def pages(tmp_path_factory):
     """Return the files of both reports."""
     folder = tmp_path_factory.mktemp("pages")
-    paths = {"analysis": folder / "analysis.html", "search": folder / "search.html"}
+    paths = {"analysis": folder / "analysis.html", "search": folder / "search.html", "result": folder / "result.html"}
     write_report(paths["analysis"], of_analysis())
     write_report(paths["search"], of_search())
+    write_report(paths["result"], of_result())
     return paths
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
-@pytest.mark.parametrize("kind", ["analysis", "search"])
+@pytest.mark.parametrize("kind", ["analysis", "search", "result"])
 def test_the_page_opens_without_complaint_or_network(browser, pages, kind, size, dark):
     """The page would print errors, ask for something outside, leave a chart empty, or be wider than the screen."""
     browser.open(pages[kind], width=size[0], height=size[1], dark=dark)
@@ -51,7 +52,7 @@ def test_the_page_opens_without_complaint_or_network(browser, pages, kind, size,
     charts = browser.evaluate(
         "[...document.querySelectorAll('.chart')].filter(c => !c.hidden).map(c => [c.id, !!c.querySelector('svg .trace, svg .bars')])"
     )
-    assert len(charts) == (4 if kind == "analysis" else 6)
+    assert len(charts) == {"analysis": 4, "search": 6, "result": 3}[kind]
     assert all(drawn for _, drawn in charts), charts
     ink, paper = (browser.evaluate(f"getComputedStyle(document.body).{p}") for p in ("color", "backgroundColor"))
     brightness = [sum(map(int, c[4:-1].split(","))) for c in (ink, paper)]
@@ -69,6 +70,20 @@ def test_everything_that_was_promised_is_on_the_page(browser, pages):
     broken = browser.evaluate("[...document.querySelectorAll('nav a')].filter(a => !document.querySelector(a.getAttribute('href'))).length")
     assert broken == 0
     assert browser.evaluate("document.title").startswith("searched")
+
+
+def test_a_search_alone_stands_beside_w8a8(browser, pages):
+    """The report of a search would claim a proof it does not have, call W8A8 float, or offer layers that it knows nothing of."""
+    browser.open(pages["result"])
+    sections = browser.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id)")
+    assert sections == ["summary", "bits", "frontier", "sensitivity", "moves", "layers", "plan"]
+    text = browser.evaluate("document.body.textContent")
+    for word in ("W8A8: 2,000 bytes, ratio 0.50", "proven best", "size at most 1,000 bytes", "a note", "bb"):
+        assert word in text
+    assert "holds" not in browser.evaluate("document.getElementById('summary').textContent")
+    assert browser.evaluate("document.querySelectorAll('#layer-table button').length") == 0
+    assert [layer.params for layer in of_result().layers] == [216, 576, 864, 60]
+    assert browser.evaluate("document.getElementById('budget').max") == "5"
 
 
 def test_odd_titles_are_text(browser, pages):

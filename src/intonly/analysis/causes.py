@@ -27,6 +27,8 @@ CLIPPED = 0.5
 """A range is clipped when saturated values make up at least this share of its noise."""
 SHARED_SPAN = 0.25
 """A value that fills at most this share of a range it shares has lost two bits to its neighbours."""
+AMPLIFIED_DB = 10.0
+"""A layer that loses this much of its input's signal to noise works on small differences of large values."""
 ACCUMULATED_DB = 6.0
 """An output that is worse by this much with errors from before than with the layer's own has them from before."""
 WIDEST = 8
@@ -181,6 +183,16 @@ def narrow_residual(case: Case) -> Finding | None:
     return Finding("narrow_residual", float(seen.held_bits), "bits", said, "carry sums at 16 bits", fix)
 
 
+def amplified_rounding(case: Case) -> Finding | None:
+    """The layer takes differences of nearly equal values: the rounding of its input stays, and most of the signal goes."""
+    before, behind = case.evidence.input_db, case.isolated.activations.layer_db
+    if not before - behind >= AMPLIFIED_DB or not case.matters("activations"):
+        return None
+    said = f"the input has {before:.1f} dB, and {behind:.1f} dB are left behind the layer: it takes differences of nearly equal values"
+    advice = "read the input at more bits; at 8 bits, train with quantization or take the common part out of the input"
+    return Finding("amplified_rounding", before - behind, "dB", said, advice, case.wider_input())
+
+
 def width_too_small(case: Case) -> Finding | None:
     """Nothing is odd: these are simply too few levels."""
     part = "weights" if case.isolated.weights.output_db <= case.isolated.activations.output_db else "activations"
@@ -202,6 +214,7 @@ RULES: tuple[Rule, ...] = (
     long_tail,
     tie,
     narrow_residual,
+    amplified_rounding,
 )
 """Asked of layers that hurt, in this order; `width_too_small` when none of them finds anything."""
 

@@ -46,6 +46,7 @@ class Evidence:
         narrower: whether its range is narrower than the present one.
         dead: output channels that never change behind the activation function, and input channels that are always 0.
         dead_scale: how much larger the weight scale is than the weights need that do something (the median channel's).
+        input_db: SQNR of the rounded input itself; infinite when it is exact.
         span_share: reach of the input / reach of the range it shares with others.
         neighbours: who makes the input, and who else reads it.
     """
@@ -63,6 +64,7 @@ class Evidence:
     narrower: bool
     dead: tuple[int, int]
     dead_scale: float
+    input_db: float
     span_share: float
     neighbours: Neighbours
 
@@ -78,6 +80,7 @@ class _Seen:
     clipped: int = 0
     clip_noise: float = 0.0
     noise: float = 0.0
+    signal: float = 0.0
 
 
 @dataclass
@@ -119,6 +122,7 @@ class Witness:
         entry.clipped += int((clipped != x).sum())
         entry.clip_noise += float((clipped - x).double().square().sum())
         entry.noise += float((rounded - x).double().square().sum())
+        entry.signal += float(x.double().square().sum())
 
     def evidence(self, rules: Mapping[str, LayerRule], ranges: Ranges) -> dict[str, Evidence]:
         """Return what was seen, by layer."""
@@ -149,6 +153,7 @@ class Witness:
             narrower,
             (int(dead_outputs.sum()), int(dead_inputs.sum())),
             dead_scale(w, dead_outputs, dead_inputs, per_tensor=rule.weight_granularity == "tensor") if layer.node.op == "conv2d" else 1.0,
+            10 * math.log10(entry.signal / entry.noise) if entry.noise and entry.signal else math.inf,
             stats.reach / max(float(np.abs(limits(held)).max()), 1e-300) if held is not None else 1.0,
             neighbours_of(self.twins.real, layer.node),
         )

@@ -18,6 +18,7 @@ Cause = Literal[
     "long_tail",
     "tie",
     "narrow_residual",
+    "amplified_rounding",
     "width_too_small",
     "accumulated_error",
 ]

@@ -118,7 +118,7 @@
         hovertemplate: "%{text}<br>%{x:,} parameters<br>loss %{y:.3~g}<extra></extra>",
         marker: { size: 8 + 1.2 * bits, color: [color("activations"), color("both"), color("weights"), color("soft")][i % 4], symbol: ["circle", "diamond", "square", "triangle-up", "cross"][i % 5], line: { width: 1, color: color("card") } },
       };
-    }), { xaxis: { title: { text: "parameters" }, type: "log", dtick: 1 }, yaxis: { title: { text: `loss at ${state.width} bits` }, type: "log", dtick: 1, exponentformat: "power" } });
+    }), { xaxis: { title: { text: "parameters" }, type: "log" }, yaxis: { title: { text: `loss at ${state.width} bits` }, type: "log", exponentformat: "power" } });
   }
 
   function costOf(table, w, a) {
@@ -223,6 +223,7 @@
   }
 
   function select(layer, scroll) {
+    if (!byId("detail") || layer < 0) return;
     state.layer = layer;
     drawLayer();
     if (scroll) byId("detail").scrollIntoView({ block: "nearest" });
@@ -232,7 +233,7 @@
     if (search) show(state.point);
     else drawBits();
     if (byId("errors-chart")) drawErrors();
-    if (data.layers.length) drawLayer();
+    if (byId("detail")) drawLayer();
   }
 
   function onPoint(id, act) {
@@ -253,6 +254,7 @@
   if (search) {
     const slider = byId("budget");
     slider.max = search.points.length - 1;
+    slider.disabled = search.points.length < 2;
     slider.addEventListener("input", () => show(Number(slider.value)));
     byId("to-chosen").addEventListener("click", () => show(search.chosen));
     const controls = byId("sensitivity-controls");

@@ -28,12 +28,17 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of the float network beside the integers': accuracy, bytes, milliseconds; None = not measured."""
+    """One figure of another network beside the integers': accuracy, bytes, milliseconds; None = not measured.
+
+    Args:
+        against: the other network.
+    """
 
     what: str
     unit: str
-    float_value: float | None
+    other_value: float | None
     integer_value: float | None
+    against: str = "float"
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,10 @@ class SearchPart:
                 raise IntonlyError(f"report: an allocation of the frontier lacks layer {missing[0]!r}", origin=missing[0])
 
     def points(self) -> tuple[Allocation, ...]:
-        """Return the frontier with the chosen allocation on it, cheapest first."""
-        table = self.table()
-        both = self.frontier if self.chosen in self.frontier else (*self.frontier, self.chosen)
+        """Return the frontier with the chosen allocation on it, cheapest first; a point with the same widths gives way to it."""
+        table, chosen = self.table(), self.chosen
+        others = (a for a in self.frontier if (a.weight_bits, a.activation_bits) != (chosen.weight_bits, chosen.activation_bits))
+        both = (*others, chosen)
         return tuple(sorted(both, key=lambda a: table.cost(a.weight_bits, a.activation_bits)))
 
     def table(self) -> CostTable:
@@ -105,7 +111,7 @@ class Report:
     """Everything on the page; parts that are empty or None are left out.
 
     Args:
-        facts: lines about the network: (what, value). certificate: the same about its proof.
+        facts: lines about the network: (what, value). certificate: the same about its proof; empty where no network was kept.
         plan: what was chosen for each layer, plain JSON, accepted wherever a recipe is.
         notes: sentences that readers must know before they believe a figure.
     """
