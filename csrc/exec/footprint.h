@@ -23,7 +23,7 @@ typedef struct intonly_footprint {
 
 static inline intonly_footprint intonly_footprint_of(int64_t ref, intonly_reach reach, intonly_reach run, int axes,
                                                      const int64_t *extent, const int64_t *stride, int writes) {
-    intonly_footprint f = {.ref = ref, .reach = reach, .run = run, .writes = writes};
+    intonly_footprint f = {ref, reach, run, 0, writes, 0, {0}, {0}};
     for (int axis = 0; axis < axes; ++axis) {
         if (extent[axis] == 1 || stride[axis] == 0) continue;
         f.extent[f.axes] = extent[axis];

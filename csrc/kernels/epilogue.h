@@ -67,7 +67,7 @@ static inline void intonly_run_of(const int32_t *multiplier, const int8_t *shift
 }
 
 /* x[i] -= zero[i * stride], modulo 2^64 */
-static inline void intonly_subtract(const int32_t *zero, int64_t stride, int64_t count, int64_t *restrict x) {
+static inline void intonly_subtract(const int32_t *zero, int64_t stride, int64_t count, int64_t *__restrict x) {
     int64_t zeros[INTONLY_CHUNK];
     intonly_load((const uint8_t *)zero, INTONLY_S32, stride * (int64_t)sizeof *zero, count, zeros);
     for (int64_t i = 0; i < count; ++i) x[i] = intonly_signed((uint64_t)x[i] - (uint64_t)zeros[i]);
@@ -75,8 +75,8 @@ static inline void intonly_subtract(const int32_t *zero, int64_t stride, int64_t
 
 /* The wide form of a run. by: 1, or 0 for constants that are the same for all. joining: null without a residual. */
 static inline void intonly_finish_wide(const intonly_epilogue *e, const intonly_run *own, const intonly_run *joining,
-                                       int64_t by, const int64_t *restrict residual, int64_t count,
-                                       int64_t *restrict x) {
+                                       int64_t by, const int64_t *__restrict residual, int64_t count,
+                                       int64_t *__restrict x) {
     for (int64_t i = 0; i < count; ++i) {
         uint64_t sum = (uint64_t)x[i] * (uint64_t)own->multiplier[i * by];
         if (joining != NULL)
@@ -87,7 +87,7 @@ static inline void intonly_finish_wide(const intonly_epilogue *e, const intonly_
 }
 
 /* One operand of the narrow form, in place of its values. What 47 bits do not hold saturates whatever the shift is. */
-static inline void intonly_finish_operand(const intonly_run *own, int64_t by, int64_t count, int64_t *restrict x) {
+static inline void intonly_finish_operand(const intonly_run *own, int64_t by, int64_t count, int64_t *__restrict x) {
     const int64_t limit = INT64_C(1) << 47;
     for (int64_t i = 0; i < count; ++i)
         x[i] = intonly_narrow_operand(intonly_clamp(x[i], -limit, limit), own->multiplier[i * by], own->shift[i * by]);

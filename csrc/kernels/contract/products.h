@@ -7,9 +7,9 @@
  * multiplies pairs and sums in 32 bits. What it sums at once is so short that no sum overflows, whatever the codes are;
  * in between, sums are kept in 64 bits, modulo 2^64 as the step says.
  *
- * Define PRODUCT_TILE and TILE_ROWS before including this.
+ * Define PRODUCT_TILE and TILE_ROWS before including this; without them it holds nothing.
  */
-#ifndef INTONLY_CONTRACT_PRODUCTS_H
+#if !defined(INTONLY_CONTRACT_PRODUCTS_H) && defined(PRODUCT_TILE)
 #define INTONLY_CONTRACT_PRODUCTS_H
 
 #include <stdint.h>

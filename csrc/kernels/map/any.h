@@ -35,7 +35,7 @@ static inline int64_t add(int64_t a, int64_t b, int64_t sign) {
 static inline int64_t multiply(int64_t a, int64_t b) { return intonly_signed((uint64_t)a * (uint64_t)b); }
 
 /* a[i] = the operation on a[i], b[i] and c[i]. */
-static inline void apply(map *g, int64_t count, int64_t *restrict a, const int64_t *b, const int64_t *c) {
+static inline void apply(map *g, int64_t count, int64_t *__restrict a, const int64_t *b, const int64_t *c) {
     const intonly_map *s = g->step;
 #define EACH(expression)                                                                                               \
     for (int64_t i = 0; i < count; ++i) a[i] = (expression);                                                           \
