@@ -46,7 +46,7 @@ class Subject:
     spec: InputSpec
     probes: Probes
     batches: Sequence[Mapping[str, Any]]
-    labels: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any] | None
 
     def table(self, metric: str, **options: Any) -> SensitivityTable:
         """Return a table on this data, or on what `options` say."""
@@ -65,7 +65,7 @@ def subject(name: str, samples: int) -> Subject:
     batches = [{spec.name: to_model_units(array[k : k + BATCH], spec, graph)} for k in range(0, len(array), BATCH)]
     ranges = calibrate(graph, batches, pinned=pinned)
     probes = probes_of(graph, ranges, recipe_of("w8a8"), {spec.name: spec}, pinned)
-    return Subject(graph, spec, probes, batches, np.asarray(data.labels)[:samples])
+    return Subject(graph, spec, probes, batches, None if data.labels is None else data.labels[:samples])
 
 
 def spearman(a: Any, b: Any) -> float:
@@ -98,6 +98,7 @@ def measure_time(s: Subject, metrics: Sequence[str]) -> None:
 
 def predict(s: Subject) -> None:
     """Print the rank correlation of predicted and measured loss increases over layers and widths, weights only."""
+    assert s.labels is not None, f"{s.graph.name} has no labels to measure a loss with"
     network = Network(s.graph, s.probes.layers, device="cpu", dtype=torch.float32)
     measured = np.zeros((len(s.probes.layers), len(PREDICTED_BITS)))
     with torch.no_grad():

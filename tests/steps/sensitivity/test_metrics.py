@@ -242,6 +242,9 @@ def test_losses_are_chosen_by_output_and_labels():
         "reals": sensitivity(graph, [x], noise(graph), metric="fisher", labels=np.linspace(0, 1, 20)).unit,
     }
     assert set(units.values()) == {"nats"}
+    n = Net(0)
+    copy = n.graph([n.linear(n.linear(n.rows(4), 2, name="code"), 4, name="copy")])
+    assert sensitivity(copy, [data(copy)], noise(copy), metric="fisher").unit == "squared error / 2"
     ids = ids_net()
     assert sensitivity(ids, [ids_data()], probes(ids, ids_data()), metric="fisher").unit == "squared error / 2"
     with pytest.raises(DataError, match="needs one output"):

@@ -92,7 +92,7 @@ def sensitivity(  # noqa: PLR0913 - all but three are choices with a default
         labels: class numbers of all samples in order, or a sequence with one array a batch.
         loss: what grows. "cross-entropy" with the labels; "own-predictions": cross-entropy with the predictions of the
             network itself; "squared-error": half the squared distance to its own outputs. "auto" takes the first that fits:
-            the first two need one output (N, classes). Several outputs are each divided by their mean square.
+            the first two need one output (N, classes), and no input of that shape. Several outputs are each divided by their mean square.
         device, precision: where and how the network is computed. Sums are float64 always.
         progress: called with (metric, done, total).
         store: where finished pieces are kept and looked for.

@@ -98,6 +98,8 @@ def logits_of(graph: Graph, name: str) -> str:
 def choose_kind(graph: Graph, asked: Kind, *, labelled: bool) -> str:
     """Return the loss to use.
 
+    "auto" takes one output (N, K) for classes, unless an input has the same shape: then it is a reconstruction.
+
     Args:
         labelled: whether there are labels, all of them class numbers.
 
@@ -107,7 +109,8 @@ def choose_kind(graph: Graph, asked: Kind, *, labelled: bool) -> str:
     shape = graph.values[graph.outputs[0]].shape
     classes = len(graph.outputs) == 1 and len(shape) == 2 and isinstance(shape[1], int) and shape[1] > 1
     if asked == "auto":
-        return "squared-error" if not classes else "cross-entropy" if labelled else "own-predictions"
+        reconstruction = any(graph.values[name].shape == shape for name in graph.inputs)
+        return "squared-error" if not classes or reconstruction else "cross-entropy" if labelled else "own-predictions"
     if asked != "squared-error" and not classes:
         raise DataError(f"loss {asked!r} needs one output of shape (N, classes); use 'squared-error'")
     if asked == "cross-entropy" and not labelled:
