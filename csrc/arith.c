@@ -144,7 +144,7 @@ static int32_t wide_one(const intonly_rescale *rescale, size_t k, int64_t x, int
     uint64_t sum = intonly_product(x, zero, rescale->multiplier[k]);
     if (rescale->residual_multiplier != NULL)
         sum += intonly_product(residual, rescale->residual_zero, rescale->residual_multiplier[k]);
-    return intonly_round_clamp(sum, (unsigned)rescale->shift[k], rescale->zero_point, rescale->lo, rescale->hi);
+    return intonly_round_clamp(sum, (uint64_t)rescale->shift[k], rescale->zero_point, rescale->lo, rescale->hi);
 }
 
 static int32_t narrow_one(const intonly_rescale *rescale, size_t k, int64_t centered, int64_t joining) {

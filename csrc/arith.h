@@ -16,8 +16,14 @@ static inline int64_t intonly_signed(uint64_t bits) {
     return bits <= (uint64_t)INT64_MAX ? (int64_t)bits : -(int64_t)(~bits) - 1;
 }
 
+/* Return the nearest number in lo..hi, lo <= hi: two steps of one comparison each, which vectors have. */
+static inline int64_t intonly_clamp(int64_t x, int64_t lo, int64_t hi) {
+    const int64_t raised = x < lo ? lo : x;
+    return raised > hi ? hi : raised;
+}
+
 /* Return floor(x / 2^shift), shift in 0..63: for negative x, floor(x / d) = ~floor(~x / d), and ~x is not negative. */
-static inline int64_t intonly_shift_floor(int64_t x, unsigned shift) {
+static inline int64_t intonly_shift_floor(int64_t x, uint64_t shift) {
     const int64_t sign = -(int64_t)(x < 0);
     return (int64_t)((uint64_t)(x ^ sign) >> shift) ^ sign;
 }
@@ -31,21 +37,21 @@ static inline uint64_t intonly_product(int64_t x, int32_t zero, int32_t multipli
  *
  * After a shift by 1 or more the quotient is below 2^62 in magnitude, so adding the zero point cannot overflow.
  */
-static inline int32_t intonly_round_clamp(uint64_t sum, unsigned shift, int32_t zero_point, int32_t lo, int32_t hi) {
+static inline int32_t intonly_round_clamp(uint64_t sum, uint64_t shift, int32_t zero_point, int32_t lo, int32_t hi) {
     const int64_t rounded = intonly_shift_floor(intonly_signed(sum + (UINT64_C(1) << (shift - 1))), shift) + zero_point;
-    return rounded < lo ? lo : rounded > hi ? hi : (int32_t)rounded;
+    return (int32_t)intonly_clamp(rounded, lo, hi);
 }
 
 /* Return one operand's share of the narrow form's sum, value * multiplier / 2^(15 + shift), on 16-bit factors.
  *
- * value: at most 33 bits; |multiplier| below 2^15; shift in -15..30. The result lies in -32767..32767, so two of them and
- * the zero point add up far inside int32.
+ * value: at most 48 bits; |multiplier| below 2^15; shift in -15..30. The result lies in -32767..32767, so two of them
+ * and the zero point add up far inside int32.
  */
-static inline int32_t intonly_narrow_operand(int64_t value, int32_t multiplier, int shift) {
-    const unsigned right = shift > 0 ? (unsigned)shift : 0, left = shift > 0 ? 0 : (unsigned)-shift;
+static inline int32_t intonly_narrow_operand(int64_t value, int64_t multiplier, int64_t shift) {
+    const uint64_t right = shift > 0 ? (uint64_t)shift : 0, left = shift > 0 ? 0 : (uint64_t)-shift;
     const int64_t half = (INT64_C(1) << right) >> 1;
     const int64_t moved = intonly_shift_floor(value + half, right) * (INT64_C(1) << left);
-    const int64_t t = moved < INT16_MIN ? INT16_MIN : moved > INT16_MAX ? INT16_MAX : moved;
+    const int64_t t = intonly_clamp(moved, INT16_MIN, INT16_MAX);
     return (int32_t)intonly_shift_floor(t * multiplier + (1 << 14), 15);
 }
 
@@ -56,8 +62,7 @@ static inline int32_t intonly_narrow_operand(int64_t value, int32_t multiplier, 
  */
 static inline int32_t intonly_narrow_clamp(int32_t sum, int fraction_bits, int32_t zero_point, int32_t lo, int32_t hi) {
     const int32_t constant = zero_point * (1 << fraction_bits) + (1 << (fraction_bits - 1));
-    const int32_t rounded = (int32_t)intonly_shift_floor((int64_t)sum + constant, (unsigned)fraction_bits);
-    return rounded < lo ? lo : rounded > hi ? hi : rounded;
+    return (int32_t)intonly_clamp(intonly_shift_floor((int64_t)sum + constant, (unsigned)fraction_bits), lo, hi);
 }
 
 /* Return the number of bits up to the highest one that is set; 0 for 0. */
@@ -109,11 +114,11 @@ typedef struct intonly_divisor {
 static inline intonly_divisor intonly_divisor_of(uint64_t d) {
     const int l = intonly_bit_length(d - 1);
     uint64_t rest = (UINT64_C(1) << l) - d, quotient = 0;
-    for (int place = 63; place >= 0; --place) {
+    for (int bit = 0; bit < 64; ++bit) {
         rest += rest;
-        const uint64_t take = -(uint64_t)(rest >= d);
-        rest -= d & take;
-        quotient |= (UINT64_C(1) << place) & take;
+        const uint64_t take = rest >= d;
+        rest -= d & -take;
+        quotient += quotient + take;
     }
     const intonly_divisor by = {quotient + 1, l > 0, (unsigned)(l > 0 ? l - 1 : 0)};
     return by;

@@ -11,6 +11,7 @@
 
 #include "arith.h"
 #include "exec/program.h"
+#include "kernels/elements.h"
 
 typedef struct intonly_epilogue {
     int64_t form;
@@ -53,77 +54,86 @@ static inline const int8_t *intonly_int8_at(uint8_t *const *bases, int64_t ref) 
         (epilogue)->fraction_bits = (int)(step)->fraction_bits;                                                        \
     } while (0)
 
-/* Return (x - zero) for the narrow form. What 47 bits do not hold saturates whatever the shift is. */
-static inline int64_t intonly_narrow_value(int64_t x, int32_t zero) {
-    const int64_t limit = INT64_C(1) << 47, value = intonly_signed((uint64_t)x - (uint64_t)(int64_t)zero);
-    return value < -limit ? -limit : value > limit ? limit : value;
+/* The constants of a run: one for each accumulator, or one for all. */
+typedef struct intonly_run {
+    int64_t multiplier[INTONLY_CHUNK], shift[INTONLY_CHUNK];
+} intonly_run;
+
+static inline void intonly_run_of(const int32_t *multiplier, const int8_t *shift, int64_t stride, int64_t count,
+                                  intonly_run *run) {
+    const uint8_t *m = (const uint8_t *)multiplier, *s = (const uint8_t *)shift;
+    intonly_load(m, INTONLY_S32, stride * (int64_t)sizeof *multiplier, count, run->multiplier);
+    if (shift != NULL) intonly_load(s, INTONLY_S8, stride, count, run->shift);
 }
 
-/* The wide form of a run of accumulators, of which zero number i is to be subtracted. */
-static inline void intonly_finish_wide(const intonly_epilogue *e, const int32_t *multiplier, const int8_t *shift,
-                                       const int32_t *residual_multiplier, int64_t stride, const int32_t *x_zero,
-                                       int64_t zero_stride, const int64_t *residual, int64_t count, int64_t *x) {
+/* x[i] -= zero[i * stride], modulo 2^64 */
+static inline void intonly_subtract(const int32_t *zero, int64_t stride, int64_t count, int64_t *restrict x) {
+    int64_t zeros[INTONLY_CHUNK];
+    intonly_load((const uint8_t *)zero, INTONLY_S32, stride * (int64_t)sizeof *zero, count, zeros);
+    for (int64_t i = 0; i < count; ++i) x[i] = intonly_signed((uint64_t)x[i] - (uint64_t)zeros[i]);
+}
+
+/* The wide form of a run. by: 1, or 0 for constants that are the same for all. joining: null without a residual. */
+static inline void intonly_finish_wide(const intonly_epilogue *e, const intonly_run *own, const intonly_run *joining,
+                                       int64_t by, const int64_t *restrict residual, int64_t count,
+                                       int64_t *restrict x) {
     for (int64_t i = 0; i < count; ++i) {
-        uint64_t sum = intonly_product(x[i], x_zero[i * zero_stride], multiplier[i * stride]);
-        if (residual_multiplier != NULL)
-            sum += intonly_product(residual[i], e->residual_zero, residual_multiplier[i * stride]);
-        x[i] = intonly_round_clamp(sum, (unsigned)shift[i * stride], e->zero_point, e->lo, e->hi);
+        uint64_t sum = (uint64_t)x[i] * (uint64_t)own->multiplier[i * by];
+        if (joining != NULL)
+            sum += ((uint64_t)residual[i] - (uint64_t)(int64_t)e->residual_zero) *
+                   (uint64_t)joining->multiplier[i * by];
+        x[i] = intonly_round_clamp(sum, (uint64_t)own->shift[i * by], e->zero_point, e->lo, e->hi);
     }
 }
 
-/* One operand of the narrow form, in place of its values. */
-static inline void intonly_finish_operand(const int32_t *multiplier, const int8_t *shift, int64_t stride,
-                                          const int32_t *zero, int64_t zero_stride, int64_t count, int64_t *x) {
+/* One operand of the narrow form, in place of its values. What 47 bits do not hold saturates whatever the shift is. */
+static inline void intonly_finish_operand(const intonly_run *own, int64_t by, int64_t count, int64_t *restrict x) {
+    const int64_t limit = INT64_C(1) << 47;
     for (int64_t i = 0; i < count; ++i)
-        x[i] = intonly_narrow_operand(intonly_narrow_value(x[i], zero[i * zero_stride]), multiplier[i * stride],
-                                      shift[i * stride]);
+        x[i] = intonly_narrow_operand(intonly_clamp(x[i], -limit, limit), own->multiplier[i * by], own->shift[i * by]);
 }
 
-/* Turn accumulators into what is stored, in place.
+/* Turn at most INTONLY_CHUNK accumulators into what is stored, in place.
  *
  * at, stride: index of the constants of the first accumulator, and the step from one to the next; zero_at, zero_stride
  * the same for x_zero. residual: a value for each accumulator, used up; read only when the epilogue has a residual.
  *
- * The loops have no branch, and the common strides of constants are known in them, so that a compiler makes vectors of
- * them. */
+ * The loops have no branch and go from neighbour to neighbour, so that a compiler makes vectors of them. */
 static inline void intonly_finish(const intonly_epilogue *e, int64_t at, int64_t stride, int64_t zero_at,
                                   int64_t zero_stride, int64_t *residual, int64_t count, int64_t *x) {
-    static const int32_t none = 0;
-    const int32_t *x_zero = e->x_zero == NULL ? &none : e->x_zero + zero_at;
-    if (e->x_zero == NULL) zero_stride = 0;
+    const int joins = e->residual_multiplier != NULL, same = stride == 0;
+    const int64_t constants = same ? 1 : count;
+    intonly_run own, joining;
     if (e->form == INTONLY_FORM_ACC) return;
-    const int32_t *m = e->multiplier + at, *m_r = e->residual_multiplier == NULL ? NULL : e->residual_multiplier + at;
-    const int8_t *s = e->shift + at, *s_r = e->residual_shift == NULL ? NULL : e->residual_shift + at;
-#define FOR_STRIDES(call)                                                                                              \
-    do {                                                                                                               \
-        if (stride == 0 && zero_stride == 0)                                                                           \
-            call(0, 0);                                                                                                \
-        else if (stride == 1 && zero_stride == 0)                                                                      \
-            call(1, 0);                                                                                                \
-        else                                                                                                           \
-            call(stride, zero_stride);                                                                                 \
-    } while (0)
+    intonly_run_of(e->multiplier + at, e->shift + at, stride, constants, &own);
+    if (joins) {
+        const int8_t *shift = e->residual_shift == NULL ? NULL : e->residual_shift + at;
+        intonly_run_of(e->residual_multiplier + at, shift, stride, constants, &joining);
+    }
+    if (e->x_zero != NULL) intonly_subtract(e->x_zero + zero_at, zero_stride, count, x);
     if (e->form == INTONLY_FORM_WIDE) {
-#define WIDE(by, zero_by) intonly_finish_wide(e, m, s, NULL, by, x_zero, zero_by, NULL, count, x)
-#define WIDE_JOIN(by, zero_by) intonly_finish_wide(e, m, s, m_r, by, x_zero, zero_by, residual, count, x)
-        if (m_r == NULL)
-            FOR_STRIDES(WIDE);
+        if (joins && same)
+            intonly_finish_wide(e, &own, &joining, 0, residual, count, x);
+        else if (joins)
+            intonly_finish_wide(e, &own, &joining, 1, residual, count, x);
+        else if (same)
+            intonly_finish_wide(e, &own, NULL, 0, NULL, count, x);
         else
-            FOR_STRIDES(WIDE_JOIN);
-#undef WIDE_JOIN
-#undef WIDE
+            intonly_finish_wide(e, &own, NULL, 1, NULL, count, x);
         return;
     }
-#define NARROW(by, zero_by) intonly_finish_operand(m, s, by, x_zero, zero_by, count, x)
-#define NARROW_RESIDUAL(by, zero_by) intonly_finish_operand(m_r, s_r, by, &e->residual_zero, 0, count, residual)
-    FOR_STRIDES(NARROW);
-    if (m_r != NULL) {
-        FOR_STRIDES(NARROW_RESIDUAL);
+    if (same)
+        intonly_finish_operand(&own, 0, count, x);
+    else
+        intonly_finish_operand(&own, 1, count, x);
+    if (joins) {
+        intonly_subtract(&e->residual_zero, 0, count, residual);
+        if (same)
+            intonly_finish_operand(&joining, 0, count, residual);
+        else
+            intonly_finish_operand(&joining, 1, count, residual);
         for (int64_t i = 0; i < count; ++i) x[i] += residual[i];
     }
-#undef NARROW_RESIDUAL
-#undef NARROW
-#undef FOR_STRIDES
     for (int64_t i = 0; i < count; ++i)
         x[i] = intonly_narrow_clamp((int32_t)x[i], e->fraction_bits, e->zero_point, e->lo, e->hi);
 }

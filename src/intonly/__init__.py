@@ -19,17 +19,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from intonly.analysis import analyze
     from intonly.benchmarking import benchmark
+    from intonly.core.budgets import Budget
     from intonly.core.errors import IntonlyError
     from intonly.core.records import InputSpec, LayerRule, Plan, Recipe
     from intonly.evaluation import evaluate
     from intonly.loading import load
     from intonly.model import FloatModel, QuantizedModel
     from intonly.pipeline import quantize
+    from intonly.searching import search
     from intonly.verification import verify
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Budget": "intonly.core.budgets",
     "FloatModel": "intonly.model",
     "InputSpec": "intonly.core.records",
     "IntonlyError": "intonly.core.errors",
@@ -42,10 +45,12 @@ _HOMES = {
     "evaluate": "intonly.evaluation",
     "load": "intonly.loading",
     "quantize": "intonly.pipeline",
+    "search": "intonly.searching",
     "verify": "intonly.verification",
 }
 
 __all__ = [
+    "Budget",
     "FloatModel",
     "InputSpec",
     "IntonlyError",
@@ -58,6 +63,7 @@ __all__ = [
     "evaluate",
     "load",
     "quantize",
+    "search",
     "verify",
 ]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import intonly
@@ -12,7 +13,7 @@ from intonly.core.tables import Allocation, CostRow, CostTable, Problem, Sensiti
 from intonly.model import QuantizedModel
 from intonly.report import Comparison, Report, SearchPart, report_of
 from intonly.report.search import report_of_search
-from intonly.searching.records import FrontierPoint, Measured, SearchResult
+from intonly.searching.records import Measured, SearchResult
 from tests.small_nets import IMAGES, SmallNet, images
 
 WIDTHS = (2, 4, 8)
@@ -70,16 +71,14 @@ def of_search() -> Report:
 @cache
 def of_result() -> Report:
     """Return the report of a search alone, as `intonly search` writes it."""
-    params = (("conv1", 216), ("conv2", 576), ("conv3", 864), ("fc", 60))
-    part = search_part(params)
+    _, work = analyzed()
+    part = search_part(tuple((layer.name, layer.params) for layer in of_analysis().layers))
     problem = Problem(part.sensitivity, part.costs, {"size": 1000.0})
-    size = part.costs[0]
-    frontier = tuple(
-        FrontierPoint(size.cost(a.weight_bits, a.activation_bits), a.loss, a.weight_bits, a.activation_bits) for a in part.frontier
-    )
-    plan = analyzed()[0].plan
+    frontier = tuple(replace(a, costs={"size": a.costs["size"]}) for a in part.frontier)
+    plan = work.journey.plan
     measured = (
         Measured("w8a8", plan, "aa", 2000, 0.2, 90.0, 99.0, 35.0, 0.1),
         Measured("searched", plan, "bb", 1000, 0.1, 89.0, 98.0, 30.0, 1.1),
     )
-    return report_of_search(SearchResult(plan, part.chosen, problem, "test metric", measured, frontier, notes=("a note",)), "found")
+    result = SearchResult(plan, part.chosen, problem, measured, work.source, work.journey, frontier, notes=("a note",))
+    return report_of_search(result, "found")

@@ -100,7 +100,7 @@ def test_a_plan_is_made_once_and_judged_against_the_float_network(source, graph)
     made = choices(graph, recipe, {}, (1, 8), (8,))
     good, bad = (uniform(graph, recipe, made, bits, 8, f"w{bits}") for bits in (8, 1))
     found = judge.measured(good, "w8", {"size": 1.0})
-    assert judge.network(good) is judge.network(good)
+    assert judge.made(good) is judge.made(good)
     assert found.drop == pytest.approx(100 - found.agreement)
     assert found.sqnr_db > judge.measured(bad, "w1", {}).sqnr_db
     assert found.size_bytes > judge.measured(bad, "w1", {}).size_bytes

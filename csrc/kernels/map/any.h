@@ -20,6 +20,8 @@ typedef struct map {
     const intonly_map *step;
     const uint8_t *a, *b, *c, *r; /* all but a may be null */
     uint8_t *y;
+    int64_t divisor; /* the last that was prepared; 0 = none */
+    intonly_divisor prepared;
     intonly_epilogue epilogue;
     intonly_walk walk;
 } map;
@@ -33,7 +35,7 @@ static inline int64_t add(int64_t a, int64_t b, int64_t sign) {
 static inline int64_t multiply(int64_t a, int64_t b) { return intonly_signed((uint64_t)a * (uint64_t)b); }
 
 /* a[i] = the operation on a[i], b[i] and c[i]. */
-static inline void apply(const map *g, int64_t count, int64_t *a, const int64_t *b, const int64_t *c) {
+static inline void apply(map *g, int64_t count, int64_t *restrict a, const int64_t *b, const int64_t *c) {
     const intonly_map *s = g->step;
 #define EACH(expression)                                                                                               \
     for (int64_t i = 0; i < count; ++i) a[i] = (expression);                                                           \
@@ -43,8 +45,10 @@ static inline void apply(const map *g, int64_t count, int64_t *a, const int64_t 
     case INTONLY_MAP_MUL: EACH(multiply(from_zero(a[i], s->a_zero), from_zero(b[i], s->b_zero)));
     case INTONLY_MAP_LOOKUP: intonly_pick(g->b, s->b_type, s->b_count, s->offset, count, a); break;
     case INTONLY_MAP_FLOOR_DIV:
-        if (s->b_strides[INTONLY_LAST] == 0 && count >= WORTH_A_DIVISOR && *b >= 1) {
-            const intonly_divisor by = intonly_divisor_of((uint64_t)*b);
+        if (s->b_strides[INTONLY_LAST] == 0 && *b >= 1 && (count >= WORTH_A_DIVISOR || *b == g->divisor)) {
+            if (*b != g->divisor) g->prepared = intonly_divisor_of((uint64_t)*b);
+            g->divisor = *b;
+            const intonly_divisor by = g->prepared;
             EACH(intonly_floor_div_by(a[i], &by));
         }
         EACH(intonly_floor_div_one(a[i], b[i]));
@@ -63,7 +67,7 @@ static inline void apply(const map *g, int64_t count, int64_t *a, const int64_t 
 }
 
 /* A chunk at place `first` of the last axis. */
-static inline void chunk(const map *g, int64_t first, int64_t count) {
+static inline void chunk(map *g, int64_t first, int64_t count) {
     const intonly_map *s = g->step;
     const int64_t *offset = g->walk.offset;
     int64_t a[INTONLY_CHUNK], b[INTONLY_CHUNK], c[INTONLY_CHUNK], joining[INTONLY_CHUNK];
@@ -87,6 +91,7 @@ static inline void map_any(const void *step, uint8_t *const *bases, unsigned par
     const intonly_map *s = (const intonly_map *)step;
     map g;
     g.step = s;
+    g.divisor = 0;
     g.a = intonly_at(bases, s->a_ref);
     g.b = intonly_at_or_null(bases, s->b_ref);
     g.c = intonly_at_or_null(bases, s->c_ref);

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import intonly
-from intonly.cli import analyze, artifact, bench, evaluate, quantize
+from intonly.cli import analyze, artifact, bench, evaluate, quantize, search
 from intonly.core.errors import (
     DataError,
     InfeasibleBudgetError,
@@ -92,6 +92,7 @@ app.command("run")(artifact.run)
 app.command("verify")(artifact.verify)
 app.command("info")(artifact.info)
 app.command("bench")(bench.command)
+app.command("search")(search.command)
 app.command("analyze")(analyze.command)
 
 

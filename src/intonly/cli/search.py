@@ -63,13 +63,15 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     """Choose each layer's width so that the network keeps within a budget and loses least."""
     from dataclasses import replace
 
-    from intonly.core.budgets import budget_of
+    from intonly.core.budgets import Budget
     from intonly.core.records import recipe_of
-    from intonly.searching import search
+    from intonly.searching import compare_searches
 
     if out.suffix != ".json":
         raise typer.BadParameter(f"the plan to write must end in .json, got {str(out)!r}", param_hint="-o")
-    limits = budget_of(budget)
+    limits, metrics, solvers = Budget.parse(budget), _parts(metric), _parts(solver)
+    if not compare and (len(metrics), len(solvers)) != (1, 1):
+        raise typer.BadParameter("several metrics or solvers need --compare", param_hint="--metric")
     options.checked_data(data)
     model = options.checked_model(model)
     spec = options.input_spec(input_type, layout, mean, std, resize, crop)
@@ -89,12 +91,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
         **shapes,
     }
     with console.Bars() as bars:
-        if compare:
-            from intonly.searching import compared
-
-            results = compared(model, limits, data, metrics=_parts(metric), solvers=_parts(solver), progress=bars, **common)
-        else:
-            results = (search(model, limits, data, metric=metric, solver=solver, progress=bars, **common),)
+        results = compare_searches(model, limits, data, metrics=metrics, solvers=solvers, progress=bars, **common)
     best = min(results, key=lambda r: (r.chosen.drop or 0.0, r.chosen.size_bytes))
     text = js.dumps(to_json(best.plan), indent=1)
     write_atomic(out, lambda file: file.write(text.encode()))
@@ -111,12 +108,8 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
 
 def _facts(result: SearchResult) -> dict[str, Any]:
     """Return what fits one JSON object: the plan, and what was measured; tables are in the report."""
-    plain = {
-        key: value
-        for key, value in to_json(result).items()
-        if key in ("plan", "allocation", "metric", "measured", "latency_factor", "notes")
-    }
-    return {**plain, "plan_hash": result.chosen.plan_hash}
+    plain = {key: value for key, value in result.to_json().items() if key in ("plan", "allocation", "measured", "latency_factor", "notes")}
+    return {**plain, "metric": result.sensitivity.metric, "plan_hash": result.chosen.plan_hash}
 
 
 def _show(results: tuple[SearchResult, ...]) -> None:
@@ -124,15 +117,16 @@ def _show(results: tuple[SearchResult, ...]) -> None:
     first = results[0]
     table.add_row(*_cells(first.reference, "", "", first))
     for result in results:
-        table.add_row(*_cells(result.chosen, result.metric, result.allocation.solver, result))
+        table.add_row(*_cells(result.chosen, result.sensitivity.metric, result.allocation.solver, result))
     console.print_table(table)
     for result in results:
         for quantity, limit in result.allocation.limits.items():
             unit = result.costs(quantity).unit
             predicted = result.allocation.costs[quantity]
-            typer.echo(f"{result.metric}: {quantity} {predicted:.6g} of {limit:.6g} {unit}")
+            typer.echo(f"{result.sensitivity.metric}: {quantity} {predicted:.6g} of {limit:.6g} {unit}")
         if result.latency_factor != 1:
-            typer.echo(f"{result.metric}: the whole takes {result.latency_factor:.3f} of the sum of its layers; the table was corrected")
+            whole = f"the whole takes {result.latency_factor:.3f} of the sum of its layers"
+            typer.echo(f"{result.sensitivity.metric}: {whole}; the table was corrected")
         for note in result.notes:
             console.hint(note)
 

@@ -1,55 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a search: what its result says, as a page."""
+"""The page of a search: the frontier with its slider, the chosen plan, and what it is worth beside float and W8A8."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from intonly.core.records import to_json
-from intonly.core.tables import Allocation, CostTable
 from intonly.report import write_report
-from intonly.report.records import Comparison, Report, ReportLayer, SearchPart
-from intonly.searching.records import FrontierPoint, Measured, SearchResult
+from intonly.report.build import report_of
+from intonly.report.records import Comparison, Report, SearchPart
+from intonly.searching.records import SearchResult
 
-FIGURES = (("Top-1", "%", "top1"), ("Same answer as float", "%", "agreement"), ("SQNR of the output", "dB", "sqnr_db"))
+NOT_THE_FILE = "The certificate is that of the network that the search made and measured; quantizing by the plan gives a file with its own."
 
 
-def write_search_report(path: str | Path, result: SearchResult, title: str = "Search") -> int:
+def write_search_report(path: str | Path, result: SearchResult, title: str = "search") -> int:
     """Write the page of a search atomically; return its size in bytes.
 
     Raises:
-        IntonlyError: when a library of the extra [report] is missing.
+        IntonlyError: when the libraries of the extra [report] are missing.
         OSError: when the file cannot be written.
     """
     return write_report(path, report_of_search(result, title))
 
 
 def report_of_search(result: SearchResult, title: str) -> Report:
-    """Return the record of a report; the plan stands beside the reference (W8A8), both as they were measured."""
-    problem, allocation = result.problem, result.allocation
-    tables = {table.quantity: table for table in problem.costs}
-    frontier = tuple(_allocation(point, allocation.solver) for point in result.frontier)
-    part = SearchPart(problem.sensitivity, problem.costs, _axis(result), frontier, allocation) if problem.costs else None
-    return Report(
-        title,
-        _facts(result),
-        (),
-        _comparisons(result.reference, result.chosen),
-        tuple(_layer(k, name, allocation, tables) for k, name in enumerate(problem.sensitivity.layers)),
-        to_json(result.plan),
-        part,
-        notes=result.notes,
+    """Return the record of the page: the plan's own network, with the tables and the frontier it was chosen from."""
+    part = SearchPart(result.sensitivity, result.problem.costs, "size", result.frontier, result.allocation)
+    made = report_of(result.made.model, title, source=result.source, journey=result.made, search=part, comparisons=_comparisons(result))
+    return replace(made, facts=(*_facts(result), *made.facts), notes=(*result.notes, NOT_THE_FILE))
+
+
+def _comparisons(result: SearchResult) -> tuple[Comparison, ...]:
+    """Return the plan's measured figures, beside the float network's and W8A8's."""
+    found, reference = result.chosen, result.reference
+    top1 = None if found.top1 is None or found.drop is None else found.top1 + found.drop
+    offers = (
+        Comparison("Top-1", "%", top1, found.top1),
+        Comparison("Same answer as float", "%", reference.agreement, found.agreement, "W8A8"),
+        Comparison("SQNR of the output", "dB", reference.sqnr_db, found.sqnr_db, "W8A8"),
+        Comparison("Size", "bytes", reference.size_bytes, found.size_bytes, "W8A8"),
+        Comparison("Latency, one core", "ms", reference.latency_ms, found.latency_ms, "W8A8"),
     )
-
-
-def _axis(result: SearchResult) -> str:
-    """Return the quantity that budgets are shown in: that of the frontier, the file size."""
-    quantities = [table.quantity for table in result.problem.costs]
-    return "size" if "size" in quantities else quantities[0]
-
-
-def _allocation(point: FrontierPoint, solver: str) -> Allocation:
-    return Allocation(point.weight_bits, point.activation_bits, point.loss, {}, {}, solver)
+    return tuple(offer for offer in offers if offer.integer_value is not None)
 
 
 def _facts(result: SearchResult) -> tuple[tuple[str, str], ...]:
@@ -61,41 +54,11 @@ def _facts(result: SearchResult) -> tuple[tuple[str, str], ...]:
     )
     lines = [
         ("Budget", budget or "none"),
-        ("Sensitivity", f"{result.metric}, {table.samples} samples, seed {table.seed}"),
+        ("Sensitivity", f"{table.metric}, {table.samples} samples, seed {table.seed}"),
         ("Solver", f"{allocation.solver}, {proven}"),
-        ("Plan", result.chosen.plan_hash),
+        ("Plan hash", result.chosen.plan_hash),
     ]
     if "latency" in units:
         lines.append(("Whole network / sum of its layers", f"{result.latency_factor:.3g}"))
     excluded = "; ".join(f"{name}: {why}" for name, why in table.excluded.items())
     return (*lines, *([("Layers without a finite loss", excluded)] if excluded else []))
-
-
-def _comparisons(reference: Measured, chosen: Measured) -> tuple[Comparison, ...]:
-    """Return the plan's figures beside the reference's."""
-    pairs = [
-        ("Size", "bytes", float(reference.size_bytes), float(chosen.size_bytes)),
-        ("Latency", "ms", reference.latency_ms, chosen.latency_ms),
-        *((what, unit, getattr(reference, key), getattr(chosen, key)) for what, unit, key in FIGURES),
-        ("Points lost against float", "points", reference.drop, chosen.drop),
-    ]
-    return tuple(Comparison(what, unit, theirs, ours, "W8A8") for what, unit, theirs, ours in pairs if ours is not None)
-
-
-def _layer(k: int, name: str, allocation: Allocation, tables: dict[str, CostTable]) -> ReportLayer:
-    """Return what tables tell about a layer: parameters are the bits that one width more costs, MACs those of one bit operation."""
-    size, bops = tables.get("size"), tables.get("bops")
-    params = round(_per_bit(size, k)) if size is not None else 0
-    macs = 0
-    if bops is not None:
-        macs = round(bops.rows[0].cost[k][-1][-1] / (bops.weight_bits[-1] * bops.activation_bits[-1]))
-    bits = allocation.weight_bits[name]
-    return ReportLayer(name, "", "", params, macs, (params * bits + 7) // 8, bits, allocation.activation_bits[name])
-
-
-def _per_bit(size: CostTable, k: int) -> float:
-    """Return how many bits of file a layer takes for each bit of width: its number of weights, or nearly."""
-    if len(size.weight_bits) < 2:
-        return 0.0
-    cost = [row[-1] for row in size.rows[0].cost[k]]
-    return 8 * (cost[-1] - cost[0]) / (size.weight_bits[-1] - size.weight_bits[0])

@@ -8,3 +8,125 @@ One way through: how much each layer's widths hurt (`steps.sensitivity`), what t
 `intonly.latency`), one choice (`steps.allocate`), and then the truth: the plan's network is made, run and timed. Where a
 sum of layer times was wrong about the whole, the table is corrected and the choice made again.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from intonly.core.budgets import Budget
+from intonly.core.errors import DataError
+from intonly.core.records import InputSpec, recipe_of
+from intonly.core.tables import Problem
+from intonly.data import load_data
+from intonly.evaluation import opened
+from intonly.latency import LatencyStore
+from intonly.loading import peeked
+from intonly.model import FloatModel
+from intonly.pipeline import Progress
+from intonly.searching.costs import cost_tables
+from intonly.searching.judging import Judge, split
+from intonly.searching.planning import uniform
+from intonly.searching.prepared import prepare
+from intonly.searching.records import Measured, SearchResult
+from intonly.searching.run import Run
+from intonly.steps.allocate import ties
+
+__all__ = ["Budget", "Measured", "SearchResult", "compare_searches", "search"]
+
+CANDIDATES = (2, 3, 4, 5, 6, 7, 8)
+
+
+def search(
+    model: Any, budget: str | Budget, data: Any, *, metric: str = "hessian-trace", solver: str = "exact", **options: Any
+) -> SearchResult:
+    """Return the plan with the least predicted loss within a budget, and all that it was chosen from.
+
+    Equal arguments and equal latency tables give equal plans.
+
+    Args:
+        model: as for `load`.
+        budget: a Budget, or text such as "size=50%,latency=0.9,max-drop=0.5"; fractions refer to our W8A8 plan.
+        data: samples, as for `quantize`; every fourth one only judges. Labels make losses and drops those of the task.
+        metric: a name of `steps.sensitivity.METRICS`. solver: a name of `steps.allocate.SOLVERS`.
+        options: see `compare_searches`.
+
+    Raises:
+        InfeasibleBudgetError: when no plan meets the budget, naming the nearest one that some plan meets; or when the
+            plan found is slower than W8A8 and no smaller.
+    """
+    return compare_searches(model, budget, data, metrics=(metric,), solvers=(solver,), **options)[0]
+
+
+def compare_searches(  # noqa: PLR0913 - every argument is an option
+    model: Any,
+    budget: str | Budget,
+    data: Any,
+    *,
+    metrics: Sequence[str],
+    solvers: Sequence[str] = ("exact",),
+    candidates: Sequence[int] = CANDIDATES,
+    activation_candidates: Sequence[int] | None = None,
+    recipe: Any = "w8a8",
+    time_limit: float | None = None,
+    run_dir: str | Path | None = None,
+    batch: int = 1,
+    device: str = "cpu",
+    timed: bool = True,
+    inputs: InputSpec | Sequence[InputSpec] | None = None,
+    example_inputs: Any = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    outputs: Sequence[str] | str | None = None,
+    progress: Progress | None = None,
+) -> tuple[SearchResult, ...]:
+    """Return one result for each metric and solver, over the same costs and samples.
+
+    Args:
+        model, budget, data: as for `search`.
+        candidates: weight widths to choose from, 1 to 8. activation_candidates: the same for layers' inputs; the
+            recipe's own width when not given.
+        recipe: everything else of the plan (observers, corrections, first and last layer, rules).
+        time_limit: seconds for each solution. run_dir: folder in which finished pieces are kept, and found again.
+        batch: samples of a call whose latency counts. device: where sensitivity runs. timed: False = no clock is read
+            unless the budget limits latency.
+        inputs, example_inputs, input_shapes, outputs: as for `load`.
+    """
+    report = progress or (lambda stage, done, total: None)
+    asked, limits = recipe_of(recipe), budget if isinstance(budget, Budget) else Budget.parse(budget)
+    beginning, data = peeked(data)
+    source = opened(model, beginning, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
+    if not isinstance(source, FloatModel):
+        raise DataError("this network is quantized already; a search needs the float one")
+    folder = None if run_dir is None else Path(run_dir)
+    calibration, judging = split(load_data(data, source.specs, samples=asked.samples))
+    widths = tuple(activation_candidates or (asked.activation_bits,))
+    ready = prepare(source, asked, calibration, weight_bits=candidates, activation_bits=widths, progress=report)
+    judge = Judge(source, calibration, judging, report)
+    reference = uniform(ready.graph, asked, ready.choices, 8, 8, "w8a8")
+    wants_latency = any(limit.quantity == "latency" for limit in limits.limits)
+    costs = cost_tables(
+        ready,
+        judge.measured(reference, "w8a8", {}).size_bytes,
+        latency=wants_latency,
+        batch=batch,
+        store=None if folder is None else LatencyStore(folder),
+        progress=report,
+    )
+    weight_ties, activation_ties = ties(ready.graph)
+    results = []
+    for metric in metrics:
+        problem = Problem(
+            ready.sensitivity(metric, device=device, run_dir=folder, progress=report),
+            costs,
+            limits.absolute(costs),
+            weight_ties,
+            activation_ties,
+            ready.choices.fixed,
+            weight_candidates=ready.choices.weight_bits,
+            activation_candidates=ready.choices.activation_bits,
+        )
+        for solver in solvers:
+            run = Run(ready, problem, judge, solver, time_limit, batch, limits.max_drop, timed or wants_latency)
+            results.append(run.result())
+    return tuple(results)

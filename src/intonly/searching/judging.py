@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from intonly.artifact.file import to_bytes
 from intonly.core.records import Plan
 from intonly.data import Dataset
 from intonly.evaluation import Evaluation, evaluate
-from intonly.model import FloatModel, QuantizedModel
-from intonly.pipeline import Progress, journey
+from intonly.model import FloatModel
+from intonly.pipeline import Journey, Progress, journey
 from intonly.searching.planning import plan_hash
 from intonly.searching.records import Measured
 
@@ -51,25 +51,25 @@ class Judge:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        self._made: dict[str, tuple[QuantizedModel, Measured]] = {}
+        self._made: dict[str, tuple[Journey, Measured]] = {}
         self._float_top1: float | None = None
 
-    def network(self, plan: Plan) -> QuantizedModel:
-        """Return the network of a plan, made from the calibration samples."""
-        return self._of(plan, plan.name, {})[0]
+    def made(self, plan: Plan) -> Journey:
+        """Return the network of a plan, made from the calibration samples, and its stages."""
+        return self._of(plan)[0]
 
     def measured(self, plan: Plan, name: str, predicted: Mapping[str, float]) -> Measured:
         """Return what a plan is worth, not timed yet."""
-        return self._of(plan, name, predicted)[1]
+        return replace(self._of(plan)[1], name=name, predicted=dict(predicted))
 
-    def _of(self, plan: Plan, name: str, predicted: Mapping[str, float]) -> tuple[QuantizedModel, Measured]:
+    def _of(self, plan: Plan) -> tuple[Journey, Measured]:
         key = plan_hash(plan)
         if key not in self._made:
-            q = journey(self.source, plan, self.calibration, self.progress).model
-            found = evaluate(q, self.judging, against=self.source, score="agreement")
+            made = journey(self.source, plan, self.calibration, self.progress)
+            found = evaluate(made.model, self.judging, against=self.source, score="agreement")
             drop = self._drop(found)
-            size = len(to_bytes(q.artifact))
-            self._made[key] = q, Measured(name, plan, key, size, None, found.top1, found.agreement, found.sqnr_db, drop, dict(predicted))
+            size = len(to_bytes(made.model.artifact))
+            self._made[key] = made, Measured(plan.name, plan, key, size, None, found.top1, found.agreement, found.sqnr_db, drop)
         return self._made[key]
 
     def _drop(self, found: Evaluation) -> float:

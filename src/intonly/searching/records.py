@@ -9,6 +9,8 @@ from typing import Any
 
 from intonly.core.records import Plan, to_json
 from intonly.core.tables import Allocation, CostTable, Problem, SensitivityTable
+from intonly.model import FloatModel
+from intonly.pipeline import Journey
 
 
 @dataclass(frozen=True)
@@ -35,34 +37,27 @@ class Measured:
     predicted: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class FrontierPoint:
-    """The best choice at one budget: predicted cost and loss, and the widths."""
-
-    cost: float
-    loss: float
-    weight_bits: Mapping[str, int]
-    activation_bits: Mapping[str, int]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SearchResult:
     """A plan and all that it was chosen from.
 
     Args:
         plan: what to give to `quantize`. allocation: the choice in it.
-        problem: tables, limits and ties it solves. metric: who judged sensitivity.
-        measured: the reference (W8A8) first, then the plan; others in between.
-        frontier: best choices over all file sizes, smallest first; empty when not asked for.
+        problem: tables, limits and ties it solves; its sensitivity table says which metric judged.
+        measured: the reference (W8A8) first, the plan last.
+        source: the float network. made: the plan's own network, from the samples that did not judge, and its stages.
+        frontier: choices that no other one beats in both file size and loss, smallest first.
         latency_factor: by what the measured latency of the whole plan corrected the summed one.
+        notes: what readers must know before they believe a figure.
     """
 
     plan: Plan
     allocation: Allocation
     problem: Problem
-    metric: str
     measured: tuple[Measured, ...]
-    frontier: tuple[FrontierPoint, ...] = ()
+    source: FloatModel
+    made: Journey
+    frontier: tuple[Allocation, ...] = ()
     latency_factor: float = 1.0
     notes: tuple[str, ...] = ()
 
@@ -82,10 +77,15 @@ class SearchResult:
         return self.problem.sensitivity
 
     def costs(self, quantity: str) -> CostTable:
-        """Return the table of one quantity; KeyError when there is none."""
-        return next(table for table in self.problem.costs if table.quantity == quantity)
+        """Return the table of one quantity.
+
+        Raises:
+            KeyError: when there is none.
+        """
+        found = {table.quantity: table for table in self.problem.costs}
+        return found[quantity]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as plain JSON data."""
-        data: dict[str, Any] = to_json(self)
-        return data
+        """Return everything but the networks as plain JSON data."""
+        parts = ("plan", "allocation", "problem", "measured", "frontier", "latency_factor", "notes")
+        return {name: to_json(getattr(self, name)) for name in parts}

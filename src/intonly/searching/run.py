@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ from intonly.searching.judging import Judge
 from intonly.searching.planning import plan_of_allocation, uniform
 from intonly.searching.prepared import Prepared
 from intonly.searching.records import Measured, SearchResult
-from intonly.steps.allocate import allocate
+from intonly.steps.allocate import allocate, allocation_of, frontier
 
 LATENCY_TOLERANCE = 0.05
 """How far the predicted latency of a plan may be from the measured one, as a share of it."""
@@ -26,7 +25,8 @@ HALVINGS = 7
 GAIN = 0.01
 """A plan that saves less than this share of W8A8's bytes is no smaller; one that takes as much more of its time is slower."""
 
-Timer = Callable[[Mapping[str, Plan]], dict[str, float]]
+POINTS = 60
+"""Most points of the frontier that a result keeps."""
 
 
 @dataclass(eq=False)
@@ -66,7 +66,15 @@ class Run:
             times = self._times({"w8a8": reference, "searched": plan})
             first, last = replace(first, latency_ms=times["w8a8"]), replace(last, latency_ms=times["searched"])
         _refuse(first, last)
-        return SearchResult(plan, allocation, problem, problem.sensitivity.metric, (first, last), latency_factor=factor)
+        notes = (
+            *problem.sensitivity.notes,
+            *(f"{layer} keeps its widest widths: {why}" for layer, why in problem.sensitivity.excluded.items()),
+        )
+        curve = tuple(
+            allocation_of(problem, {n: w for n, (w, _) in p.choice.items()}, {n: a for n, (_, a) in p.choice.items()}, "frontier")
+            for p in frontier(problem, "size", most=POINTS)
+        )
+        return SearchResult(plan, allocation, problem, (first, last), self.ready.source, self.judge.made(plan), curve, factor, notes)
 
     def _plan(self, allocation: Allocation) -> Plan:
         return plan_of_allocation(self.ready.graph, self.ready.recipe, allocation)
@@ -75,7 +83,7 @@ class Run:
         return allocate(problem, solver=self.solver, time_limit=self.time_limit)
 
     def _times(self, plans: Mapping[str, Plan]) -> dict[str, float]:
-        return latencies({name: self.judge.network(plan).graph for name, plan in plans.items()}, batch=self.batch)
+        return latencies({name: self.judge.made(plan).model.graph for name, plan in plans.items()}, batch=self.batch)
 
     def _predicted(self, problem: Problem, plan: Plan) -> dict[str, float]:
         widths = [(rule.weight_bits or 8, rule.activation_bits or 8) for rule in plan.rules]
@@ -119,7 +127,7 @@ class Run:
                 f"even the plan of least loss loses {drop:.2f} points on {len(self.judge.judging)} judging samples, more than "
                 f"max-drop={self.max_drop:g}; allow more, or use a recipe that quantizes less"
             )
-        low, high = _least(size, problem, self._solved), best.costs["size"]
+        low, high = _least(size, lambda limits: self._solved(replace(problem, limits=limits))), best.costs["size"]
         for _ in range(HALVINGS):
             if high - low <= GAIN * size.baseline:
                 break
@@ -147,13 +155,12 @@ def _scaled(table: CostTable, by: float) -> CostTable:
     return replace(table, rows=rows)
 
 
-def _least(size: CostTable, problem: Problem, solved: Callable[[Problem], Allocation]) -> float:
+def _least(size: CostTable, solved: Callable[[Mapping[str, float]], Allocation]) -> float:
     """Return the smallest file that any plan makes."""
     try:
-        solved(replace(problem, limits={"size": -math.inf if not size.rows else 0.0}))
+        return solved({"size": 1.0}).costs["size"]
     except InfeasibleBudgetError as nothing:
-        return nothing.least.get("size", 0.0)
-    return 0.0
+        return nothing.least.get("size", size.baseline)
 
 
 def _limits(problem: Problem) -> str:

@@ -41,6 +41,16 @@ def chain(side: int = 6) -> Graph:
     return net.graph([net.conv(x, 4, name="c3")])
 
 
+def branches() -> Graph:
+    """Return branches that are joined twice: values that a join alone reads, and one that it shares with a layer."""
+    net = Net(5)
+    x = net.relu(net.conv(net.image(3, 8), 8, name="stem"))
+    a = net.relu(net.conv(x, 8, 1, name="a"))
+    x = net.concat(a, net.relu(net.conv(net.max_pool(x, 1), 8, name="b")))
+    x = net.concat(net.relu(net.conv(x, 12, name="c")), a)
+    return net.graph([net.linear(net.mean(net.relu(net.conv(x, 8, name="d"))), 5, name="fc")])
+
+
 def made(graph: Graph, weight: dict[str, int], activation: dict[str, int]) -> Journey:
     """Return the network quantized at these widths."""
     from intonly.core.records import InputSpec
@@ -188,7 +198,7 @@ def peak_of(quantized: Graph) -> int:
     return max(peak)
 
 
-@pytest.mark.parametrize("build", [residual, chain])
+@pytest.mark.parametrize("build", [residual, chain, branches])
 def test_the_peak_is_that_of_the_quantized_graph(build, rng):
     """The widths that values really get, narrow copies included, would differ from those that the search counts with."""
     graph = build()

@@ -11,14 +11,28 @@ from typing import NamedTuple
 
 from intonly.core.errors import RecipeError
 from intonly.core.tables import Allocation, Problem
+from intonly.steps.allocate.costs import bops_cost, size_cost
 from intonly.steps.allocate.exact import exact
 from intonly.steps.allocate.frontier import FrontierPoint, frontier, solve_frontier
 from intonly.steps.allocate.greedy import greedy
 from intonly.steps.allocate.instance import allocation_of
 from intonly.steps.allocate.ompq import ompq, projection
 from intonly.steps.allocate.ordering import ordering
+from intonly.steps.allocate.ram import ram_cost
+from intonly.steps.allocate.ties import ties
 
-__all__ = ["SOLVERS", "FrontierPoint", "Solver", "allocate", "allocation_of", "frontier"]
+__all__ = [
+    "SOLVERS",
+    "FrontierPoint",
+    "Solver",
+    "allocate",
+    "allocation_of",
+    "bops_cost",
+    "frontier",
+    "ram_cost",
+    "size_cost",
+    "ties",
+]
 
 
 class Solver(NamedTuple):

@@ -16,7 +16,7 @@ from intonly.steps.allocate.local_search import Chosen, cheapened, incumbent
 from intonly.steps.allocate.program import OBJECTIVE, Program, program_of, relaxed, solved
 
 MAX_CUTS = 1000
-CORE, CORE_NODES = 100, 200
+CORE, CORE_NODES = 60, 100
 """How many options besides one for each item a first, partial search is made among, and its most nodes."""
 
 

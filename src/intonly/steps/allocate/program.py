@@ -150,6 +150,7 @@ def loaded(program: Program, values: Floats, *, integer: bool) -> Any:
         ("mip_rel_gap", 0.0),
         ("mip_abs_gap", 0.0),
         # A good start is at hand, so what HiGHS spends on finding one is lost.
+        ("mip_heuristic_effort", 0.0),
         ("mip_heuristic_run_rins", False),
         ("mip_heuristic_run_rens", False),
         ("primal_feasibility_tolerance", TOLERANCE),

@@ -20,7 +20,6 @@ import torch
 
 from intonly.core.errors import DataError
 from intonly.core.graph import Dim, Graph
-from intonly.ops import OPS
 from intonly.steps.sensitivity.network import Layer
 from intonly.steps.sensitivity.probes import Findings
 from intonly.steps.sensitivity.study import Batch, Study
@@ -59,11 +58,11 @@ def features(graph: Graph, layers: Sequence[Layer]) -> list[str]:
 
     A projection shortcut joins the last layer of its block, and both go by the sum.
     """
-    consumers, taps = graph.consumers(), []
+    consumers, inputs, taps = graph.consumers(), {layer.input for layer in layers}, []
     for layer in layers:
         name = layer.output
         reader = graph.sole_consumer(name, consumers)
-        while reader is not None and reader.op in BEYOND and OPS[reader.op].weight is None and name in reader.inputs:
+        while reader is not None and reader.op in BEYOND and reader.output not in inputs:
             name = reader.output
             reader = graph.sole_consumer(name, consumers)
         taps.append(name)

@@ -62,13 +62,18 @@ def findings(
         notes = (*notes, f"the curvature is negative in {', '.join(below)}; the losses take its magnitude")
     activation_loss = None
     if activation_curvature is not None:
-        activation_loss = np.abs(activation_curvature)[:, None] * activation_errors(study) / 2
+        activation_loss = _times(activation_curvature, activation_errors(study))
     return Findings(
         unit=study.loss.unit,
-        weight_loss=np.abs(weight_curvature)[:, None] * weight_errors(study) / 2,
+        weight_loss=_times(weight_curvature, weight_errors(study)),
         activation_loss=activation_loss,
         weight_score=weight_curvature,
         activation_score=activation_curvature,
         standard_error=standard_error,
         notes=notes,
     )
+
+
+def _times(curvature: Floats, errors: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):  # a layer without a finite curvature is excluded later
+        return np.asarray(np.abs(curvature)[:, None] * errors / 2)

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The costs of a search: bytes, bit operations and memory are counted, time is measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from intonly.core.graph import Graph
+from intonly.core.tables import CostTable
+from intonly.latency import LatencyStore, default_store, measure_latency
+from intonly.pipeline import Progress, journey
+from intonly.searching.planning import uniform
+from intonly.searching.prepared import Prepared
+from intonly.steps.allocate import bops_cost, ram_cost, size_cost
+
+SAMPLES = 32
+"""What a network is calibrated on that is made for its speed alone."""
+
+
+def cost_tables(
+    ready: Prepared,
+    reference_bytes: int,
+    *,
+    latency: bool,
+    batch: int,
+    store: LatencyStore | None,
+    progress: Progress,
+) -> tuple[CostTable, ...]:
+    """Return the tables of size, bit operations and memory, and of latency where it is asked for.
+
+    Args:
+        reference_bytes: of the file of the W8A8 plan. batch, store: see `measure_latency`.
+    """
+    made = ready.choices
+    widths = made.table_weight_bits, made.table_activation_bits
+    reference = {origin: made.fixed.get(origin, (8, 8)) for origin in made.layers}
+    tables = (
+        size_cost(ready.graph, *widths, reference_bytes, made_at=reference, baseline=reference_bytes),
+        bops_cost(ready.graph, *widths),
+        ram_cost(ready.graph, *widths, residual_bits=ready.recipe.residual_bits),
+    )
+    if not latency:
+        return tables
+    measured = measure_latency(
+        lambda bits: _quickly_made(ready, bits),
+        made.layers,
+        *widths,
+        batch=batch,
+        store=store or default_store(),
+        progress=lambda done, total: progress("latency", done, total),
+    )
+    return (*tables, measured)
+
+
+def _quickly_made(ready: Prepared, bits: int) -> Graph:
+    """Return an integer graph whose layers all have one weight width, fixed or not; its accuracy does not matter."""
+    plain = replace(ready.recipe, rounding="nearest", bias_correction=False)
+    free = replace(ready.choices, fixed={})
+    plan = uniform(ready.graph, plain, free, bits, 8, f"w{bits}")
+    return journey(ready.source, plan, ready.calibration.take(SAMPLES)).model.graph
