@@ -41,6 +41,7 @@ def _comparisons(result: SearchResult) -> tuple[Comparison, ...]:
         Comparison("SQNR of the output", "dB", reference.sqnr_db, found.sqnr_db, "W8A8"),
         Comparison("Size", "bytes", reference.size_bytes, found.size_bytes, "W8A8"),
         Comparison("Latency, one core", "ms", reference.latency_ms, found.latency_ms, "W8A8"),
+        Comparison("Points lost against float", "points", reference.drop, found.drop, "W8A8"),
     )
     return tuple(offer for offer in offers if offer.integer_value is not None)
 

@@ -17,7 +17,6 @@ from intonly.model import FloatModel
 from intonly.pipeline import Progress, batches_of, calibrated
 from intonly.probing import probes_of
 from intonly.searching.planning import Choices, choices
-from intonly.steps.sensitivity import Folder, sensitivity
 
 BATCH = 128
 """Samples of one pass through the network in a sensitivity."""
@@ -49,6 +48,8 @@ class Prepared:
         Args:
             run_dir: where finished pieces are kept, and found again.
         """
+        from intonly.steps.sensitivity import Folder, sensitivity
+
         probes = probes_of(
             self.graph,
             self.ranges,

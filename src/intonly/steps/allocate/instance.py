@@ -112,7 +112,7 @@ def instance_of(problem: Problem, *, separate: bool = True) -> Instance:
     limits = [LimitedRow(t.quantity, row.name, row.constant, problem.limits[t.quantity]) for t in tables for row in t.rows]
     layers = problem.sensitivity.layers
     costs = np.array([[row.cost[i] for t in tables for row in t.rows] for i in range(len(layers))], np.float64)
-    costs = costs.reshape(len(layers), len(limits), len(problem.sensitivity.weight_bits), -1)
+    costs = costs.reshape(len(layers), len(limits), len(problem.sensitivity.weight_bits), len(problem.sensitivity.activation_bits))
     coupled = [
         of_slot[n, "weight"] != of_slot[n, "activation"] and (not separate or not _is_sum(c)) for n, c in zip(layers, costs, strict=True)
     ]

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search as a whole, on a small trained network: budgets are kept, refusals say why, the same question has one answer."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import intonly
+from intonly.cli import app
+from intonly.core.errors import InfeasibleBudgetError
+from intonly.core.records import Recipe
+from intonly.searching import compare_searches
+from intonly.searching import run as running
+
+RECIPE = Recipe(rounding="nearest", bias_correction=False, samples=256)
+
+
+def trained() -> tuple[torch.nn.Module, np.ndarray, np.ndarray]:
+    """Return a classifier of noisy bars, its samples and their labels."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 256)
+    x = rng.normal(0, 0.7, (256, 1, 8, 8)).astype(np.float32)
+    for image, label in zip(x[:, 0], y, strict=True):
+        image[2 * label : 2 * label + 2] += 1
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 3, padding=1, stride=2),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(32, 32, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(512, 4),
+    )
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(torch.from_numpy(x)), torch.from_numpy(y)).backward()
+        optimizer.step()
+    return net.eval(), x, y
+
+
+def module() -> tuple[torch.nn.Module, torch.Tensor]:
+    """Return the network with example inputs, for the command line."""
+    return trained()[0], torch.zeros(2, 1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Return (captured network, data)."""
+    net, x, y = trained()
+    source = intonly.load(net, example_inputs=torch.zeros(2, 1, 8, 8))
+    return source, intonly.data.Dataset({source.specs[0].name: x}, y)
+
+
+def found(case, budget, **options):
+    """Return the result of a search without a clock."""
+    options = {"recipe": RECIPE, "metrics": ("hessian-trace",), "timed": False, **options}
+    return compare_searches(case[0], budget, case[1], **options)
+
+
+def test_a_plan_keeps_to_its_size_and_is_what_quantize_takes(case):
+    """The file of a searched plan would be larger than asked, or `quantize` would make another network of it."""
+    (result,) = found(case, "size=60%")
+    assert result.chosen.size_bytes <= 0.6 * result.reference.size_bytes * 1.02
+    assert result.allocation.gap == 0
+    assert result.allocation.costs["size"] == pytest.approx(result.chosen.size_bytes, rel=0.02)
+    q = intonly.quantize(case[0], result.plan, data=case[1])
+    assert [rule.weight_bits for rule in q.plan.rules] == [rule.weight_bits for rule in result.plan.rules]
+    widths = [rule.weight_bits for rule in q.plan.rules]
+    assert widths[0] == widths[-1] == 8 and min(widths) < 8
+
+
+def test_the_same_question_has_the_same_answer(case, tmp_path):
+    """Two runs would ship two networks; a run that goes on after a crash, a third."""
+    hashes = {found(case, "size=60%", run_dir=folder)[0].chosen.plan_hash for folder in (None, tmp_path, tmp_path)}
+    assert len(hashes) == 1
+    assert list(tmp_path.glob("*.json"))
+
+
+def test_metrics_and_solvers_are_compared_over_the_same_costs(case):
+    """A comparison would mix budgets or samples."""
+    results = found(case, "size=60%", metrics=("size", "output-mse"), solvers=("exact", "greedy"))
+    assert [(r.sensitivity.metric, r.allocation.solver) for r in results] == [
+        ("size", "exact"),
+        ("size", "greedy"),
+        ("output-mse", "exact"),
+        ("output-mse", "greedy"),
+    ]
+    assert len({r.allocation.limits["size"] for r in results}) == 1
+    exact, greedy = results[2:]
+    assert exact.allocation.loss <= greedy.allocation.loss
+
+
+def test_what_cannot_be_met_names_what_can(case):
+    """A user would have to guess how far a budget is off."""
+    with pytest.raises(InfeasibleBudgetError, match="nearest budget") as caught:
+        found(case, "size=5%")
+    assert caught.value.nearest["size"] > 0.05 * intonly.quantize(case[0], RECIPE, data=case[1]).size
+
+
+def test_max_drop_alone_finds_a_small_file(case):
+    """`max-drop` would be judged on nothing, or end at W8A8."""
+    (result,) = found(case, "max-drop=5")
+    assert result.chosen.drop <= 5
+    assert result.chosen.size_bytes < 0.8 * result.reference.size_bytes
+
+
+def test_a_drop_that_the_budget_does_not_allow_is_refused(case):
+    """A plan would break the second promise to keep the first."""
+    noise = np.random.default_rng(0).normal(size=(256, 1, 8, 8)).astype(np.float32)
+    with pytest.raises(InfeasibleBudgetError, match="max-drop=0"):
+        found((case[0], noise), "size=45%,max-drop=0", candidates=(1,))
+
+
+def test_latency_tables_are_corrected_by_the_whole(case, monkeypatch, tmp_path):
+    """A plan would be promised faster than it is when its layers, timed apart, are wrong about the whole."""
+    asked = []
+
+    def latencies(graphs, **options):
+        asked.append(set(graphs))
+        return dict.fromkeys(graphs, 2 * first[0]) if "plan" in graphs else dict.fromkeys(graphs, first[0])
+
+    first = [0.0]
+    (plain,) = found(case, "latency=50s", run_dir=tmp_path)
+    first[0] = plain.allocation.costs["latency"]
+    monkeypatch.setattr(running, "latencies", latencies)
+    (result,) = found(case, "latency=50s", run_dir=tmp_path)
+    assert result.latency_factor == pytest.approx(2 * plain.latency_factor, rel=0.2)
+    assert result.allocation.costs["latency"] == pytest.approx(2 * first[0], rel=0.05)
+    assert {"w8a8", "searched"} in asked
+
+
+def test_latency_that_no_plan_reaches_names_the_fastest(case, tmp_path):
+    """A user would wait for a plan that this machine cannot give."""
+    with pytest.raises(InfeasibleBudgetError, match="latency"):
+        found(case, "latency=0.01", run_dir=tmp_path)
+
+
+def test_a_plan_that_is_slower_and_no_smaller_is_refused(case, monkeypatch):
+    """Low bits would be shipped where they cost time and buy nothing."""
+    monkeypatch.setattr(running, "latencies", lambda graphs, **options: {name: 1.0 + 0.5 * (name == "searched") for name in graphs})
+    with pytest.raises(InfeasibleBudgetError, match="does not pay") as caught:
+        found(case, "size=100%", timed=True, candidates=(8,))
+    assert "w8a8" in str(caught.value) and "searched" in str(caught.value)
+
+
+def test_the_command_writes_a_plan_and_a_page(tmp_path, monkeypatch):
+    """The command line would lose options on the way, or write a plan that `quantize` refuses."""
+    _, x, y = trained()
+    data, recipe = tmp_path / "d.npz", tmp_path / "r.json"
+    np.savez(data, x=x, y=y)
+    recipe.write_text('{"rounding": "nearest", "bias_correction": false}')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plan, page = tmp_path / "plan.json", tmp_path / "page.html"
+    model = f"{__name__}:module"
+    words = ["search", model, "--budget", "size=60%", "--data", str(data), "-o", str(plan), "--recipe", str(recipe)]
+    words += ["--metric", "size,output-mse", "--compare", "--candidates", "3,4,8", "--html", str(page), "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert [r["metric"] for r in said["results"]] == ["size", "output-mse"]
+    assert {rule["weight_bits"] for rule in json.loads(plan.read_text())["rules"]} <= {3, 4, 8}
+    assert page.stat().st_size > 100_000
+    out = tmp_path / "n.intonly"
+    done = CliRunner().invoke(app, ["quantize", model, "-o", str(out), "--recipe", str(plan), "--data", str(data)])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, [*words[:3], "size=1%", *words[4:-5], "--metric", "size"])
+    assert done.exit_code == 3
