@@ -14,14 +14,17 @@ from intonly.searching.records import SearchResult
 NOT_THE_FILE = "The certificate is that of the network that the search made and measured; quantizing by the plan gives a file with its own."
 
 
-def write_search_report(path: str | Path, result: SearchResult, title: str = "search") -> int:
+def write_search_report(path: str | Path, result: SearchResult, title: str = "") -> int:
     """Write the page of a search atomically; return its size in bytes.
+
+    Args:
+        title: the network's name when not given.
 
     Raises:
         IntonlyError: when the libraries of the extra [report] are missing.
         OSError: when the file cannot be written.
     """
-    return write_report(path, report_of_search(result, title))
+    return write_report(path, report_of_search(result, title or f"{result.source.note.source or 'network'}: search"))
 
 
 def report_of_search(result: SearchResult, title: str) -> Report:
