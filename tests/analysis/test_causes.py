@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="networks to quantize are made with PyTorch")
 
 import intonly  # noqa: E402
-from intonly.analysis.causes import RULES, accumulated_error, width_too_small  # noqa: E402
-from intonly.analysis.records import Cause  # noqa: E402
+from intonly.analysis.causes import RULES, Case, accumulated_error, amplified_rounding, width_too_small  # noqa: E402
+from intonly.analysis.records import Cause, Errors, Sqnr  # noqa: E402
+from intonly.core.records import LayerRule  # noqa: E402
 from tests.analysis.planted import PLANTED, WIDE, Blocks, Chain, Differences, Planted, narrow_weights  # noqa: E402
 from tests.small_nets import IMAGES, images  # noqa: E402
 
@@ -76,6 +78,17 @@ def test_differences_of_nearly_equal_values_are_named():
     assert first.cause == "amplified_rounding"
     assert first.figure > 10
     assert first.fix is None
+
+
+@pytest.mark.parametrize(("layer_db", "output_db", "figure"), [(48.0, 20.0, 28.0), (35.0, 34.0, 15.0), (48.0, 40.0, None)])
+def test_noise_is_amplified_in_the_layer_or_behind_it(layer_db, output_db, figure):
+    """A layer whose small channels matter later would be left without an explanation, or a healthy one get one."""
+    errors = Errors(Sqnr(60.0, 60.0), Sqnr(layer_db, output_db), Sqnr(layer_db, output_db))
+    case = Case("c", SimpleNamespace(input_db=50.0), errors, errors, WIDE, {"c": LayerRule("c", activation_bits=6)}, "", 20.0)
+    found = amplified_rounding(case)
+    assert (None if found is None else found.figure) == figure
+    if found is not None:
+        assert found.fix.text == "c: activation_bits 8"
 
 
 def test_a_healthy_network_of_eight_bits_gets_no_width_advice():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import intonly
@@ -70,12 +71,14 @@ def of_search() -> Report:
 @cache
 def of_result() -> Report:
     """Return the report of a search alone, as `intonly search` writes it."""
-    q, work = analyzed()
+    _, work = analyzed()
     part = search_part(tuple((layer.name, layer.params) for layer in of_analysis().layers))
-    problem, plan = Problem(part.sensitivity, part.costs, {"size": 1000.0}), q.plan
+    problem = Problem(part.sensitivity, part.costs, {"size": 1000.0})
+    frontier = tuple(replace(a, costs={"size": a.costs["size"]}) for a in part.frontier)
+    plan = work.journey.plan
     measured = (
         Measured("w8a8", plan, "aa", 2000, 0.2, 90.0, 99.0, 35.0, 0.1),
         Measured("searched", plan, "bb", 1000, 0.1, 89.0, 98.0, 30.0, 1.1),
     )
-    result = SearchResult(plan, part.chosen, problem, measured, work.source, work.journey, part.frontier, notes=("a note",))
+    result = SearchResult(plan, part.chosen, problem, measured, work.source, work.journey, frontier, notes=("a note",))
     return report_of_search(result, "found")

@@ -29,6 +29,8 @@ SHARED_SPAN = 0.25
 """A value that fills at most this share of a range it shares has lost two bits to its neighbours."""
 AMPLIFIED_DB = 10.0
 """A layer that loses this much of its input's signal to noise works on small differences of large values."""
+AMPLIFIED_BEHIND_DB = 20.0
+"""Layers behind that lose this much of a layer's signal to noise listen to channels that are small where it is rounded."""
 ACCUMULATED_DB = 6.0
 """An output that is worse by this much with errors from before than with the layer's own has them from before."""
 WIDEST = 8
@@ -184,9 +186,15 @@ def narrow_residual(case: Case) -> Finding | None:
 
 
 def amplified_rounding(case: Case) -> Finding | None:
-    """The layer takes differences of nearly equal values: the rounding of its input stays, and most of the signal goes."""
-    before, behind = case.evidence.input_db, case.isolated.activations.layer_db
-    if not before - behind >= AMPLIFIED_DB or not case.matters("activations"):
+    """The rounding of the input stays, and most of the signal goes: in the layer, or in those behind it."""
+    before, behind, end = case.evidence.input_db, case.isolated.activations.layer_db, case.isolated.activations.output_db
+    if not case.matters("activations"):
+        return None
+    if before - behind < AMPLIFIED_DB and behind - end >= AMPLIFIED_BEHIND_DB:
+        said = f"{behind:.1f} dB behind the layer are {end:.1f} dB at the output: what follows amplifies channels that are small here"
+        advice = "read the input at more bits; at 8 bits, balance the channels in the model before capture, or train with quantization"
+        return Finding("amplified_rounding", behind - end, "dB", said, advice, case.wider_input())
+    if not before - behind >= AMPLIFIED_DB:
         return None
     said = f"the input has {before:.1f} dB, and {behind:.1f} dB are left behind the layer: it takes differences of nearly equal values"
     advice = "read the input at more bits; at 8 bits, train with quantization or take the common part out of the input"

@@ -64,7 +64,7 @@ def report_of(
         title,
         _facts(q, facts),
         _certificate(q),
-        (*_accuracy(evaluation), *_size(source, facts), *comparisons),
+        (*_accuracy(evaluation), *(_size(source, facts) if "Size" not in [c.what for c in comparisons] else ()), *comparisons),
         layers,
         to_json(q.plan),
         search,
