@@ -44,7 +44,7 @@ def ids_data(count: int = 12) -> dict[str, np.ndarray]:
 def fixed_net() -> Graph:
     """Return a network whose batch is fixed to 6 and leaves the first axis on the way."""
     n = Net(9)
-    x = n.relu(n.linear(n.rows(4, batch=6), 6, name="a"))
+    x = n.relu(n.linear(n.rows(4, batch=6), 7, name="a"))
     x = n.transpose(x, (1, 0))
     return n.graph([n.linear(n.relu(n.linear(x, 5, name="b")), 3, name="c")])
 
@@ -73,6 +73,10 @@ def losses(table: SensitivityTable) -> np.ndarray:
 @pytest.mark.parametrize("metric", METRICS, ids=NAMES)
 def test_tables_are_whole_and_sane(metric, case):
     """A metric would fail on a kind of network, give a negative loss, or more loss for more bits."""
+    if case == "fixed" and metric.name.startswith("orm"):
+        with pytest.raises(DataError, match="mixes them on the way"):
+            found(metric.name, case)
+        return
     table = found(metric.name, case)
     graph = CASES[case][0]()
     assert table.layers == tuple(n.origin for n in graph.nodes if n.op in ("conv2d", "linear", "conv_transpose2d"))

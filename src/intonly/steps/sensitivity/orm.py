@@ -115,11 +115,16 @@ def _products(study: Study, group: Sequence[Batch], names: Sequence[str], *, deb
 def _groups(study: Study) -> Iterator[list[Batch]]:
     """Yield GROUP samples at a time, whatever the batches are, or as many fixed batches as hold them; a small rest is left out."""
     cut = isinstance(study.network.batch, Dim)
+    if not cut and not study.per_sample and max(map(len, study.batches)) > 1:
+        raise DataError(
+            "metric 'orm' compares samples, and this network's fixed batch mixes them on the way; give it a free batch size, or use 'kl'"
+        )
+    most = GROUP if study.per_sample else 1
     group: list[Batch] = []
     for batch in study.batches:
         start = 0
         while start < len(batch):
-            size = min(GROUP - sum(map(len, group)), len(batch) - start) if cut else len(batch)
+            size = min(most, GROUP - sum(map(len, group)), len(batch) - start) if cut else len(batch)
             group.append(batch[start : start + size])
             start += size
             if sum(map(len, group)) >= GROUP:

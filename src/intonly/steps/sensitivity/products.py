@@ -11,6 +11,9 @@ from intonly.core.graph import element_count
 from intonly.steps.sensitivity.network import Layer
 from intonly.steps.sensitivity.study import Batch, Study
 
+GRAPH_COPIES = 6
+"""Tensors that two passes keep for each value."""
+
 Vectors = Mapping[str, torch.Tensor]
 """By origin, shaped like the layer's weight or input; layers that are left out count as 0."""
 
@@ -50,10 +53,5 @@ def curved(study: Study, batch: Batch, layers: Sequence[Layer], *, inputs: bool 
     """Yield the chunks of a batch with their gradients."""
     graph = study.network.graph
     size = sum(element_count(value.shape) for name, value in graph.values.items() if name not in graph.params)
-    whole = study if study.per_sample else None
-    for chunk in study.chunks(batch, GRAPH_COPIES * size) if whole is not None else [batch]:
+    for chunk in study.chunks(batch, GRAPH_COPIES * size):
         yield chunk, Curved(study, chunk, layers, inputs=inputs)
-
-
-GRAPH_COPIES = 6
-"""Tensors that two passes keep for each value."""
