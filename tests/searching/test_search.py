@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import intonly
 from intonly.cli import app
-from intonly.core.errors import InfeasibleBudgetError
+from intonly.core.errors import InfeasibleBudgetError, RecipeError
 from intonly.core.records import Recipe
 from intonly.searching import compare_searches
 from intonly.searching import run as running
@@ -103,6 +103,15 @@ def test_what_cannot_be_met_names_what_can(case):
     with pytest.raises(InfeasibleBudgetError, match="nearest budget") as caught:
         found(case, "size=5%")
     assert caught.value.nearest["size"] > 0.05 * intonly.quantize(case[0], RECIPE, data=case[1]).size
+
+
+def test_activations_need_a_metric_that_looks_at_them(case):
+    """The narrowest activations would win, because a metric that sees none calls them free."""
+    with pytest.raises(RecipeError, match="weights only"):
+        found(case, "bops=50%", metrics=("size",), activation_candidates=(4, 8))
+    (result,) = found(case, "bops=40%", metrics=("output-mse",), activation_candidates=(4, 8), candidates=(4, 8))
+    assert result.allocation.costs["bops"] <= 0.4 * result.costs("bops").baseline
+    assert {rule.activation_bits for rule in result.plan.rules} == {4, 8}
 
 
 def test_max_drop_alone_finds_a_small_file(case):

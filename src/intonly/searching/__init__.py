@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from intonly.core.budgets import Budget
-from intonly.core.errors import DataError
+from intonly.core.errors import DataError, RecipeError
 from intonly.core.records import InputSpec, recipe_of
 from intonly.core.tables import Problem
 from intonly.data import load_data
@@ -114,6 +114,8 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
         progress=report,
     )
     weight_ties, activation_ties = ties(ready.graph)
+    if len(ready.choices.activation_bits) > 1:
+        _check_looks_at_activations(metrics)
     results = []
     for metric in metrics:
         problem = Problem(
@@ -130,3 +132,20 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
             run = Run(ready, problem, judge, solver, time_limit, batch, limits.max_drop, timed or wants_latency)
             results.append(run.result())
     return tuple(results)
+
+
+def _check_looks_at_activations(metrics: Sequence[str]) -> None:
+    """Refuse metrics for which every width of an activation is alike.
+
+    Raises:
+        RecipeError: naming the metric, and those that could stand in its place.
+    """
+    from intonly.steps.sensitivity import METRICS
+
+    able = [metric.name for metric in METRICS if "activations" in metric.looks_at]
+    for metric in METRICS:
+        if metric.name in metrics and metric.name not in able:
+            raise RecipeError(
+                f"metric {metric.name!r} looks at weights only and cannot choose among widths of activations; "
+                f"offer one activation width, or use {', '.join(able)}"
+            )
