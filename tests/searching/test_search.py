@@ -156,7 +156,7 @@ def test_a_plan_that_is_slower_and_no_smaller_is_refused(case, monkeypatch):
     """Low bits would be shipped where they cost time and buy nothing."""
     monkeypatch.setattr(running, "latencies", lambda graphs, **options: {name: 1.0 + 0.5 * (name == "searched") for name in graphs})
     with pytest.raises(InfeasibleBudgetError, match="does not pay") as caught:
-        found(case, "size=100%", timed=True, candidates=(8,))
+        found(case, "size=110%", timed=True, candidates=(8,), activation_candidates=(4,))
     assert "w8a8" in str(caught.value) and "searched" in str(caught.value)
 
 
