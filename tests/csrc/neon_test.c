@@ -365,7 +365,7 @@ static void check_wide(void) {
     neon_finish_memory(&e, acc, 0, 1, NULL, (uint8_t *)y, 8);
     for (int i = 0; i < 8; ++i) {
         const uint64_t product = intonly_product(acc[i], 0, m[i]);
-        REQUIRE(y[i] == intonly_round_clamp(product, (unsigned)s[i], e.law.zero_point, INT32_MIN, INT32_MAX));
+        REQUIRE(y[i] == intonly_round_clamp(product, (uint64_t)s[i], e.law.zero_point, INT32_MIN, INT32_MAX));
     }
 }
 
