@@ -117,9 +117,8 @@ int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *pac
     return 1;
 }
 
-static void gemm_finish_plain(const gemm *g, int64_t first, int64_t rows, const int32_t *acc) {
+static void gemm_finish_plain(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc) {
     const intonly_gemm *s = g->step;
-    const gemm_panel *p = &g->panel;
     plain_end end = {.y_type = s->y_type, .residual_type = s->r_type};
     INTONLY_READ_LIMITS(s, &end.law);
     plain_end_constants(&end, &p->constants->plain, g->residual);
@@ -214,7 +213,7 @@ static void run_block(const gemm *g) {
 static void run_panels(gemm *g, int64_t panel, int64_t end) {
     const intonly_gemm *s = g->step;
     const int64_t k = s->taps * s->tap_bytes, whole = s->oc >> 6, last = end < whole ? end : whole;
-    const int by_two = g->rows.count == 1 && g->end != GEMM_PLAIN;
+    const int by_two = g->rows.count == 1;
     while (panel < end) {
         g->panel = gemm_panel_of(g->packed, panel, s->oc, k, g->bits);
         if (by_two && panel + 2 <= last) {

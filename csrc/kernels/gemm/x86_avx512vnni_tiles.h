@@ -53,7 +53,7 @@ typedef struct gemm {
 typedef void (*gemm_tile)(const gemm *g, int64_t first);
 
 /* Finish `rows` rows of accumulators [rows][16 * vectors], in slot order, by the plain law. */
-static void gemm_finish_plain(const gemm *g, int64_t first, int64_t rows, const int32_t *acc);
+static void gemm_finish_plain(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc);
 
 /* acc[i] += the sum over four bytes of codes (unsigned) times weights (signed), for 16 groups of four. */
 #define DOT(acc, codes, weights) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights))
@@ -258,7 +258,7 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
         } else {                                                                                                       \
             int32_t kept[64 * units];                                                                                  \
             UNITS_##units(KEEP_UNIT)                                                                                   \
-            gemm_finish_plain(g, first, units * 4 / vectors, kept);                                                    \
+            gemm_finish_plain(g, &g->panel, first, units * 4 / vectors, kept);                                         \
         }                                                                                                              \
     }
 #define GEMM_TILES(bits)                                                                                               \
@@ -285,6 +285,11 @@ GEMM_TILES(2)
     ROW_ACC(8, 0) ROW_ACC(9, 64) ROW_ACC(10, 128) ROW_ACC(11, 192)                                                     \
     ROW_ACC(12, stride) ROW_ACC(13, stride + 64) ROW_ACC(14, stride + 128) ROW_ACC(15, stride + 192)
 #define ROW_DOTS(i, j, k, l) DOT(c##i, codes, w0); DOT(c##j, codes, w1); DOT(c##k, codes, w2); DOT(c##l, codes, w3);
+#define KEEP_ROW(at, i, j, k, l)                                                                                       \
+    _mm512_storeu_si512(kept + at, c##i);                                                                              \
+    _mm512_storeu_si512(kept + at + 16, c##j);                                                                         \
+    _mm512_storeu_si512(kept + at + 32, c##k);                                                                         \
+    _mm512_storeu_si512(kept + at + 48, c##l);
 #define GEMM_ROW_BY_2(bits)                                                                                            \
     static void gemm_row_by_2_##bits(const gemm *g, int64_t stride) {                                                  \
         const uint8_t *bias = (const uint8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;                 \
@@ -311,6 +316,17 @@ GEMM_TILES(2)
                 at += 4;                                                                                               \
             } while (at < end);                                                                                        \
         } while (++tap < last);                                                                                        \
+        if (g->end == GEMM_PLAIN) {                                                                                    \
+            gemm_panel next = g->panel;                                                                                \
+            int32_t kept[128];                                                                                         \
+            KEEP_ROW(0, 8, 9, 10, 11)                                                                                  \
+            KEEP_ROW(64, 12, 13, 14, 15)                                                                               \
+            gemm_finish_plain(g, &next, 0, 1, kept);                                                                   \
+            next.constants = (const panel_constants *)(const void *)((const uint8_t *)next.constants + stride);        \
+            next.channel += 64;                                                                                        \
+            gemm_finish_plain(g, &next, 0, 1, kept + 64);                                                              \
+            return;                                                                                                    \
+        }                                                                                                              \
         const narrow_scalars_64 n = g->narrow;                                                                         \
         gemm_columns p = gemm_columns_of(g);                                                                           \
         gemm_finish1(&g->rows, &p, &n, 0, c8, c9, c10, c11);                                                           \
