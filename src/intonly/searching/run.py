@@ -82,7 +82,17 @@ class Run:
         return plan_of_allocation(self.ready.graph, self.ready.recipe, allocation)
 
     def _solved(self, problem: Problem) -> Allocation:
-        return allocate(problem, solver=self.solver, time_limit=self.time_limit)
+        try:
+            return allocate(problem, solver=self.solver, time_limit=self.time_limit)
+        except InfeasibleBudgetError as nothing:
+            if not nothing.nearest:
+                raise
+            room = {quantity: limit * (1 + 1e-9) for quantity, limit in nothing.nearest.items()}
+            nearest = allocate(replace(problem, limits=room), time_limit=self.time_limit)
+            widths = ", ".join(f"{layer} {bits}" for layer, bits in nearest.weight_bits.items())
+            raise InfeasibleBudgetError(
+                f"{nothing}\nThe plan that comes nearest has weight bits: {widths}.", least=nothing.least, nearest=nothing.nearest
+            ) from None
 
     def _times(self, plans: Mapping[str, Plan]) -> dict[str, float]:
         return latencies({name: self.judge.made(plan).model.graph for name, plan in plans.items()}, batch=self.batch)
