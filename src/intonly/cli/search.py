@@ -67,8 +67,12 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     from intonly.core.records import recipe_of
     from intonly.searching import compare_searches
 
-    if out.suffix != ".json":
-        raise typer.BadParameter(f"the plan to write must end in .json, got {str(out)!r}", param_hint="-o")
+    options.checked_target(out, ".json", "-o")
+    if html is not None:
+        from intonly.report import need_libraries
+
+        options.checked_target(html, ".html", "--html")
+        need_libraries()
     limits, metrics, solvers = Budget.parse(budget), _parts(metric), _parts(solver)
     if not compare and (len(metrics), len(solvers)) != (1, 1):
         raise typer.BadParameter("several metrics or solvers need --compare", param_hint="--metric")

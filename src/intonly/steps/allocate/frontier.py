@@ -142,4 +142,5 @@ def _traced(curves: Sequence[_Curve], at: npt.NDArray[np.intp]) -> list[list[int
     for curve in reversed(curves):
         picks.append(curve.pick[at])
         at = curve.before[at]
-    return np.array(picks[::-1]).T.tolist()  # type: ignore[no-any-return]
+    traced: list[list[int]] = np.array(picks[::-1]).T.tolist()
+    return traced

@@ -142,7 +142,7 @@ def loaded(program: Program, values: Floats, *, integer: bool) -> Any:
     """Return HiGHS with the program: rows 0..count-1 say that an item has one option, the rest are the limits."""
     import highspy
 
-    highs: Any = highspy.Highs()  # type: ignore[no-untyped-call]
+    highs: Any = highspy.Highs()  # type: ignore[no-untyped-call] # highspy has no types
     for option, value in (
         ("output_flag", False),
         ("threads", 1),

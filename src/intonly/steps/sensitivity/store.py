@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Protocol
+
+from intonly.core.files import write_atomic
 
 
 class Store(Protocol):
@@ -49,8 +50,6 @@ class Folder:
         return held["data"] if isinstance(held, dict) and held.get("name") == name else None
 
     def put(self, name: str, data: Any) -> None:
-        """Write `data` beside its place, then move it there."""
-        file = self._file(name)
-        draft = file.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(json.dumps({"name": name, "data": data}), encoding="utf-8")
-        draft.replace(file)
+        """Write `data` atomically."""
+        text = json.dumps({"name": name, "data": data})
+        write_atomic(self._file(name), lambda file: file.write(text.encode()))
