@@ -156,9 +156,8 @@ class Bench:
                     record("accumulated", layer, mode, output, runs[mode], values)
             if progress is not None:
                 progress(len(next(iter(batch.values()))))
-        return {
-            layer.name: tuple(  # type: ignore[misc]
-                Errors(*(sums[scope, layer.name, mode].sqnr() for mode in MODES)) for scope in ("isolated", "accumulated")
-            )
-            for layer in self.twins.layers
-        }
+
+        def seen(scope: str, name: str) -> Errors:
+            return Errors(*(sums[scope, name, mode].sqnr() for mode in MODES))
+
+        return {layer.name: (seen("isolated", layer.name), seen("accumulated", layer.name)) for layer in self.twins.layers}
