@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from intonly.core.graph import Graph, Node
 from intonly.core.opspec import OpSpec
 from intonly.ops import (
     adaptive_avg_pool2d,
@@ -63,3 +64,14 @@ MODULES = (
 )
 
 OPS: dict[str, OpSpec] = {module.SPEC.name: module.SPEC for module in MODULES}
+
+
+def weighted_nodes(graph: Graph) -> list[Node]:
+    """Return the nodes with a constant weight, in order."""
+    return [node for node in graph.nodes if weight_of(graph, node)]
+
+
+def weight_of(graph: Graph, node: Node) -> str:
+    """Return the name of a node's constant weight, "" when it has none."""
+    index = OPS[node.op].weight
+    return node.inputs[index] if index is not None and node.inputs[index] in graph.params else ""

@@ -5,21 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from intonly.core.graph import Graph, Node
-from intonly.ops import OPS
+from intonly.core.graph import Graph
+from intonly.ops import OPS, weight_of, weighted_nodes
+
+__all__ = ["Ties", "ties", "unmoved", "weight_of", "weighted_nodes"]
 
 Ties = tuple[tuple[str, ...], ...]
-
-
-def weighted_nodes(graph: Graph) -> list[Node]:
-    """Return the nodes with a constant weight, in order."""
-    return [node for node in graph.nodes if weight_of(graph, node)]
-
-
-def weight_of(graph: Graph, node: Node) -> str:
-    """Return the name of a node's constant weight, "" when it has none."""
-    index = OPS[node.op].weight
-    return node.inputs[index] if index is not None and node.inputs[index] in graph.params else ""
 
 
 def unmoved(graph: Graph) -> dict[str, str]:

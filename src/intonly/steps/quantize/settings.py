@@ -10,11 +10,13 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from intonly.core.errors import InvalidGraphError, RecipeError
-from intonly.core.graph import Graph, Node
+from intonly.core.graph import Graph
 from intonly.core.number_format import NumberFormat
 from intonly.core.records import LayerRule, Plan, Recipe
 from intonly.formats import weight_format
-from intonly.ops import OPS
+from intonly.ops import weighted_nodes
+
+__all__ = ["LayerSettings", "layer_settings", "plan_of", "weighted_nodes"]
 
 SHOWN_LAYERS = 8
 """Layer names that the message about a rule without match lists."""
@@ -29,11 +31,6 @@ class LayerSettings:
     weight_observer: Literal["minmax", "mse"]
     activation_bits: int
     activation_observer: Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
-
-
-def weighted_nodes(graph: Graph) -> list[Node]:
-    """Return the nodes with a constant weight, in order."""
-    return [n for n in graph.nodes if OPS[n.op].weight is not None and n.inputs[OPS[n.op].weight or 0] in graph.params]
 
 
 def layer_settings(graph: Graph, recipe: Recipe) -> dict[str, LayerSettings]:
