@@ -4,11 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +16,7 @@ from intonly.core.tables import SensitivityTable
 from intonly.processes import Processes, processes
 from intonly.steps.sensitivity import sensitivity
 from tests.steps.sensitivity.nets import cut, data, image_net, probes, smooth_net
+from tests.two_processes import run_in_two
 
 METRICS = ("hessian-trace", "hessian-eigenvalue", "fisher", "kl", "output-mse", "sqnr", "orm-debiased", "size")
 NETS = {"image": image_net, "smooth": smooth_net}
@@ -53,26 +50,7 @@ def tables(mine: Processes) -> dict[str, object]:
 
 def test_two_processes_are_as_good_as_one(tmp_path):
     """A sensitivity on several machines would be that of a part of the data, or would wait for ever."""
-    if not torch.distributed.is_available():
-        pytest.skip("this PyTorch was built without torch.distributed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[1]
-    paths = os.pathsep.join([str(root), str(root / "src"), os.environ.get("PYTHONPATH", "")])
-    env = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "PYTHONPATH": paths,
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    started = [subprocess.Popen(command, env={**env, "RANK": str(r)}, cwd=root, stderr=subprocess.PIPE, text=True) for r in (0, 1)]
-    for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    run_in_two([sys.executable, "-c", SCRIPT, str(tmp_path)])
     shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [share[:2] for share in shares] == [[0, 2], [1, 2]]
     assert shares[0][2] == shares[1][2], "the processes disagree"

@@ -17,6 +17,7 @@ from intonly.core.records import InputSpec, Plan, Recipe, recipe_of, to_json
 from intonly.data import Dataset, load_data
 from intonly.loading import example_from, from_factory, load, peeked
 from intonly.model import FloatModel, QuantizedModel, to_model_units
+from intonly.processes import ALONE, Processes
 from intonly.steps.calibrate import calibrate
 from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_input, pin_input
 from intonly.steps.correct import correct
@@ -39,6 +40,7 @@ def quantize(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] | str | None = None,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> QuantizedModel:
     """Return the integer-only counterpart of a trained network. The model itself is not modified.
 
@@ -48,6 +50,7 @@ def quantize(
         data: calibration samples, see `intonly.data.load_data`; raw, as `inputs` describes them.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
         progress: called with (stage, done, total).
+        processes: among which the batches of calibration are shared; each of them returns the same network.
 
     Raises:
         IntonlyError: one of its kinds, naming the layer or input and what to do.
@@ -66,7 +69,7 @@ def quantize(
     if isinstance(source, QuantizedModel):
         raise DataError("this network is quantized already")
     report("capture", 1, 1)
-    return journey(source, asked, data, report).model
+    return journey(source, asked, data, report, processes).model
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +84,12 @@ class Journey:
     model: QuantizedModel
 
 
-def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | None = None) -> Journey:
+def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | None = None, processes: Processes = ALONE) -> Journey:
     """Return the integer-only counterpart of a captured network, and what it was at each stage on the way."""
     asked = recipe_of(recipe)
     report = progress or _silent
     dataset = load_data(data, source.specs, samples=asked.samples)
-    canonical, specs, pinned, ranges = calibrated(source, asked, dataset, report)
+    canonical, specs, pinned, ranges = calibrated(source, asked, dataset, report, processes)
     batches = batches_of(dataset, canonical, specs)
     quantized, plan = quantize_graph(canonical, ranges, asked, {s.name: s for s in specs}, pinned)
     count = _counter(report, "correct", len(quantized.nodes))
@@ -117,7 +120,7 @@ def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | Non
 
 
 def calibrated(
-    source: FloatModel, recipe: Recipe, dataset: Dataset, progress: Progress | None = None
+    source: FloatModel, recipe: Recipe, dataset: Dataset, progress: Progress | None = None, processes: Processes = ALONE
 ) -> tuple[Graph, tuple[InputSpec, ...], dict[str, QParams], Ranges]:
     """Return what `prepared` returns, with channels equalized as the recipe wants it, and the ranges of all values."""
     canonical, specs, pinned = prepared(source)
@@ -125,7 +128,14 @@ def calibrated(
     if wanted and not pinned:
         canonical = equalize(canonical)
     count = _counter(progress or _silent, "calibrate", len(dataset))
-    ranges = calibrate(canonical, batches_of(dataset, canonical, specs), pinned=pinned, progress=count)
+    ranges = calibrate(
+        canonical,
+        batches_of(dataset, canonical, specs),
+        pinned=pinned,
+        progress=count,
+        turn=(processes.rank, processes.world),
+        gathered=processes.gathered,
+    )
     return canonical, specs, pinned, ranges
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -43,7 +44,9 @@ class _Commands(TyperGroup):
             is_usage = hasattr(problem, "exit_code")  # typer reports a wrong command line itself
             if is_usage or ctx.params.get("debug"):
                 raise
-            typer.echo(f"error: {_message(problem)}", err=True)
+            rank = int(os.environ.get("RANK", "0"))
+            who = f"process {rank}: " if rank else ""
+            typer.echo(f"{who}error: {_message(problem)}", err=True)
             raise typer.Exit(exit_code(problem)) from None
 
 

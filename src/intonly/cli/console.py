@@ -47,12 +47,16 @@ def hint(text: str) -> None:
 
 
 class Bars:
-    """Progress bars on standard error, one for each stage; silent unless it is a terminal. Call it as a `Progress`."""
+    """Progress bars on standard error, one for each stage; silent unless it is a terminal. Call it as a `Progress`.
 
-    def __init__(self) -> None:
+    Args:
+        shown: False = silent in any case, for a process that is not the first.
+    """
+
+    def __init__(self, *, shown: bool = True) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._progress = Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:

@@ -44,6 +44,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
 ) -> None:
     """Make the integer-only counterpart of a trained network."""
     from intonly.pipeline import quantize
+    from intonly.processes import processes
 
     options.checked_target(out, ".intonly", "-o")
     options.checked_data(data)
@@ -53,8 +54,10 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     shapes = options.shape_options(model, input_shape)
     options.advise_on_normalization(spec)
     start = time.monotonic()
-    with console.Bars() as bars:
-        q = quantize(model, asked, data, inputs=spec, outputs=options.names(outputs), progress=bars, **shapes)
+    with processes() as mine, console.Bars(shown=not mine.rank) as bars:
+        q = quantize(model, asked, data, inputs=spec, outputs=options.names(outputs), progress=bars, processes=mine, **shapes)
+    if mine.rank:
+        return
     size = q.save(out)
     seconds = time.monotonic() - start
     certificate = q.artifact.certificate

@@ -65,6 +65,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
 
     from intonly.core.budgets import Budget
     from intonly.core.records import recipe_of
+    from intonly.processes import processes
     from intonly.searching import compare_searches
 
     options.checked_target(out, ".json", "-o")
@@ -94,8 +95,10 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
         "outputs": options.names(outputs),
         **shapes,
     }
-    with console.Bars() as bars:
-        results = compare_searches(model, limits, data, metrics=metrics, solvers=solvers, progress=bars, **common)
+    with processes(device) as mine, console.Bars(shown=not mine.rank) as bars:
+        results = compare_searches(model, limits, data, metrics=metrics, solvers=solvers, progress=bars, processes=mine, **common)
+    if mine.rank:
+        return
     best = min(results, key=lambda r: (r.chosen.drop or 0.0, r.chosen.size_bytes))
     text = js.dumps(to_json(best.plan), indent=1)
     write_atomic(out, lambda file: file.write(text.encode()))

@@ -8,6 +8,7 @@ facts are kept as fields, so that programs need not parse the text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class IntonlyError(Exception):
@@ -16,6 +17,16 @@ class IntonlyError(Exception):
     def __init__(self, message: str, *, origin: str = "") -> None:
         super().__init__(message)
         self.origin = origin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process with every field, whatever the constructor of the kind takes."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[IntonlyError], args: tuple[Any, ...], fields: Mapping[str, Any]) -> IntonlyError:
+    made = kind.__new__(kind, *args)
+    made.__dict__.update(fields)
+    return made
 
 
 class InvalidGraphError(IntonlyError):

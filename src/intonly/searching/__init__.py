@@ -25,6 +25,7 @@ from intonly.latency import LatencyStore
 from intonly.loading import peeked
 from intonly.model import FloatModel
 from intonly.pipeline import Progress
+from intonly.processes import ALONE, Processes
 from intonly.searching.costs import cost_tables
 from intonly.searching.judging import Judge, split
 from intonly.searching.planning import uniform
@@ -79,6 +80,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] | str | None = None,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[SearchResult, ...]:
     """Return one result for each metric and solver, over the same costs and samples.
 
@@ -91,6 +93,8 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
         batch: samples of a call whose latency counts. device: where sensitivity runs. timed: False = no clock is read
             unless the budget limits latency.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
+        processes: among which calibration and sensitivity are shared; the first one measures, solves and judges, and each
+            returns the same.
     """
     report = progress or (lambda stage, done, total: None)
     asked, limits = recipe_of(recipe), budget if isinstance(budget, Budget) else Budget.parse(budget)
@@ -101,8 +105,8 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     folder = None if run_dir is None else Path(run_dir)
     calibration, judging = split(load_data(data, source.specs, samples=asked.samples))
     widths = tuple(activation_candidates or (asked.activation_bits,))
-    ready = prepare(source, asked, calibration, weight_bits=candidates, activation_bits=widths, progress=report)
-    judge = Judge(source, calibration, judging, report)
+    ready = prepare(source, asked, calibration, weight_bits=candidates, activation_bits=widths, progress=report, processes=processes)
+    judge = Judge(source, calibration, judging, report, processes)
     reference = uniform(ready.graph, asked, ready.choices, 8, 8, "w8a8")
     wants_latency = any(limit.quantity == "latency" for limit in limits.limits)
     costs = cost_tables(

@@ -41,13 +41,15 @@ def cost_tables(
     )
     if not latency:
         return tables
-    measured = measure_latency(
-        lambda bits: _quickly_made(ready, bits),
-        made.layers,
-        *widths,
-        batch=batch,
-        store=store or default_store(),
-        progress=lambda done, total: progress("latency", done, total),
+    measured = ready.processes.once(
+        lambda: measure_latency(
+            lambda bits: _quickly_made(ready, bits),
+            made.layers,
+            *widths,
+            batch=batch,
+            store=store or default_store(),
+            progress=lambda done, total: progress("latency", done, total),
+        )
     )
     return (*tables, measured)
 

@@ -15,6 +15,7 @@ from intonly.data import Dataset
 from intonly.evaluation import Evaluation, evaluate
 from intonly.model import FloatModel
 from intonly.pipeline import Journey, Progress, journey
+from intonly.processes import ALONE, Processes
 from intonly.searching.planning import plan_hash
 from intonly.searching.records import Measured
 
@@ -43,12 +44,14 @@ class Judge:
 
     Args:
         source: the float network. calibration, judging: samples, see `split`.
+        processes: who shares the work. All of them make every plan; what it is worth, the first one says.
     """
 
     source: FloatModel
     calibration: Dataset
     judging: Dataset
     progress: Progress | None = None
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         self._made: dict[str, tuple[Journey, Measured]] = {}
@@ -65,12 +68,14 @@ class Judge:
     def _of(self, plan: Plan) -> tuple[Journey, Measured]:
         key = plan_hash(plan)
         if key not in self._made:
-            made = journey(self.source, plan, self.calibration, self.progress)
-            found = evaluate(made.model, self.judging, against=self.source, score="agreement")
-            drop = self._drop(found)
-            size = len(to_bytes(made.model.artifact))
-            self._made[key] = made, Measured(plan.name, plan, key, size, None, found.top1, found.agreement, found.sqnr_db, drop)
+            made = journey(self.source, plan, self.calibration, self.progress, self.processes)
+            self._made[key] = made, self.processes.once(lambda: self._judged(plan, key, made))
         return self._made[key]
+
+    def _judged(self, plan: Plan, key: str, made: Journey) -> Measured:
+        found = evaluate(made.model, self.judging, against=self.source, score="agreement")
+        size = len(to_bytes(made.model.artifact))
+        return Measured(plan.name, plan, key, size, None, found.top1, found.agreement, found.sqnr_db, self._drop(found))
 
     def _drop(self, found: Evaluation) -> float:
         """Return the points lost: top-1 where there are labels, else what disagrees with the float network."""

@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from intonly.core.graph import Graph
 from intonly.core.number_format import QParams
@@ -16,6 +19,7 @@ from intonly.data import Dataset
 from intonly.model import FloatModel
 from intonly.pipeline import Progress, batches_of, calibrated
 from intonly.probing import probes_of
+from intonly.processes import ALONE, Processes
 from intonly.searching.planning import Choices, choices
 
 BATCH = 128
@@ -28,7 +32,7 @@ class Prepared:
 
     Args:
         graph, specs, pinned: as `pipeline.prepared` gives them. ranges: of the calibration samples.
-        choices: what may be chosen.
+        choices: what may be chosen. processes: who shares the work; each of them holds the same.
     """
 
     source: FloatModel
@@ -39,6 +43,7 @@ class Prepared:
     pinned: Mapping[str, QParams]
     ranges: Ranges
     choices: Choices
+    processes: Processes = ALONE
 
     def sensitivity(
         self, metric: str, *, device: str = "cpu", run_dir: Path | None = None, progress: Progress | None = None
@@ -48,7 +53,7 @@ class Prepared:
         Args:
             run_dir: where finished pieces are kept, and found again.
         """
-        from intonly.steps.sensitivity import Folder, sensitivity
+        from intonly.steps.sensitivity import METRICS, Folder, sensitivity
 
         probes = probes_of(
             self.graph,
@@ -59,20 +64,32 @@ class Prepared:
             weight_bits=self.choices.table_weight_bits,
             activation_bits=self.choices.table_activation_bits,
         )
-        batches = batches_of(self.calibration, self.graph, self.specs, BATCH)
-        used = sum(len(next(iter(batch.values()))) for batch in batches)  # a fixed batch may leave a rest
-        labels = self.calibration.labels
+        mine = self.processes if all(m.sums for m in METRICS if m.name == metric) else ALONE
+        batches, labels = self._batches(mine.world)
+        if len(batches) < mine.world:  # a fixed batch that holds all: everybody does everything
+            mine = ALONE
         return sensitivity(
             self.graph,
-            batches,
+            mine.shard(batches),
             probes,
             metric=metric,
             seed=self.recipe.seed,
-            labels=None if labels is None else labels[:used],
+            labels=None if labels is None else mine.shard(labels),
             device=device,
             progress=progress,
             store=None if run_dir is None else Folder(run_dir),
+            reduce=mine.reduce,
         )
+
+    def _batches(self, world: int) -> tuple[list[dict[str, Any]], list[Any] | None]:
+        """Return the calibration samples in batches, at least one for each process where their number allows it; and their labels."""
+        samples = len(self.calibration)
+        most = BATCH if samples > BATCH * (world - 1) else max(1, samples // world)
+        batches = batches_of(self.calibration, self.graph, self.specs, most)
+        if self.calibration.labels is None:
+            return batches, None
+        ends = np.cumsum([len(next(iter(batch.values()))) for batch in batches])  # a fixed batch may leave a rest
+        return batches, [self.calibration.labels[end - len(next(iter(b.values()))) : end] for b, end in zip(batches, ends, strict=True)]
 
 
 def prepare(
@@ -83,7 +100,9 @@ def prepare(
     weight_bits: Sequence[int],
     activation_bits: Sequence[int],
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> Prepared:
     """Return a captured network, canonical and calibrated as `quantize` would have it with this recipe."""
-    graph, specs, pinned, ranges = calibrated(source, recipe, calibration, progress)
-    return Prepared(source, recipe, calibration, graph, specs, pinned, ranges, choices(graph, recipe, pinned, weight_bits, activation_bits))
+    graph, specs, pinned, ranges = calibrated(source, recipe, calibration, progress, processes)
+    offers = choices(graph, recipe, pinned, weight_bits, activation_bits)
+    return Prepared(source, recipe, calibration, graph, specs, pinned, ranges, offers, processes)

@@ -82,6 +82,9 @@ class Run:
         return plan_of_allocation(self.ready.graph, self.ready.recipe, allocation)
 
     def _solved(self, problem: Problem) -> Allocation:
+        return self.ready.processes.once(lambda: self._chosen(problem))
+
+    def _chosen(self, problem: Problem) -> Allocation:
         try:
             return allocate(problem, solver=self.solver, time_limit=self.time_limit)
         except InfeasibleBudgetError as nothing:
@@ -95,7 +98,8 @@ class Run:
             ) from None
 
     def _times(self, plans: Mapping[str, Plan]) -> dict[str, float]:
-        return latencies({name: self.judge.made(plan).model.graph for name, plan in plans.items()}, batch=self.batch)
+        graphs = {name: self.judge.made(plan).model.graph for name, plan in plans.items()}
+        return self.ready.processes.once(lambda: latencies(graphs, batch=self.batch))
 
     def _predicted(self, problem: Problem, plan: Plan) -> dict[str, float]:
         widths = [(rule.weight_bits or 8, rule.activation_bits or 8) for rule in plan.rules]

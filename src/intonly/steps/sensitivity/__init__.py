@@ -46,12 +46,14 @@ class Metric:
     Args:
         meaning: one line for people who choose.
         looks_at: what its losses tell apart. The losses of what it does not look at are 0.
+        sums: whether shares of the batches, each in a process of its own, give what all batches give in one.
     """
 
     name: str
     meaning: str
     function: Callable[[Study], Findings]
     looks_at: tuple[Literal["weights", "activations"], ...] = ("weights", "activations")
+    sums: bool = True
 
 
 METRICS = (
@@ -61,8 +63,8 @@ METRICS = (
     Metric("kl", "divergence of the predictions, measured with one layer quantized (ZeroQ)", kl),
     Metric("output-mse", "squared error of the outputs, measured with one layer quantized", output_mse),
     Metric("sqnr", "noise against signal at the outputs, measured with one layer quantized", sqnr),
-    Metric("orm", "orthogonality of the layers' outputs, no quantizer involved (OMPQ)", orm, ("weights",)),
-    Metric("orm-debiased", "the same without the bias of small samples", orm_debiased, ("weights",)),
+    Metric("orm", "orthogonality of the layers' outputs, no quantizer involved (OMPQ)", orm, ("weights",), sums=False),
+    Metric("orm-debiased", "the same without the bias of small samples", orm_debiased, ("weights",), sums=False),
     Metric("size", "every layer alike: the baseline that any metric must beat", size, ("weights",)),
 )
 
