@@ -71,6 +71,29 @@ def of_search() -> Report:
 @cache
 def of_result() -> Report:
     """Return the report of a search alone, as `intonly search` writes it."""
+    return report_of_search(result(), "found")
+
+
+@cache
+def of_comparison() -> Report:
+    """Return the report of a search among four whose plans differ in some layers."""
+    first = result()
+    table = first.sensitivity
+    others = [first]
+    for k, (metric, allocation) in enumerate(
+        (("another metric", first.frontier[1]), ("size", first.frontier[4]), ("kl", first.allocation))
+    ):
+        losses = tuple(row if k % 2 else tuple(2 * x for x in table.weight_loss[-i - 1]) for i, row in enumerate(table.weight_loss))
+        losses = ((1.0, 0.5, 0.0),) * len(losses) if metric == "size" else losses
+        problem = replace(first.problem, sensitivity=replace(table, metric=metric, weight_loss=losses))
+        measured = (first.reference, replace(first.chosen, plan_hash=f"c{k}", size_bytes=1010 + k, latency_ms=None, sqnr_db=29.0 - k))
+        others.append(replace(first, allocation=allocation, problem=problem, measured=measured))
+    return report_of_search(first, "compared", others)
+
+
+@cache
+def result() -> SearchResult:
+    """Return a search of a small network, made up but for the network."""
     _, work = analyzed()
     part = search_part(tuple((layer.name, layer.params) for layer in of_analysis().layers))
     problem = Problem(part.sensitivity, part.costs, {"size": 1000.0})
@@ -80,5 +103,4 @@ def of_result() -> Report:
         Measured("w8a8", plan, "aa", 2000, 0.2, 90.0, 99.0, 35.0, 0.1),
         Measured("searched", plan, "bb", 1000, 0.1, 89.0, 98.0, 30.0, 1.1),
     )
-    result = SearchResult(plan, part.chosen, problem, measured, work.source, work.journey, frontier, notes=("a note",))
-    return report_of_search(result, "found")
+    return SearchResult(plan, part.chosen, problem, measured, work.source, work.journey, frontier, notes=("a note",))

@@ -13,7 +13,7 @@ for library in ("plotly", "jinja2"):
 
 from intonly.report import write_report  # noqa: E402
 from tests.report.browser import Browser, chromium  # noqa: E402
-from tests.report.reports import TITLE, of_analysis, of_result, of_search  # noqa: E402
+from tests.report.reports import TITLE, of_analysis, of_comparison, of_result, of_search  # noqa: E402
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium: apt-get install chromium, or set INTONLY_CHROMIUM")
 
@@ -33,15 +33,17 @@ def pages(tmp_path_factory):
     """Return the files of both reports."""
     folder = tmp_path_factory.mktemp("pages")
     paths = {"analysis": folder / "analysis.html", "search": folder / "search.html", "result": folder / "result.html"}
+    paths["comparison"] = folder / "comparison.html"
     write_report(paths["analysis"], of_analysis())
     write_report(paths["search"], of_search())
     write_report(paths["result"], of_result())
+    write_report(paths["comparison"], of_comparison())
     return paths
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
-@pytest.mark.parametrize("kind", ["analysis", "search", "result"])
+@pytest.mark.parametrize("kind", ["analysis", "search", "result", "comparison"])
 def test_the_page_opens_without_complaint_or_network(browser, pages, kind, size, dark):
     """The page would print errors, ask for something outside, leave a chart empty, or be wider than the screen."""
     browser.open(pages[kind], width=size[0], height=size[1], dark=dark)
@@ -52,7 +54,7 @@ def test_the_page_opens_without_complaint_or_network(browser, pages, kind, size,
     charts = browser.evaluate(
         "[...document.querySelectorAll('.chart')].filter(c => !c.hidden).map(c => [c.id, !!c.querySelector('svg .trace, svg .bars')])"
     )
-    assert len(charts) == {"analysis": 4, "search": 6, "result": 5}[kind]
+    assert len(charts) == {"analysis": 4, "search": 6, "result": 5, "comparison": 5}[kind]
     assert all(drawn for _, drawn in charts), charts
     ink, paper = (browser.evaluate(f"getComputedStyle(document.body).{p}") for p in ("color", "backgroundColor"))
     brightness = [sum(map(int, c[4:-1].split(","))) for c in (ink, paper)]
@@ -83,6 +85,24 @@ def test_a_search_alone_stands_beside_w8a8(browser, pages):
     assert browser.evaluate("document.getElementById('budget').max") == "5"
     browser.evaluate("document.querySelector('button[data-layer=\"1\"]').click()")
     assert browser.evaluate("document.getElementById('weights-chart').data[0].y.reduce((a, b) => a + b)") == of_result().layers[1].params
+
+
+def test_compared_plans_show_where_they_differ(browser, pages):
+    """A reader would see that metrics disagree, but not about which layers, nor what their plans are worth."""
+    browser.open(pages["comparison"])
+    rows = "[...document.querySelectorAll('#{0} tbody tr')].map(r => [...r.children].map(c => c.textContent))"
+    found = of_comparison().disagreement
+    contenders = browser.evaluate(rows.format("contenders"))
+    assert [row[0] for row in contenders] == ["W8A8", "test metric", "another metric", "size", "kl"]
+    assert contenders[2][1:] == ["1,010", "–", "89", "98", "29.0", "1.10"]  # noqa: RUF001
+    assert browser.evaluate("document.querySelector('#contenders tr.selected th').textContent") == "test metric"
+    disputed = browser.evaluate(rows.format("disputed"))
+    assert [row[0] for row in disputed] == [layer.name for layer in found.layers]
+    assert 0 < len(disputed) < len(of_comparison().layers)
+    assert [list(map(int, row[1:])) for row in disputed] == [[w for w, _ in layer.widths] for layer in found.layers]
+    ranks = browser.evaluate(rows.format("ranks"))
+    assert [row[1 + k] for k, row in enumerate(ranks)] == ["1", "1", "–", "1"]  # noqa: RUF001
+    assert ranks[0][2] == "-1"
 
 
 def test_odd_titles_are_text(browser, pages):

@@ -15,7 +15,7 @@ from intonly.core.files import write_atomic
 from intonly.core.records import to_json
 
 if TYPE_CHECKING:
-    from intonly.searching import Measured, SearchResult
+    from intonly.searching import Disagreement, Measured, SearchResult
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The plan to write, .json.")]
 BudgetText = Annotated[
@@ -66,7 +66,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     from intonly.core.budgets import Budget
     from intonly.core.records import recipe_of
     from intonly.processes import processes
-    from intonly.searching import compare_searches
+    from intonly.searching import compare_searches, disagreement
 
     options.checked_target(out, ".json", "-o")
     if html is not None:
@@ -105,11 +105,19 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     if html is not None:
         from intonly.report.search import write_search_report
 
-        write_search_report(html, best)
+        write_search_report(html, best, compared=results)
     if json:
-        console.print_json({"out": str(out), "results": [_facts(r) for r in results]})
+        console.print_json(
+            {
+                "out": str(out),
+                "results": [_facts(r) for r in results],
+                **({"disagreement": _disputes(disagreement(results))} if compare else {}),
+            }
+        )
         return
     _show(results)
+    if compare:
+        _show_disagreement(disagreement(results))
     typer.echo(f"{out}: {best.chosen.plan_hash}")
 
 
@@ -136,6 +144,37 @@ def _show(results: tuple[SearchResult, ...]) -> None:
             typer.echo(f"{result.sensitivity.metric}: {whole}; the table was corrected")
         for note in result.notes:
             console.hint(note)
+
+
+def _disputes(found: Disagreement) -> dict[str, Any]:
+    """Return where the plans differ; the order of widths is that of the results."""
+    return {
+        "layers": [
+            {"layer": layer.name, "weight_bits": [w for w, _ in layer.widths], "activation_bits": [a for _, a in layer.widths]}
+            for layer in found.layers
+        ],
+        "metrics": found.metrics,
+        "rank_correlation": found.correlation,
+    }
+
+
+def _show_disagreement(found: Disagreement) -> None:
+    """Print the layers whose widths differ from plan to plan, and how alike the metrics rank the layers."""
+    several = len({contender.solver for contender in found.contenders}) > 1
+    titles = [f"{c.metric}, {c.solver}" if several else c.metric for c in found.contenders]
+    if found.layers:
+        table = Table(f"layer, bits of {'weights/input' if found.activations else 'weights'}", *titles)
+        for layer in found.layers:
+            widths = (f"{w}/{a}" if found.activations else str(w) for w, a in layer.widths)
+            table.add_row(layer.name.replace("[", r"\["), *widths)
+        console.print_table(table)
+    elif len(found.contenders) > 1:
+        typer.echo("all plans give every layer the same widths")
+    if len(found.metrics) > 1:
+        ranks = Table("rank correlation", *found.metrics)
+        for metric, row in zip(found.metrics, found.correlation, strict=True):
+            ranks.add_row(metric, *("" if r is None else f"{r:.2f}" for r in row))
+        console.print_table(ranks)
 
 
 def _cells(m: Measured, metric: str, solver: str, result: SearchResult) -> list[str]:

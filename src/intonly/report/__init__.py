@@ -90,6 +90,8 @@ def number(value: float | None) -> str:
     return f"{value:,.2f}" if abs(value) >= 0.01 else f"{value:.3g}"
 
 
-def decibels(value: float) -> str:
-    """Return an SQNR with one decimal; an exact layer has none."""
+def decibels(value: float | None) -> str:
+    """Return an SQNR with one decimal; an exact layer has none, a dash stands for nothing."""
+    if value is None:
+        return number(None)
     return "exact" if value == float("inf") else f"{value:.1f}"

@@ -69,7 +69,7 @@ def report_of(
         to_json(q.plan),
         search,
         analysis.applied if analysis is not None else None,
-        (OTHER_DATA,) if analysis is not None and not analysis.same_integers else (),
+        notes=(OTHER_DATA,) if analysis is not None and not analysis.same_integers else (),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from intonly.analysis.records import Applied, LayerAnalysis
 from intonly.core.errors import IntonlyError
 from intonly.core.tables import Allocation, CostTable, SensitivityTable
+from intonly.searching.disagreement import Disagreement
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class Report:
     Args:
         facts: lines about the network: (what, value). certificate: the same about its proof; empty where no network was kept.
         plan: what was chosen for each layer, plain JSON, accepted wherever a recipe is.
+        disagreement: other plans beside this one, and where they differ; None when nothing was compared.
+        plan_hash: of the plan that the page is about.
         notes: sentences that readers must know before they believe a figure.
     """
 
@@ -124,4 +127,6 @@ class Report:
     plan: Mapping[str, Any] = field(default_factory=dict)
     search: SearchPart | None = None
     applied: Applied | None = None
+    disagreement: Disagreement | None = None
+    plan_hash: str = ""
     notes: tuple[str, ...] = ()

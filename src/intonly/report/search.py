@@ -3,35 +3,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from intonly.report import write_report
 from intonly.report.build import report_of
 from intonly.report.records import Comparison, Report, SearchPart
+from intonly.searching.disagreement import disagreement
 from intonly.searching.records import SearchResult
 
 NOT_THE_FILE = "The certificate is that of the network that the search made and measured; quantizing by the plan gives a file with its own."
 
 
-def write_search_report(path: str | Path, result: SearchResult, title: str = "") -> int:
+def write_search_report(path: str | Path, result: SearchResult, title: str = "", *, compared: Sequence[SearchResult] = ()) -> int:
     """Write the page of a search atomically; return its size in bytes.
 
     Args:
-        title: the network's name when not given.
+        title: the network's name when not given. compared: all results of a comparison, this one among them.
 
     Raises:
         IntonlyError: when the libraries of the extra [report] are missing.
         OSError: when the file cannot be written.
     """
-    return write_report(path, report_of_search(result, title or f"{result.source.note.source or 'network'}: search"))
+    return write_report(path, report_of_search(result, title or f"{result.source.note.source or 'network'}: search", compared))
 
 
-def report_of_search(result: SearchResult, title: str) -> Report:
+def report_of_search(result: SearchResult, title: str, compared: Sequence[SearchResult] = ()) -> Report:
     """Return the record of the page: the plan's own network, with the tables and the frontier it was chosen from."""
     part = SearchPart(result.sensitivity, result.problem.costs, "size", result.frontier, result.allocation)
     made = report_of(result.made.model, title, source=result.source, journey=result.made, search=part, comparisons=_comparisons(result))
-    return replace(made, facts=(*_facts(result), *made.facts), notes=(*result.notes, NOT_THE_FILE))
+    disputes = disagreement(compared) if len(compared) > 1 else None
+    return replace(
+        made,
+        facts=(*_facts(result), *made.facts),
+        notes=(*result.notes, NOT_THE_FILE),
+        disagreement=disputes,
+        plan_hash=result.chosen.plan_hash,
+    )
 
 
 def _comparisons(result: SearchResult) -> tuple[Comparison, ...]:

@@ -27,6 +27,7 @@ from intonly.model import FloatModel
 from intonly.pipeline import Progress
 from intonly.processes import ALONE, Processes
 from intonly.searching.costs import cost_tables
+from intonly.searching.disagreement import Disagreement, disagreement
 from intonly.searching.judging import Judge, split
 from intonly.searching.planning import uniform
 from intonly.searching.prepared import prepare
@@ -34,7 +35,7 @@ from intonly.searching.records import Measured, SearchResult
 from intonly.searching.run import Run
 from intonly.steps.allocate import ties
 
-__all__ = ["Budget", "Measured", "SearchResult", "compare_searches", "search"]
+__all__ = ["Budget", "Disagreement", "Measured", "SearchResult", "compare_searches", "disagreement", "search"]
 
 CANDIDATES = (2, 3, 4, 5, 6, 7, 8)
 
