@@ -17,13 +17,10 @@ from intonly.core.graph import Graph, Node, Value, element_count
 from intonly.core.number_format import QParams
 from intonly.core.spec import check
 from intonly.ops import OPS
+from intonly.steps.compensated import Inputs, compensates
 
 MEMORY_BYTES = 2 << 30
 """Most activation memory that the corrections hold; it limits how many samples they use."""
-DAMPING = 0.01
-"""Share of the mean diagonal that is added to the diagonal of the input covariance."""
-MAX_COLUMNS = 4096
-"""Layers with more weight columns than this are rounded to nearest."""
 
 
 def correct(
@@ -42,8 +39,7 @@ def correct(
         reference: the canonical FLOAT graph: its weights are rounded anew, its mean outputs are what biases aim at.
         batches: calibration inputs by name, in model units. As many samples as fit in MEMORY_BYTES are used, spread
             evenly over all; both graphs see the same ones.
-        rounding: "compensated" re-rounds uniform weights, passing each column's error on to the columns
-            still to come, weighed by the inputs. Source: Frantar et al. 2022 (GPTQ), equation 2, with Cholesky.
+        rounding: "nearest" leaves weights as they are, "compensated" rounds them anew, see `steps.compensated`.
         pinned: weights that keep their codes, and biases of theirs.
     """
     import torch
@@ -74,11 +70,10 @@ def correct(
                 assert spec.weight is not None
                 name = node.inputs[spec.weight]
                 qparams = values_of[name].qparams
-                if qparams is not None and name not in pinned and qparams.format.levels is None:
-                    codes = _compensated(node, weights[node.origin], qparams, [b[node.inputs[0]] for b in live])
-                    if codes is not None:
-                        params[name] = codes
-                        runner.params[name] = runner.tensor_of(name, codes)
+                if qparams is not None and name not in pinned and compensates(node, weights[node.origin], qparams):
+                    inputs = Inputs.of(node, [b[node.inputs[0]] for b in live], weights[node.origin].shape)
+                    params[name] = inputs.codes(weights[node.origin], qparams)
+                    runner.params[name] = runner.tensor_of(name, params[name])
             made = [spec.run_torch(node, [b.get(n, runner.params.get(n)) if n else None for n in node.inputs]) for b in live]
             if weighted and node.output in wanted and not _is_pinned(node, pinned):
                 node, shift = _shifted_bias(node, made, wanted[node.output], params, values_of)
@@ -180,69 +175,3 @@ def _shifted_bias(
     shape = [1] * made[0].ndim
     shape[axis] = -1
     return replace(node, inputs=(*node.inputs[:2], name)), torch.from_numpy(shift).to(made[0]).reshape(shape)
-
-
-def _compensated(node: Node, w: npt.NDArray[Any], qparams: QParams, inputs: Sequence[Any]) -> npt.NDArray[Any] | None:
-    """Return weight codes of one layer, rounded column by column with compensation, or None where that does not apply.
-
-    Args:
-        w: real weights, output channels first.
-        inputs: the layer's (quantized) inputs.
-    """
-    columns = int(np.prod(w.shape[1:]))
-    if columns > MAX_COLUMNS or node.op not in ("conv2d", "linear") or qparams.axis not in (0, None):
-        return None
-    groups = int(node.attrs.get("groups", 1))
-    rows = w.reshape(groups, w.shape[0] // groups, columns)
-    scale = np.broadcast_to(qparams.scale, (w.shape[0],)).reshape(groups, -1)
-    covariance = _covariance(node, inputs, groups, w.shape)
-    codes = np.stack([_round_columns(rows[g], scale[g], covariance[g], qparams) for g in range(groups)])
-    return codes.reshape(w.shape).astype(qparams.format.dtype)
-
-
-def _covariance(node: Node, inputs: Sequence[Any], groups: int, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Return the second moments of the layer's patches, shape (groups, K, K)."""
-    import torch
-    import torch.nn.functional as F
-
-    columns = int(np.prod(shape[1:]))
-    total = torch.zeros(groups, columns, columns, dtype=torch.float64)
-    count = 0
-    for x in inputs:
-        if node.op == "linear":
-            patches = x.reshape(1, -1, columns)
-        else:
-            top, left, bottom, right = node.attrs["pads"]
-            x = F.pad(x, (left, right, top, bottom))
-            unfolded = F.unfold(x, shape[2:], dilation=node.attrs["dilations"], stride=node.attrs["strides"])  # N, C*kh*kw, L
-            patches = unfolded.reshape(x.shape[0], groups, columns, -1).permute(1, 0, 3, 2).reshape(groups, -1, columns)
-        total += (patches.transpose(1, 2) @ patches).double()
-        count += patches.shape[1]
-    return (total / count).numpy()
-
-
-def _round_columns(
-    w: npt.NDArray[Any], scale: npt.NDArray[np.float64], covariance: npt.NDArray[np.float64], qparams: QParams
-) -> npt.NDArray[np.int64]:
-    """Return codes (O, K) of `w`, most active columns first, each error spread over the columns left.
-
-    Weights that are exactly 0 stay 0: a pruned network keeps its zeros.
-    """
-    diagonal = np.diag(covariance).copy()
-    dead = diagonal <= 0
-    h = covariance.copy()
-    h[np.diag_indices_from(h)] += DAMPING * diagonal.mean() + 1e-12
-    h[dead, dead] = 1.0
-    order = np.argsort(-diagonal, kind="stable")
-    upper = np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)])).T
-    rest = w.astype(np.float64)[:, order].copy()
-    pruned = rest == 0
-    fmt = qparams.format
-    codes = np.zeros(rest.shape, np.int64)
-    for k in range(rest.shape[1]):
-        codes[:, k] = np.where(pruned[:, k], 0, fmt.encode(rest[:, k] / scale))
-        error = (rest[:, k] - codes[:, k] * scale) / upper[k, k]
-        rest[:, k + 1 :] -= np.outer(error, upper[k, k + 1 :])
-    result = np.empty_like(codes)
-    result[:, order] = codes
-    return result

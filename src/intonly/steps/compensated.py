@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounding of weights that passes each column's error on to the columns still to come, weighed by the layer's inputs.
+
+Source: Frantar et al. 2022 (GPTQ), equation 2, in its Cholesky form, most active columns first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from intonly.core.graph import Node
+from intonly.core.number_format import QParams
+
+DAMPING = 0.01
+"""Share of the mean diagonal that is added to the diagonal of the second moments."""
+MAX_COLUMNS = 4096
+"""Layers with more weight columns than this are rounded to nearest."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def compensates(node: Node, w: npt.NDArray[Any], qparams: QParams) -> bool:
+    """Return whether compensation applies to a layer: convolutions and linear layers with uniform weights, not too wide."""
+    fits = node.op in ("conv2d", "linear") and int(np.prod(w.shape[1:])) <= MAX_COLUMNS
+    return fits and qparams.format.levels is None and qparams.axis in (0, None)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a layer's inputs say about its weight columns, for each group of channels.
+
+    Args:
+        order: (groups, K), columns from most to least active.
+        upper: (groups, K, K), upper Cholesky factor of the inverse second moments in that order.
+    """
+
+    order: npt.NDArray[np.intp]
+    upper: Floats
+
+    @classmethod
+    def of(cls, node: Node, inputs: Sequence[Any], shape: tuple[int, ...]) -> Inputs:
+        """Return what tensors of inputs say, for a weight of `shape`, output channels first."""
+        moments = _second_moments(node, inputs, shape)
+        factors = [_factor(m) for m in moments]
+        return cls(np.stack([order for order, _ in factors]), np.stack([upper for _, upper in factors]))
+
+    def codes(self, w: npt.NDArray[Any], qparams: QParams) -> npt.NDArray[Any]:
+        """Return the codes of a real weight, same shape. Weights that are exactly 0 stay 0: a pruned network keeps its zeros."""
+        groups, columns = self.order.shape
+        rows = w.reshape(groups, -1, columns)
+        scale = np.broadcast_to(qparams.scale, (w.shape[0],)).reshape(groups, -1)
+        rounded = [_rounded(rows[g], scale[g], self.order[g], self.upper[g], qparams) for g in range(groups)]
+        return np.stack(rounded).reshape(w.shape).astype(qparams.format.dtype)
+
+
+def _second_moments(node: Node, inputs: Sequence[Any], shape: tuple[int, ...]) -> Floats:
+    """Return the second moments of the layer's patches, shape (groups, K, K)."""
+    import torch
+    import torch.nn.functional as F
+
+    groups, columns = int(node.attrs.get("groups", 1)), int(np.prod(shape[1:]))
+    total = torch.zeros(groups, columns, columns, dtype=torch.float64)
+    count = 0
+    for x in inputs:
+        if node.op == "linear":
+            patches = x.reshape(1, -1, columns)
+        else:
+            top, left, bottom, right = node.attrs["pads"]
+            x = F.pad(x, (left, right, top, bottom))
+            unfolded = F.unfold(x, shape[2:], dilation=node.attrs["dilations"], stride=node.attrs["strides"])  # N, C*kh*kw, L
+            patches = unfolded.reshape(x.shape[0], groups, columns, -1).permute(1, 0, 3, 2).reshape(groups, -1, columns)
+        total += (patches.transpose(1, 2) @ patches).double()
+        count += patches.shape[1]
+    return (total / count).numpy()
+
+
+def _factor(moments: Floats) -> tuple[npt.NDArray[np.intp], Floats]:
+    """Return the order of columns, and the upper factor of the damped inverse."""
+    diagonal = np.diag(moments).copy()
+    dead = diagonal <= 0
+    h = moments.copy()
+    h[np.diag_indices_from(h)] += DAMPING * diagonal.mean() + 1e-12
+    h[dead, dead] = 1.0
+    order = np.argsort(-diagonal, kind="stable")
+    return order, np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)])).T
+
+
+def _rounded(w: npt.NDArray[Any], scale: Floats, order: npt.NDArray[np.intp], upper: Floats, qparams: QParams) -> npt.NDArray[np.int64]:
+    """Return codes (O, K) of `w`, column by column, each error spread over the columns left."""
+    rest = w.astype(np.float64)[:, order].copy()
+    pruned = rest == 0
+    fmt = qparams.format
+    codes = np.zeros(rest.shape, np.int64)
+    for k in range(rest.shape[1]):
+        codes[:, k] = np.where(pruned[:, k], 0, fmt.encode(rest[:, k] / scale))
+        error = (rest[:, k] - codes[:, k] * scale) / upper[k, k]
+        rest[:, k + 1 :] -= np.outer(error, upper[k, k + 1 :])
+    result = np.empty_like(codes)
+    result[:, order] = codes
+    return result
