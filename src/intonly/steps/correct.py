@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from intonly.core.graph import Graph, Node, Value, element_count
+from intonly.core.graph import Graph, Node, Value
+from intonly.core.memory import affordable, last_uses
 from intonly.core.number_format import QParams
 from intonly.core.spec import check
 from intonly.ops import OPS
@@ -48,7 +49,7 @@ def correct(
 
     if not bias_correction and rounding == "nearest":
         return graph
-    batches = _affordable(graph, batches)
+    batches = affordable(graph, batches, MEMORY_BYTES, 8)
     weights = _real_weights(reference)
     runner = TorchRunner(graph)
     live: list[dict[str, Any]] = []
@@ -59,7 +60,7 @@ def correct(
             qparams = graph.values[name].qparams
             values[name] = x if qparams is None else fake_quantize(x, qparams)
         live.append(values)
-    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    last_use = last_uses(graph)
     params, values_of, nodes = dict(graph.params), dict(graph.values), list(graph.nodes)
     with torch.no_grad():
         wanted = _mean_outputs(reference, batches) if bias_correction else {}
@@ -96,30 +97,6 @@ def _real_weights(reference: Graph) -> dict[str, npt.NDArray[Any]]:
     """Return the constant weight of each weighted layer, by origin."""
     found = {n.origin: n.inputs[OPS[n.op].weight or 0] for n in reference.nodes if OPS[n.op].weight is not None}
     return {origin: reference.params[name] for origin, name in found.items() if name in reference.params}
-
-
-def _affordable(graph: Graph, batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return as many of the batches as keep the live activations within MEMORY_BYTES, at least one sample or fixed batch."""
-    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
-    alive, now, peak = dict.fromkeys(graph.inputs, 0), 0, 1
-    sizes = {name: element_count(graph.values[name].shape) for name in graph.values}
-    now = sum(sizes[name] for name in alive)
-    for i, node in enumerate(graph.nodes):
-        now += sizes[node.output]
-        peak = max(peak, now)
-        now -= sum(sizes[n] for n in set(node.inputs) if last_use.get(n) == i and n not in graph.params)
-    fixed = graph.values[graph.inputs[0]].shape[0]
-    most = max(1, MEMORY_BYTES // (8 * peak)) * (fixed if isinstance(fixed, int) else 1)
-    total = sum(len(batch[graph.inputs[0]]) for batch in batches)
-    if most >= total:
-        return [dict(batch) for batch in batches]
-    if isinstance(fixed, int):
-        count = most // fixed
-        return [dict(batches[k * len(batches) // count]) for k in range(count)]
-    size = len(batches[0][graph.inputs[0]])
-    picks = np.arange(most) * total // most
-    whole = {name: np.concatenate([np.asarray(batch[name]) for batch in batches])[picks] for name in graph.inputs}
-    return [{name: array[k : k + size] for name, array in whole.items()} for k in range(0, most, size)]
 
 
 def _mean_outputs(reference: Graph, batches: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.float64]]:

@@ -33,7 +33,7 @@ from intonly.steps.sensitivity.output_mse import output_mse, output_sums
 from intonly.steps.sensitivity.probes import Findings, Probes
 from intonly.steps.sensitivity.size import size
 from intonly.steps.sensitivity.sqnr import sqnr
-from intonly.steps.sensitivity.store import Folder, Forgetful, Store
+from intonly.core.store import Folder, Forgetful, Store
 from intonly.steps.sensitivity.study import Batch, Progress, Reduce, Study, batch_of
 
 __all__ = ["METRICS", "Findings", "Folder", "Metric", "Probes", "Store", "sensitivity"]
