@@ -12,6 +12,7 @@ from intonly.core.number_format import INT8, QParams
 from intonly.core.records import InputSpec, LayerRule
 from intonly.probing import probes_of
 from intonly.steps.calibrate import calibrate
+from intonly.steps.correct import correct
 from intonly.steps.quantize import quantize_graph
 from tests.steps.graphs import PLAIN, Net, samples
 
@@ -93,3 +94,20 @@ def test_the_digest_tells_recipes_and_data_apart():
     }
     assert len(digests) == 4
     assert probes.digest == case(PLAIN)[3].digest
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_compensated_probes_are_what_correction_makes(bits):
+    """Sensitivities would be measured on weights rounded to nearest, and plans made with others."""
+    recipe = replace(PLAIN, rounding="compensated", rules=(LayerRule("a", weight_bits=bits),))
+    graph, batch = network(), samples(network(), 64)
+    specs, ranges = {"x": InputSpec("x")}, calibrate(graph, [batch])
+    quantized, _ = quantize_graph(graph, ranges, recipe, specs, {})
+    corrected = correct(quantized, graph, [batch], bias_correction=False, rounding="compensated", pinned={})
+    probes = probes_of(graph, ranges, recipe, specs, weight_bits=WIDTHS, batches=[batch])
+    name = corrected.nodes[0].inputs[1]
+    units = corrected.values[name].qparams
+    np.testing.assert_array_equal(probes.weight("a", bits), units.dequantize(corrected.params[name]))
+    nearest = probes_of(graph, ranges, recipe, specs, weight_bits=WIDTHS)
+    assert np.abs(probes.weight("a", 4) - nearest.weight("a", 4)).max() > 0
+    assert probes.digest != nearest.digest

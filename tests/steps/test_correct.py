@@ -13,6 +13,7 @@ from intonly.core.graph import Graph
 from intonly.core.number_format import INT8, QParams, uniform
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe
+from intonly.steps import compensated
 from intonly.steps import correct as module
 from intonly.steps.calibrate import calibrate
 from intonly.steps.canonicalize import canonicalize
@@ -177,7 +178,7 @@ def test_covariance_is_that_of_the_patches(options, rng):
     w = graph.params[node.inputs[1]].astype(np.float64)
     batches = [torch.from_numpy(rng.normal(size=(3, 4, 6, 6)) + 0.5), torch.from_numpy(rng.normal(size=(2, 4, 6, 6)))]
     groups = options.get("groups", 1)
-    covariance = module._covariance(node, batches, groups, w.shape)
+    covariance = compensated._second_moments(node, batches, w.shape)
     y = np.concatenate([run_float(graph, {"x": x.numpy()})[node.output] for x in batches])
     rows = w.reshape(groups, 8 // groups, -1)
     power = np.einsum("gok,gkl,gol->go", rows, covariance, rows).reshape(-1)
@@ -215,7 +216,7 @@ def test_what_is_not_compensated(what, monkeypatch):
     recipe = replace(LOW, weight_bits=1 if what == "binary" else 3)
     graph = n.graph([n.conv(n.image(), 4, 2, pad=0, transposed=what == "transposed")])
     if what == "wide":
-        monkeypatch.setattr(module, "MAX_COLUMNS", 11)
+        monkeypatch.setattr(compensated, "MAX_COLUMNS", 11)
     p = Prepared(graph, recipe)
     name = p.quantized.nodes[0].inputs[1]
     np.testing.assert_array_equal(p.corrected(rounding="compensated").params[name], p.quantized.params[name])
@@ -281,13 +282,13 @@ def test_memory_limits_the_samples(fixed, monkeypatch):
     graph = n.graph([n.linear(y, 3)])
     p = Prepared(graph, x={"x": np.concatenate([samples(graph, 8, seed)["x"] for seed in range(4)])})
     used: list[int] = []
-    covariance = module._covariance
+    moments = compensated._second_moments
 
-    def counting(node, inputs, groups, shape):
+    def counting(node, inputs, shape):
         used.append(sum(map(len, inputs)))
-        return covariance(node, inputs, groups, shape)
+        return moments(node, inputs, shape)
 
-    monkeypatch.setattr(module, "_covariance", counting)
+    monkeypatch.setattr(compensated, "_second_moments", counting)
     p.corrected(rounding="compensated")
     elements = 576 * (8 if fixed else 1)  # the convolution and the relu behind it
     monkeypatch.setattr(module, "MEMORY_BYTES", 8 * elements * 2)

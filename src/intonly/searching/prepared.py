@@ -63,6 +63,7 @@ class Prepared:
             self.pinned,
             weight_bits=self.choices.table_weight_bits,
             activation_bits=self.choices.table_activation_bits,
+            batches=batches_of(self.calibration, self.graph, self.specs),
         )
         mine = self.processes if all(m.sums for m in METRICS if m.name == metric) else ALONE
         batches, labels = self._batches(mine.world)

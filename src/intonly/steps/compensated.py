@@ -6,15 +6,17 @@ Source: Frantar et al. 2022 (GPTQ), equation 2, in its Cholesky form, most activ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from intonly.core.graph import Node
+from intonly.core.graph import Graph, Node
+from intonly.core.memory import affordable, last_uses
 from intonly.core.number_format import QParams
+from intonly.ops import OPS, weight_of
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to the diagonal of the second moments."""
@@ -43,7 +45,7 @@ class Inputs:
     upper: Floats
 
     @classmethod
-    def of(cls, node: Node, inputs: Sequence[Any], shape: tuple[int, ...]) -> Inputs:
+    def of(cls, node: Node, inputs: Iterable[Any], shape: tuple[int, ...]) -> Inputs:
         """Return what tensors of inputs say, for a weight of `shape`, output channels first."""
         moments = _second_moments(node, inputs, shape)
         factors = [_factor(m) for m in moments]
@@ -58,7 +60,41 @@ class Inputs:
         return np.stack(rounded).reshape(w.shape).astype(qparams.format.dtype)
 
 
-def _second_moments(node: Node, inputs: Sequence[Any], shape: tuple[int, ...]) -> Floats:
+def inputs_of_layers(
+    graph: Graph,
+    batches: Sequence[Mapping[str, Any]],
+    quantized: Callable[[str], QParams],
+    limit_bytes: int,
+    wanted: Callable[[Node], bool],
+) -> Iterator[tuple[Node, Inputs]]:
+    """Yield the weighted layers of a FLOAT graph with what the float network's own inputs say, one at a time.
+
+    Args:
+        batches: inputs by name, in model units; as many samples as keep live activations within `limit_bytes` are used.
+        quantized: origin -> QParams of the layer's input. wanted: whether a node with a weight is asked for.
+    """
+    import torch
+
+    from intonly.torch_exec import TorchRunner, fake_quantize
+
+    runner, last_use = TorchRunner(graph), last_uses(graph)
+    few = affordable(graph, batches, limit_bytes, 8)
+    live: list[dict[str, Any]] = [{name: torch.as_tensor(batch[name]).float() for name in graph.inputs} for batch in few]
+    for i, node in enumerate(graph.nodes):
+        name = weight_of(graph, node)
+        if name and wanted(node):
+            xs = (fake_quantize(values[node.inputs[0]], quantized(node.origin)) for values in live)
+            yield node, Inputs.of(node, xs, graph.params[name].shape)
+        for values in live:
+            with torch.no_grad():
+                operands = [values.get(n, runner.params.get(n)) if n else None for n in node.inputs]
+                values[node.output] = OPS[node.op].run_torch(node, operands)
+            for n in node.inputs:
+                if last_use.get(n) == i:
+                    values.pop(n, None)
+
+
+def _second_moments(node: Node, inputs: Iterable[Any], shape: tuple[int, ...]) -> Floats:
     """Return the second moments of the layer's patches, shape (groups, K, K)."""
     import torch
     import torch.nn.functional as F
