@@ -4,15 +4,18 @@
 python bench/search.py                                        ResNet20 and ResNet44, bytes of uniform 4 and 3 bits
 python bench/search.py --beds resnet20_jpeg --bits 3 --metrics hessian-trace,size --draws 1
 
-Uniform and searched plans have the same corrections, the same 8-bit first and last layer, and the same calibration samples;
-what is reported comes from the integers on the whole test set. Results are appended to bench/results/search.jsonl.
+Uniform and searched plans have the same corrections, the same 8-bit first and last layer, and the same calibration samples.
+"none" is plain rounding to nearest, "all" compensated rounding and corrected biases, as in the presets. What is reported
+comes from the integers on the whole test set. Results are appended to bench/results/search.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,9 @@ from rich.table import Table
 import intonly
 from intonly.core.errors import IntonlyError
 from intonly.core.records import PRESETS
+from intonly.data import Dataset
 from intonly.searching import compare_searches
+from intonly.searching.planning import plan_hash
 
 RESULTS = Path(__file__).resolve().parent / "results" / "search.jsonl"
 METRICS = "hessian-trace,hessian-eigenvalue,fisher,kl,output-mse,sqnr,orm,orm-debiased,size"
@@ -33,37 +38,57 @@ SOLVERS = {"hessian-trace": ("exact", "ordering", "greedy"), "orm": ("exact", "o
 """Solvers that are tried with a metric beside "exact"."""
 
 
-def judged(bed: Bed, source: Any, plan: Any, draw: int) -> dict[str, Any]:
-    """Return what a plan is worth on the test set."""
-    q = intonly.quantize(source, plan, data=bed.calibration(draw))
-    found = intonly.evaluate(q, bed.test(), against=source)
-    return {"bytes": q.size, "top1": found.top1, "agreement": found.agreement, "sqnr_db": found.sqnr_db}
+CORRECTIONS = {"none": {"rounding": "nearest", "bias_correction": False}, "all": {"rounding": "compensated", "bias_correction": True}}
 
 
-def rows(bed: Bed, bits: int, draw: int, metrics: list[str]) -> list[dict[str, Any]]:
-    """Return a row for the uniform plan and one for each metric and solver at its bytes."""
+class Worth:
+    """What plans of one network are worth on the test set; each plan is made once."""
+
+    def __init__(self, bed: Bed, source: Any, calibration: Dataset) -> None:
+        self.source, self.calibration, self.test = source, calibration, bed.test()
+        self.float_top1 = intonly.evaluate(source, self.test).top1
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def of(self, plan: Any) -> dict[str, Any]:
+        """Return size, accuracy, agreement with the float network and SQNR of a plan's integers."""
+        key = plan_hash(plan)
+        if key not in self._known:
+            q = intonly.quantize(self.source, plan, data=self.calibration)
+            found = intonly.evaluate(q, self.test, against=self.source)
+            self._known[key] = {"bytes": q.size, "top1": found.top1, "agreement": found.agreement, "sqnr_db": found.sqnr_db}
+        return self._known[key]
+
+
+def rows(bed: Bed, corrections: str, draw: int, widths: list[int], metrics: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each uniform plan, and one for each metric and solver at its bytes."""
     source = intonly.load(bed.model(), inputs=bed.spec, example_inputs=bed.example())
-    recipe = replace(PRESETS["w8a8"], seed=draw)
-    uniform = judged(bed, source, replace(recipe, name=f"w{bits}a8", weight_bits=bits), draw)
-    float_top1 = intonly.evaluate(source, bed.test()).top1
-    head = {"bed": bed.name, "bits": bits, "draw": draw, "float_top1": float_top1}
-    found = [{**head, "metric": "uniform", "solver": "", **uniform}]
-    for metric in metrics:
-        for solver in SOLVERS.get(metric, ("exact",)):
-            start = time.perf_counter()
-            try:
-                budget = f"size={uniform['bytes']}B"
-                (result,) = compare_searches(
-                    source, budget, bed.calibration(draw), metrics=(metric,), solvers=(solver,), recipe=recipe, timed=False
-                )
-            except IntonlyError as problem:
-                found.append({**head, "metric": metric, "solver": solver, "failed": str(problem)})
-                continue
-            seconds = time.perf_counter() - start
-            worth = judged(bed, source, result.plan, draw)
-            found.append({**head, "metric": metric, "solver": solver, "seconds": seconds, "plan_hash": result.chosen.plan_hash, **worth})
-            print(f"{bed.name} {bits} bits draw {draw} {metric} {solver}: {worth['top1']:.2f} at {worth['bytes']} bytes", flush=True)
-    return found
+    recipe = replace(PRESETS["w8a8"], seed=draw, **CORRECTIONS[corrections])
+    data = bed.calibration(draw)
+    worth = Worth(bed, source, data)
+    with tempfile.TemporaryDirectory() as folder:
+        for bits in widths:
+            uniform = worth.of(replace(recipe, name=f"w{bits}a8", weight_bits=bits))
+            head = {"bed": bed.name, "corrections": corrections, "bits": bits, "draw": draw, "float_top1": worth.float_top1}
+            yield {**head, "metric": "uniform", "solver": "", **uniform}
+            for metric, solver in ((m, s) for m in metrics for s in SOLVERS.get(m, ("exact",))):
+                head |= {"metric": metric, "solver": solver}
+                start = time.perf_counter()
+                try:
+                    (result,) = compare_searches(
+                        source,
+                        f"size={uniform['bytes']}B",
+                        data,
+                        metrics=(metric,),
+                        solvers=(solver,),
+                        recipe=recipe,
+                        timed=False,
+                        run_dir=folder,
+                    )
+                except IntonlyError as problem:
+                    yield {**head, "failed": str(problem)}
+                    continue
+                widths_text = "".join(map(str, result.allocation.weight_bits.values()))
+                yield {**head, "seconds": time.perf_counter() - start, "widths": widths_text, **worth.of(result.plan)}
 
 
 def main() -> None:
@@ -72,15 +97,22 @@ def main() -> None:
     parser.add_argument("--beds", default="resnet20_jpeg,resnet44_jpeg")
     parser.add_argument("--bits", default="4,3")
     parser.add_argument("--metrics", default=METRICS)
+    parser.add_argument("--corrections", default="none,all")
     parser.add_argument("--draws", type=int, default=3)
     options = parser.parse_args()
     RESULTS.parent.mkdir(exist_ok=True)
+    widths = list(map(int, options.bits.split(",")))
     for name in options.beds.split(","):
-        for bits in map(int, options.bits.split(",")):
-            found = [row for draw in range(options.draws) for row in rows(classifiers()[name], bits, draw, options.metrics.split(","))]
-            with RESULTS.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in found)
-            show(f"{name}, bytes of uniform {bits} bits", found)
+        for corrections in options.corrections.split(","):
+            found = []
+            for draw in range(options.draws):
+                for row in rows(classifiers()[name], corrections, draw, widths, options.metrics.split(",")):
+                    found.append(row)
+                    print(*(f"{key}={value}" for key, value in row.items()), flush=True)
+                    with RESULTS.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+            for bits in widths:
+                show(f"{name}, bytes of uniform {bits} bits, corrections: {corrections}", [row for row in found if row["bits"] == bits])
 
 
 def show(title: str, found: list[dict[str, Any]]) -> None:
