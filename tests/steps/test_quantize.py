@@ -16,7 +16,7 @@ from intonly.core.graph import Graph, Stage
 from intonly.core.number_format import BINARY, INT8, INT16, INT32, UINT8, UINT16, QParams, uniform
 from intonly.core.records import InputSpec, LayerRule, Plan, Recipe, from_json, to_json
 from intonly.steps.calibrate import calibrate
-from intonly.steps.quantize import layer_settings, plan_of, quantize_graph, weight_scale, weighted_nodes
+from intonly.steps.quantize import layer_settings, plan_of, quantize_graph, weight_qparams, weight_scale, weighted_nodes
 from tests.steps.graphs import CODES, PLAIN, Net, journey, run_float, samples, sqnr
 from tests.strategies import LAW
 
@@ -731,3 +731,16 @@ def test_more_bits_are_better():
     assert found == sorted(found)
     assert found[0] < 8
     assert found[-1] > 33
+
+
+def test_a_channel_that_is_only_bias_needs_no_wide_sums():
+    """One dead channel of a batch norm would drive its whole layer out of the fast kernels."""
+    n = Net(3)
+    graph = n.graph([n.linear(n.rows(2), 3)])
+    node = graph.nodes[0]
+    w = np.asarray([[0.5, 0.25], [1e-12, 0], [1e-6, 0]], np.float32)
+    bias = np.asarray([0.25, 1.0, 0.001], np.float32)
+    graph = graph.replace(params={**graph.params, node.inputs[1]: w, node.inputs[2]: bias})
+    scale = weight_qparams(node, graph, layer_settings(graph, PLAIN)[node.origin], QParams(UINT8, np.asarray(0.02))).scale
+    assert bias[1] / 0.02 / scale[1] == pytest.approx(1 << 20)
+    np.testing.assert_allclose(scale[[0, 2]], [0.5 / 127, 1e-6 / 127])

@@ -18,6 +18,8 @@ from intonly.steps.quantize.settings import LayerSettings, weighted_nodes
 
 BIAS_LIMIT = 1 << 28
 """Largest |bias| in accumulator steps before a channel's weight scale is widened (dead-channel guard)."""
+SILENT_BIAS_LIMIT = 1 << 20
+"""The same for a channel whose weight codes are all 0: no other channel should need wider sums because of it."""
 NEGLIGIBLE = 2.0**-30
 """Scale of a row of zeros in a format without a code for 0, in shares of the largest scale."""
 
@@ -65,7 +67,8 @@ def weight_qparams(node: Node, graph: Graph, settings: LayerSettings, x: QParams
     axis = spec.weight_axis if settings.weight_granularity == "channel" else None
     scale = weight_scale(w, settings.weight_format, axis, settings.weight_observer)
     bias = graph.params[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
-    return QParams(settings.weight_format, _guarded(scale, bias, x), axis=axis)
+    largest = np.abs(w).max(axis=tuple(i for i in range(w.ndim) if i != axis)) if axis is not None else np.abs(w).max()
+    return QParams(settings.weight_format, _guarded(scale, bias, x, largest, settings.weight_format), axis=axis)
 
 
 def weight_scale(w: npt.NDArray[Any], fmt: NumberFormat, axis: int | None, observer: str) -> npt.NDArray[np.float64]:
@@ -101,9 +104,19 @@ def _least_squares_scale(rows: npt.NDArray[Any], full: npt.NDArray[np.float64], 
     return np.where(full > 0, best, 0.0)
 
 
-def _guarded(scale: npt.NDArray[np.float64], bias: npt.NDArray[Any] | None, x: QParams) -> npt.NDArray[np.float64]:
-    """Widen the scale of channels whose bias would not fit in an int32 accumulator (dead channels)."""
+def _guarded(
+    scale: npt.NDArray[np.float64], bias: npt.NDArray[Any] | None, x: QParams, largest: npt.NDArray[np.float64], fmt: NumberFormat
+) -> npt.NDArray[np.float64]:
+    """Widen the scale of channels whose bias would not fit in an int32 accumulator (dead channels).
+
+    Args:
+        largest: |weight| of each channel, (C,).
+    """
     if bias is None:
         return scale
-    reach = np.abs(bias.astype(np.float64)) / float(np.min(x.scale)) / BIAS_LIMIT
-    return np.maximum(scale, reach if scale.ndim else reach.max())
+    steps = np.abs(bias.astype(np.float64)) / float(np.min(x.scale))
+    if not scale.ndim:
+        return np.asarray(np.maximum(scale, steps.max() / BIAS_LIMIT))
+    wide = np.maximum(scale, steps / BIAS_LIMIT)
+    silent = (largest < wide / 2) & fmt.has_zero
+    return np.asarray(np.where(silent, np.maximum(wide, steps / SILENT_BIAS_LIMIT), wide))
