@@ -104,10 +104,11 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     if not isinstance(source, FloatModel):
         raise DataError("this network is quantized already; a search needs the float one")
     folder = None if run_dir is None else Path(run_dir)
-    calibration, judging = split(load_data(data, source.specs, samples=asked.samples))
+    dataset = load_data(data, source.specs, samples=asked.samples)
+    calibration, judging = split(dataset)
     widths = tuple(activation_candidates or (asked.activation_bits,))
     ready = prepare(source, asked, calibration, weight_bits=candidates, activation_bits=widths, progress=report, processes=processes)
-    judge = Judge(source, calibration, judging, report, processes)
+    judge = Judge(source, calibration, judging, dataset, report, processes)
     reference = uniform(ready.graph, asked, ready.choices, 8, 8, "w8a8")
     wants_latency = any(limit.quantity == "latency" for limit in limits.limits)
     costs = cost_tables(
