@@ -98,6 +98,10 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
             returns the same.
     """
     report = progress or (lambda stage, done, total: None)
+    if not metrics or not solvers:
+        raise RecipeError(f"a search needs a metric and a solver at least, got metrics {metrics} and solvers {solvers}")
+    if batch < 1 or (time_limit is not None and not time_limit > 0):
+        raise RecipeError(f"batch must be 1 or more and time_limit above 0 seconds, got {batch} and {time_limit}")
     asked, limits = recipe_of(recipe), budget if isinstance(budget, Budget) else Budget.parse(budget)
     beginning, data = peeked(data)
     source = opened(model, beginning, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)

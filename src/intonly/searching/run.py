@@ -94,9 +94,13 @@ class Run:
                 raise
             room = {quantity: limit * (1 + 1e-9) for quantity, limit in nothing.nearest.items()}
             nearest = allocate(replace(problem, limits=room), time_limit=self.time_limit)
-            widths = ", ".join(f"{layer} {bits}" for layer, bits in nearest.weight_bits.items())
+            free = len(self.ready.choices.activation_bits) > 1
+            widths = ", ".join(
+                f"{layer} {bits}{f'/{nearest.activation_bits[layer]}' if free else ''}" for layer, bits in nearest.weight_bits.items()
+            )
+            what = "weight/input bits" if free else "weight bits"
             raise InfeasibleBudgetError(
-                f"{nothing}\nThe plan that comes nearest has weight bits: {widths}.", least=nothing.least, nearest=nothing.nearest
+                f"{nothing}\nThe plan that comes nearest has {what}: {widths}.", least=nothing.least, nearest=nothing.nearest
             ) from None
 
     def _times(self, plans: Mapping[str, Plan]) -> dict[str, float]:
