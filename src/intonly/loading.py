@@ -13,7 +13,7 @@ from typing import Any
 from intonly.core.errors import DataError, IntonlyError
 from intonly.core.graph import Graph
 from intonly.core.records import InputSpec, Note
-from intonly.data import load_data, model_units
+from intonly.data import Dataset, load_data, model_units
 from intonly.model import FloatModel, QuantizedModel
 from intonly.source_runtime import OnnxRuntime
 
@@ -103,10 +103,13 @@ def peeked(data: Any) -> tuple[Any, Any]:
 
 
 def example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> Any:
-    """Return example inputs for tracing a module, taken from the calibration data."""
+    """Return example inputs for tracing a module, taken from the calibration data; several arrays go by their names."""
     import torch
 
-    asked = [inputs] if isinstance(inputs, InputSpec) else list(inputs or [InputSpec("x")])
+    given = data.arrays if isinstance(data, Dataset) else data if isinstance(data, Mapping) else {}
+    by_name = inputs is None and "x" not in given and len(given) - ("y" in given) > 1
+    plain = [InputSpec(name) for name in given if name != "y"] if by_name else [InputSpec("x")]
+    asked = [inputs] if isinstance(inputs, InputSpec) else list(inputs or plain)
     named = [replace(s, name=s.name or "x") for s in asked]
     try:
         sample = load_data(data, named, samples=2)
@@ -120,4 +123,4 @@ def example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> A
         for k, p in enumerate(perm):
             shape[p] = x.shape[k]
         result.append(torch.from_numpy(model_units(x, spec, shape, perm)))
-    return tuple(result)
+    return dict(zip((s.name for s in named), result, strict=True)) if by_name else tuple(result)

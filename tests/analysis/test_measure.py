@@ -180,3 +180,15 @@ def test_what_came_before_a_layer_is_rounded_everywhere(work):
         reference, found = TorchRunner(real).run(inputs)[output], TorchRunner(real).run(inputs, rounded)[output]
     expected = sqnr_db(reference.numpy(), found.numpy())
     assert work.analysis.layers[1].accumulated.both.output_db == pytest.approx(expected, abs=1e-3)
+
+
+def test_no_samples_and_another_network_are_refused(captured):
+    """Errors of layers would come from nothing, or be those of a network that the artifact was not made from."""
+    q = intonly.quantize(captured, RECIPE, X)
+    with pytest.raises(DataError, match="samples=0"):
+        investigate(captured, q, X, samples=0)
+    other = SmallNet().eval()
+    other.conv2 = torch.nn.Conv2d(8, 8, 5, padding=2)
+    with pytest.raises(DataError, match="give the network that the artifact was made from") as caught:
+        investigate(other, q, X)
+    assert caught.value.origin == "conv2"

@@ -236,12 +236,14 @@ def test_recipes_come_from_files_and_mappings(tmp_path):
     ("text", "said"),
     [
         ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
         ("[1]", "expected an object"),
         ('{"weight_bits": 4, "weight_bits": 8}', "'weight_bits' twice"),
         ('{"rules": [{"match": "a", "match": "b"}]}', "'match' twice"),
         ('{"percentile": NaN}', "percentile"),
         ('{"bits": 4}', r"mine\.json: unknown key 'bits'"),
     ],
+    ids=["cut", "deep", "list", "twice", "twice_in_rule", "nan", "unknown"],
 )
 def test_broken_recipe_files_are_named(tmp_path, text, said):
     """A damaged or ambiguous file would be read as something."""

@@ -6,6 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
+import torch
+
 import intonly
 from intonly.analysis import Work, investigate
 from intonly.core.records import LayerRule, Recipe
@@ -13,6 +16,7 @@ from intonly.core.tables import Allocation, CostRow, CostTable, Problem, Sensiti
 from intonly.model import QuantizedModel
 from intonly.report import Comparison, Report, SearchPart, report_of
 from intonly.report.search import report_of_search
+from intonly.searching import compare_searches
 from intonly.searching.records import Measured, SearchResult
 from tests.small_nets import IMAGES, SmallNet, images
 
@@ -89,6 +93,31 @@ def of_comparison() -> Report:
         measured = (first.reference, replace(first.chosen, plan_hash=f"c{k}", size_bytes=1010 + k, latency_ms=None, sqnr_db=29.0 - k))
         others.append(replace(first, allocation=allocation, problem=problem, measured=measured))
     return report_of_search(first, "compared", others)
+
+
+class Projection(torch.nn.Module):
+    """A residual block whose shortcut is a layer, as ResNet50 has: `c1` and `short` read one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.stem, self.c1 = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.c2, self.short = torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.Conv2d(8, 16, 1, stride=2)
+        self.fc = torch.nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the classes."""
+        x = self.stem(x).relu()
+        return self.fc((self.c2(self.c1(x).relu()) + self.short(x)).relu().mean((2, 3)))
+
+
+@cache
+def tied_result() -> SearchResult:
+    """Return a real search whose layers are tied: both widths are up for choice."""
+    x = np.random.default_rng(0).normal(size=(48, 1, 8, 8)).astype(np.float32)
+    options = {"candidates": (2, 4, 8), "activation_candidates": (4, 8), "metrics": ("output-mse",), "timed": False}
+    recipe = Recipe(rounding="nearest", bias_correction=False)
+    return compare_searches(Projection().eval(), "bops=60%", x, recipe=recipe, **options)[0]
 
 
 @cache

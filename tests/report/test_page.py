@@ -12,8 +12,9 @@ for library in ("plotly", "jinja2"):
     pytest.importorskip(library, reason=f"{library} is of the extra [report]")
 
 from intonly.report import write_report  # noqa: E402
+from intonly.report.search import report_of_search  # noqa: E402
 from tests.report.browser import Browser, chromium  # noqa: E402
-from tests.report.reports import TITLE, of_analysis, of_comparison, of_result, of_search  # noqa: E402
+from tests.report.reports import TITLE, of_analysis, of_comparison, of_result, of_search, tied_result  # noqa: E402
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium: apt-get install chromium, or set INTONLY_CHROMIUM")
 
@@ -38,6 +39,8 @@ def pages(tmp_path_factory):
     write_report(paths["search"], of_search())
     write_report(paths["result"], of_result())
     write_report(paths["comparison"], of_comparison())
+    paths["tied"] = folder / "tied.html"
+    write_report(paths["tied"], report_of_search(tied_result(), "tied"))
     return paths
 
 
@@ -164,6 +167,25 @@ def test_one_bit_more_is_what_the_tables_say(browser, pages):
     shown = [float(cell.replace("\N{MINUS SIGN}", "-").replace(",", "")) for cell in row[3:]]
     assert shown == pytest.approx([loss, *costs], rel=1e-3)
     assert shown[0] < 0 < shown[1]
+
+
+def test_a_tied_move_is_what_the_tables_say_of_all_its_layers(browser, pages):
+    """The table would promise half of what a move costs, for a width that one layer cannot have alone."""
+    browser.open(pages["tied"])
+    result = tied_result()
+    chosen, table = result.allocation, result.sensitivity
+    rows = browser.evaluate("[...document.querySelectorAll('#moves-table tbody tr')].map(r => [...r.cells].map(c => c.textContent))")
+    assert {row[0] for row in rows} == {"c1", "c1 + short", "c2", "short"}
+    row = next(r for r in rows if r[0] == "c1 + short")
+    before, after = (int(bits) for bits in row[2].split(" → "))
+    assert row[1] == "input" and before == chosen.activation_bits["c1"] == chosen.activation_bits["short"]
+    other = {**chosen.activation_bits, "c1": after, "short": after}
+    loss = table.loss(chosen.weight_bits, other) - table.loss(chosen.weight_bits, chosen.activation_bits)
+    costs = [t.cost(chosen.weight_bits, other) - t.cost(chosen.weight_bits, chosen.activation_bits) for t in result.problem.costs]
+    shown = [float(cell.lstrip("±").replace("\N{MINUS SIGN}", "-").replace(",", "")) for cell in row[3:]]
+    assert shown == pytest.approx([loss, *costs], rel=1e-3)
+    head = browser.evaluate("[...document.querySelectorAll('#moves-table thead th')].map(c => c.textContent)")
+    assert head[4:] == [f"{t.quantity}, {t.unit}" for t in result.problem.costs]
 
 
 def test_layers_show_their_histograms_and_causes(browser, pages):

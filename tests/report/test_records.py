@@ -20,7 +20,8 @@ from intonly.core.records import from_json, recipe_of  # noqa: E402
 from intonly.report import html_of, write_report  # noqa: E402
 from intonly.report.histograms import BINS, of_array, of_statistics  # noqa: E402
 from intonly.report.payload import embedded, payload  # noqa: E402
-from tests.report.reports import analyzed, of_analysis, of_search, search_part  # noqa: E402
+from intonly.report.search import report_of_search  # noqa: E402
+from tests.report.reports import analyzed, of_analysis, of_search, search_part, tied_result  # noqa: E402
 
 
 def data_of(page: str):
@@ -47,6 +48,20 @@ def test_the_page_carries_the_records():
     assert [p["costs"][0] for p in points] == sorted(p["costs"][0] for p in points)
     assert points[data["search"]["chosen"]]["w"] == [8, 4, 4, 4]
     assert data["search"]["costs"][0]["baseline"] == 4000
+
+
+def test_what_is_tied_moves_together():
+    """The page would offer a width to one of two layers that read the same value, or one that the recipe fixes."""
+    result = tied_result()
+    data = data_of(html_of(report_of_search(result, "tied")))["search"]
+    named = [({data["layers"][i] for i in g["w"]}, {data["layers"][i] for i in g["a"]}, g["bits"]) for g in data["groups"]]
+    assert named == [
+        ({"c1"}, set(), [2, 4, 8]),
+        (set(), {"c1", "short"}, [4, 8]),
+        ({"c2"}, set(), [2, 4, 8]),
+        (set(), {"c2"}, [4, 8]),
+        ({"short"}, set(), [2, 4, 8]),
+    ]
 
 
 def test_the_plan_on_the_page_is_a_recipe():

@@ -73,6 +73,8 @@ def investigate(
 ) -> Work:
     """Return what `analyze` does, with the networks it was made from."""
     report = progress or (lambda stage, done, total: None)
+    if samples < 1:
+        raise DataError(f"the errors of layers are measured on 1 sample or more, got samples={samples}")
     q = quantized if isinstance(quantized, QuantizedModel) else QuantizedModel.load(quantized) if _is_artifact(quantized) else None
     if q is None:
         raise DataError(f"expected a quantized network or the path of an .intonly file, got {quantized!r:.80}")
@@ -83,6 +85,7 @@ def investigate(
     source = _as_quantized(source)
     named = Dataset(dict(zip((s.name for s in source.specs), dataset.arrays.values(), strict=True)), dataset.labels)
     made = journey(source, q.plan, named, report)
+    _check_same_network(made.model, q)
     layers = _layers(made, source, named.take(samples), report)
     evaluation = evaluate(q, dataset, against=source, score="sqnr", progress=report)
     same = made.model.artifact.certificate.graph_digest == q.artifact.certificate.graph_digest
@@ -96,6 +99,22 @@ def investigate(
 
 def _is_artifact(quantized: Any) -> bool:
     return isinstance(quantized, (str, Path)) and str(quantized).endswith(".intonly")
+
+
+def _check_same_network(made: QuantizedModel, q: QuantizedModel) -> None:
+    """Raise DataError, naming the first layer that differs, unless both have the same weighted layers."""
+    shapes = [
+        {node.origin: graph.params[node.inputs[1]].shape for node in graph.nodes if len(node.inputs) > 1 and node.inputs[1] in graph.params}
+        for graph in (made.graph, q.graph)
+    ]
+    for origin in dict.fromkeys((*shapes[1], *shapes[0])):
+        ours, theirs = (s.get(origin, "none") for s in shapes)
+        if ours != theirs:
+            raise DataError(
+                f"{origin}: the artifact has weights of shape {theirs}, the float network gives {ours}; "
+                "give the network that the artifact was made from",
+                origin=origin,
+            )
 
 
 def _as_quantized(source: FloatModel) -> FloatModel:

@@ -59,9 +59,9 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
         options.checked_data(data)
     names = [_checked(model) for model in models]
     shapes = [shape for model in names for shape in options.shape_options(model, input_shape).values()]
-    asked = None if peers is None else () if peers == "none" else _parts(peers)
+    asked = None if peers is None else () if peers == "none" else options.parts(peers)
     spec = options.input_spec(input_type, layout, mean, std, None, None)
-    recipes = tuple(recipe_of(part) for part in _parts(recipe))
+    recipes = tuple(recipe_of(part) for part in options.parts(recipe))
     with tempfile.TemporaryDirectory() as room:
         choice = Choice(recipes, asked, cache or Path(room))
         opened = enter(names, inputs=spec, shape=shapes[0] if shapes else None, data=data)
@@ -84,10 +84,6 @@ def _checked(model: str) -> str:
             raise typer.BadParameter(f"file {model!r} does not exist")
         return model
     return options.checked_model(model)
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _show(result: BenchmarkResult) -> None:

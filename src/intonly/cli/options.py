@@ -158,9 +158,12 @@ def shape_options(model: str, texts: Sequence[str] | None) -> dict[str, Any]:
 
 def names(text: str | None) -> tuple[str, ...] | str | None:
     """Return the tensors that --outputs names."""
-    if text is None or text == "auto":
-        return text
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return text if text is None or text == "auto" else parts(text)
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """Return what stands between the commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _sole_input(model: str) -> str:

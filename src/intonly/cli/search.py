@@ -74,7 +74,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
 
         options.checked_target(html, ".html", "--html")
         need_libraries()
-    limits, metrics, solvers = Budget.parse(budget), _parts(metric), _parts(solver)
+    limits, metrics, solvers = Budget.parse(budget), options.parts(metric), options.parts(solver)
     if not compare and (len(metrics), len(solvers)) != (1, 1):
         raise typer.BadParameter("several metrics or solvers need --compare", param_hint="--metric")
     options.checked_data(data)
@@ -197,13 +197,9 @@ def _cells(m: Measured, metric: str, solver: str, result: SearchResult) -> list[
     ]
 
 
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def _widths(text: str) -> tuple[int, ...]:
     """Return the widths that a list names."""
     try:
-        return tuple(int(part) for part in _parts(text))
+        return tuple(int(part) for part in options.parts(text))
     except ValueError:
         raise typer.BadParameter(f"{text!r}: expected widths such as 2,4,8") from None

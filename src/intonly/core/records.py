@@ -308,7 +308,7 @@ def recipe_of(asked: Any) -> Recipe:
             data = json.loads(Path(asked).read_text(encoding="utf-8"), object_pairs_hook=_once)
         except OSError as problem:
             raise RecipeError(f"recipe file {str(asked)!r} cannot be read: {problem.strerror}") from None
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             raise RecipeError(f"recipe file {str(asked)!r} is no JSON: {problem}") from None
         return from_json(Recipe, data, where=str(asked))
     raise RecipeError(f"unknown recipe {asked!r}; use {', '.join(PRESETS)}, a .json file, or a Recipe")

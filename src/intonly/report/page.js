@@ -125,23 +125,31 @@
     return Math.max(...table.rows.map((row) => row.constant + row.cost.reduce((sum, matrix, i) => sum + matrix[search.weight_bits.indexOf(w[i])][search.activation_bits.indexOf(a[i])], 0)));
   }
 
-  // For each layer and each of its two widths, the next wider and the next narrower one: change of loss, change of costs.
+  // For each width that is up for choice, the next wider and the next narrower one on offer: change of loss, change of costs.
+  // What is tied moves together: all layers of a group, in one row.
   function moves() {
     const { w, a } = search.points[state.point];
     const base = search.costs.map((table) => costOf(table, w, a));
+    const lossAt = (losses, widths_, i, bits) => losses[i][widths_.indexOf(bits)];
     const found = [];
-    search.layers.forEach((name, i) => {
-      for (const [what, bits, widths_, losses] of [["weights", w, search.weight_bits, search.weight_loss], ["input", a, search.activation_bits, search.activation_loss]]) {
-        const at = widths_.indexOf(bits[i]);
-        for (const to of [at - 1, at + 1]) {
-          if (to < 0 || to >= widths_.length) continue;
-          const other = bits.slice();
-          other[i] = widths_[to];
-          const costs = search.costs.map((table, k) => (what === "weights" ? costOf(table, other, a) : costOf(table, w, other)) - base[k]);
-          found.push({ name, what, from: bits[i], to: widths_[to], loss: losses[i][to] - losses[i][at], costs });
+    for (const group of search.groups) {
+      const from = group.w.length ? w[group.w[0]] : a[group.a[0]];
+      const next = [group.bits.filter((bits) => bits < from).pop(), group.bits.find((bits) => bits > from)];
+      for (const to of next.filter((bits) => bits !== undefined)) {
+        const moved = { w: w.slice(), a: a.slice() };
+        let loss = 0;
+        for (const [k, losses, widths_] of [["w", search.weight_loss, search.weight_bits], ["a", search.activation_loss, search.activation_bits]]) {
+          for (const i of group[k]) {
+            moved[k][i] = to;
+            loss += lossAt(losses, widths_, i, to) - lossAt(losses, widths_, i, from);
+          }
         }
+        const costs = search.costs.map((table, k) => costOf(table, moved.w, moved.a) - base[k]);
+        const layers = [...new Set([...group.w, ...group.a])].map((i) => search.layers[i]);
+        const what = group.w.length ? (group.a.length ? "weights, input" : "weights") : "input";
+        found.push({ layers, what, from, to, loss, costs });
       }
-    });
+    }
     return found;
   }
 
@@ -163,7 +171,9 @@
     const rows = moves().filter((m) => m.loss !== 0 || m.costs.some((c) => c !== 0)).map((m) => {
       const row = document.createElement("tr");
       const better = (x) => (x < 0 ? "gain" : x > 0 ? "loss" : "");
-      row.append(cell("th", m.name), cell("td", m.what), cell("td", `${m.from} → ${m.to}`), cell("td", signed(m.loss), better(m.loss)), ...m.costs.map((c) => cell("td", signed(c), better(c))));
+      const name = cell("th", m.layers.length > 3 ? `${m.layers[0]} and ${m.layers.length - 1} more` : m.layers.join(" + "));
+      name.title = m.layers.join("\n");
+      row.append(name, cell("td", m.what), cell("td", `${m.from} → ${m.to}`), cell("td", signed(m.loss), better(m.loss)), ...m.costs.map((c) => cell("td", signed(c), better(c))));
       return row;
     });
     const thead = document.createElement("thead");

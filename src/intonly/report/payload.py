@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from intonly.core.records import to_json
 from intonly.core.tables import Allocation, CostTable
 from intonly.report.records import Histogram, Report, ReportLayer, SearchPart
+from intonly.steps.allocate import Variable
 
 DIGITS = 6
 """Significant digits of numbers in the page."""
@@ -69,11 +71,18 @@ def _search(part: SearchPart) -> dict[str, Any]:
         "activation_bits": table.activation_bits,
         "weight_loss": table.weight_loss,
         "activation_loss": table.activation_loss,
+        "groups": [_group(variable, table.layers) for variable in part.groups() if len(variable.bits) > 1],
         "quantity": part.quantity,
         "costs": [_costs(costs) for costs in part.costs],
         "points": [_point(point, part) for point in points],
         "chosen": points.index(part.chosen),
     }
+
+
+def _group(variable: Variable, layers: Sequence[str]) -> dict[str, Any]:
+    """Return which layers' weights and inputs get one width, by their places, and the widths on offer."""
+    of = {kind: [layers.index(layer) for layer, k in variable.slots if k == kind] for kind in ("weight", "activation")}
+    return {"w": of["weight"], "a": of["activation"], "bits": variable.bits}
 
 
 def _costs(table: CostTable) -> dict[str, Any]:

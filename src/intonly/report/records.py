@@ -11,6 +11,7 @@ from intonly.analysis.records import Applied, LayerAnalysis
 from intonly.core.errors import IntonlyError
 from intonly.core.tables import Allocation, CostTable, SensitivityTable
 from intonly.searching.disagreement import Disagreement
+from intonly.steps.allocate import Variable
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class SearchPart:
         quantity: name of the cost table that budgets are in.
         frontier: allocations that no other one beats, over the layers of the tables; any order.
         chosen: the one that the network was made with.
+        variables: what gets one width together, and the widths on offer to it; () = each width by itself, from all of the tables'.
 
     Raises:
         IntonlyError: when no cost table has that name, or an allocation lacks a cost or a layer.
@@ -83,6 +85,7 @@ class SearchPart:
     quantity: str
     frontier: tuple[Allocation, ...]
     chosen: Allocation
+    variables: tuple[Variable, ...] = ()
 
     def __post_init__(self) -> None:
         if self.quantity not in [table.quantity for table in self.costs]:
@@ -101,6 +104,12 @@ class SearchPart:
         others = (a for a in self.frontier if (a.weight_bits, a.activation_bits) != (chosen.weight_bits, chosen.activation_bits))
         both = (*others, chosen)
         return tuple(sorted(both, key=lambda a: table.cost(a.weight_bits, a.activation_bits)))
+
+    def groups(self) -> tuple[Variable, ...]:
+        """Return what moves together when one width changes."""
+        table = self.sensitivity
+        offers = (("weight", table.weight_bits), ("activation", table.activation_bits))
+        return self.variables or tuple(Variable(((name, kind),), bits) for name in table.layers for kind, bits in offers)
 
     def table(self) -> CostTable:
         """Return the cost table that budgets are in."""

@@ -12,6 +12,7 @@ from intonly.report.build import report_of
 from intonly.report.records import Comparison, Report, SearchPart
 from intonly.searching.disagreement import disagreement
 from intonly.searching.records import SearchResult
+from intonly.steps.allocate import variables_of
 
 NOT_THE_FILE = "The certificate is that of the network that the search made and measured; quantizing by the plan gives a file with its own."
 
@@ -31,7 +32,8 @@ def write_search_report(path: str | Path, result: SearchResult, title: str = "",
 
 def report_of_search(result: SearchResult, title: str, compared: Sequence[SearchResult] = ()) -> Report:
     """Return the record of the page: the plan's own network, with the tables and the frontier it was chosen from."""
-    part = SearchPart(result.sensitivity, result.problem.costs, "size", result.frontier, result.allocation)
+    problem = result.problem
+    part = SearchPart(problem.sensitivity, problem.costs, "size", result.frontier, result.allocation, variables_of(problem))
     made = report_of(result.made.model, title, source=result.source, journey=result.made, search=part, comparisons=_comparisons(result))
     disputes = disagreement(compared) if len(compared) > 1 else None
     return replace(

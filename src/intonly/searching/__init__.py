@@ -98,16 +98,21 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
             returns the same.
     """
     report = progress or (lambda stage, done, total: None)
+    if not metrics or not solvers:
+        raise RecipeError(f"a search needs a metric and a solver at least, got metrics {metrics} and solvers {solvers}")
+    if batch < 1 or (time_limit is not None and not time_limit > 0):
+        raise RecipeError(f"batch must be 1 or more and time_limit above 0 seconds, got {batch} and {time_limit}")
     asked, limits = recipe_of(recipe), budget if isinstance(budget, Budget) else Budget.parse(budget)
     beginning, data = peeked(data)
     source = opened(model, beginning, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
     if not isinstance(source, FloatModel):
         raise DataError("this network is quantized already; a search needs the float one")
     folder = None if run_dir is None else Path(run_dir)
-    calibration, judging = split(load_data(data, source.specs, samples=asked.samples))
+    dataset = load_data(data, source.specs, samples=asked.samples)
+    calibration, judging = split(dataset)
     widths = tuple(activation_candidates or (asked.activation_bits,))
     ready = prepare(source, asked, calibration, weight_bits=candidates, activation_bits=widths, progress=report, processes=processes)
-    judge = Judge(source, calibration, judging, report, processes)
+    judge = Judge(source, calibration, judging, dataset, report, processes)
     reference = uniform(ready.graph, asked, ready.choices, 8, 8, "w8a8")
     wants_latency = any(limit.quantity == "latency" for limit in limits.limits)
     costs = cost_tables(

@@ -19,6 +19,8 @@ from intonly.processes import ALONE, Processes
 from intonly.searching.planning import plan_hash
 from intonly.searching.records import Measured
 
+CLOSE = 0.002
+"""Share of its bytes by which a file may change with the samples it is calibrated on: its rescales get other digits."""
 JUDGED = 4
 """Every so-manieth sample judges, the others calibrate."""
 
@@ -43,13 +45,14 @@ class Judge:
     """Makes and judges plans of one network; each plan once.
 
     Args:
-        source: the float network. calibration, judging: samples, see `split`.
+        source: the float network. calibration, judging: samples, see `split`. everything: both, in the user's order.
         processes: who shares the work. All of them make every plan; what it is worth, the first one says.
     """
 
     source: FloatModel
     calibration: Dataset
     judging: Dataset
+    everything: Dataset
     progress: Progress | None = None
     processes: Processes = ALONE
 
@@ -64,6 +67,17 @@ class Judge:
     def measured(self, plan: Plan, name: str, predicted: Mapping[str, float]) -> Measured:
         """Return what a plan is worth, not timed yet."""
         return replace(self._of(plan)[1], name=name, predicted=dict(predicted))
+
+    def file_bytes(self, plan: Plan, limit: float) -> int:
+        """Return the size of a plan's file, made from the calibration samples.
+
+        Where that one is just within the limit, what `quantize` makes of all samples counts, too: the larger of both.
+        """
+        size = self._of(plan)[1].size_bytes
+        if self.everything is self.calibration or not limit * (1 - CLOSE) < size <= limit:
+            return size
+        whole = journey(self.source, plan, self.everything, self.progress, self.processes)
+        return max(size, self.processes.once(lambda: len(to_bytes(whole.model.artifact))))
 
     def _of(self, plan: Plan) -> tuple[Journey, Measured]:
         key = plan_hash(plan)

@@ -56,6 +56,8 @@ def choices(
     Raises:
         RecipeError: when a width is not 1 to 8, or no layer is left to choose for.
     """
+    if not weighted_nodes(graph):
+        raise RecipeError("the network has no layer with weights, so there is no width to search")
     for name, widths in (("weight", weight_bits), ("activation", activation_bits)):
         if not widths or not all(1 <= bits <= 8 for bits in widths):
             raise RecipeError(f"{name} candidates must be widths from 1 to 8, got {', '.join(map(str, widths)) or 'none'}")
@@ -68,7 +70,10 @@ def choices(
         if is_edge or ruled or name in codes_given or layer.weight_format != weight_format(layer.weight_format.bits):
             fixed[name] = (layer.weight_format.bits, layer.activation_bits)
     if len(fixed) == len(names):
-        raise RecipeError(f"recipe {recipe.name!r} settles the width of every layer ({len(names)}); there is nothing to search")
+        raise RecipeError(
+            f"recipe {recipe.name!r} settles the width of every layer ({len(names)}); there is nothing to search; "
+            "free the first and last layer with first_last_bits null, or leave out rules that give widths"
+        )
     return Choices(tuple(names), fixed, tuple(sorted(set(weight_bits))), tuple(sorted(set(activation_bits))))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from intonly.core.errors import InfeasibleBudgetError
 from intonly.core.records import Plan
@@ -59,6 +60,7 @@ class Run:
         """
         reference = uniform(self.ready.graph, self.ready.recipe, self.ready.choices, 8, 8, "w8a8")
         problem, allocation, factor = self._corrected(reference)
+        problem, allocation = self._fitting(problem, allocation)
         plan = self._plan(allocation)
         if self.max_drop is not None:
             allocation, plan = self._within_drop(problem, allocation, plan)
@@ -92,9 +94,13 @@ class Run:
                 raise
             room = {quantity: limit * (1 + 1e-9) for quantity, limit in nothing.nearest.items()}
             nearest = allocate(replace(problem, limits=room), time_limit=self.time_limit)
-            widths = ", ".join(f"{layer} {bits}" for layer, bits in nearest.weight_bits.items())
+            free = len(self.ready.choices.activation_bits) > 1
+            widths = ", ".join(
+                f"{layer} {bits}{f'/{nearest.activation_bits[layer]}' if free else ''}" for layer, bits in nearest.weight_bits.items()
+            )
+            what = "weight/input bits" if free else "weight bits"
             raise InfeasibleBudgetError(
-                f"{nothing}\nThe plan that comes nearest has weight bits: {widths}.", least=nothing.least, nearest=nothing.nearest
+                f"{nothing}\nThe plan that comes nearest has {what}: {widths}.", least=nothing.least, nearest=nothing.nearest
             ) from None
 
     def _times(self, plans: Mapping[str, Plan]) -> dict[str, float]:
@@ -119,9 +125,29 @@ class Run:
             if within:
                 break
             factor *= off
-            problem = replace(problem, costs=tuple(_scaled(t, off) if t.quantity == "latency" else t for t in problem.costs))
+            problem = _changed(problem, "latency", partial(_scaled, by=off))
             allocation = self._solved(problem)
         return problem, allocation, factor
+
+    def _fitting(self, problem: Problem, allocation: Allocation) -> tuple[Problem, Allocation]:
+        """Return a solution whose file, really made, keeps to the limit of size, in a table that says the size of that file.
+
+        While the file is too large, all predictions are raised by what this one lacked, then by twice and four times as
+        much: every round rules out its own plan and those before, so it ends.
+        """
+        times = 1
+        while "size" in problem.limits:
+            made = self.judge.file_bytes(self._plan(allocation), problem.limits["size"])
+            off = made - allocation.costs["size"]
+            fits = made <= problem.limits["size"]
+            problem = _changed(problem, "size", partial(_raised, by=off if fits else times * off))
+            if fits:
+                return problem, allocation_of(
+                    problem, allocation.weight_bits, allocation.activation_bits, allocation.solver, allocation.gap
+                )
+            allocation = self._solved(problem)
+            times *= 2
+        return problem, allocation
 
     def _within_drop(self, problem: Problem, allocation: Allocation, plan: Plan) -> tuple[Allocation, Plan]:
         """Return a plan that loses at most `max_drop`: with another limit the one at hand, else the smallest file that does."""
@@ -160,6 +186,16 @@ class Run:
         drop = self.judge.measured(plan, "tried", allocation.costs).drop
         assert drop is not None
         return drop
+
+
+def _changed(problem: Problem, quantity: str, change: Callable[[CostTable], CostTable]) -> Problem:
+    """Return a problem with another cost table of one quantity."""
+    return replace(problem, costs=tuple(change(table) if table.quantity == quantity else table for table in problem.costs))
+
+
+def _raised(table: CostTable, by: float) -> CostTable:
+    """Return a table in which every plan costs `by` more; the reference, which was measured, stays."""
+    return replace(table, rows=tuple(replace(row, constant=row.constant + by) for row in table.rows))
 
 
 def _scaled(table: CostTable, by: float) -> CostTable:

@@ -16,9 +16,8 @@ from intonly.steps.sensitivity.drawing import mean_of_draws
 from tests.steps.graphs import Net
 from tests.steps.sensitivity.nets import cut, data, hessian, image_net, input_trace, mean_loss, noise, probes, relu_net, smooth_net
 
-MODULES = {
-    name: importlib.import_module(f"intonly.steps.sensitivity.{name}") for name in ("hessian_trace", "hessian_eigenvalue", "gauss_newton")
-}
+NAMES = ("hessian_trace", "hessian_eigenvalue", "gauss_newton", "hutchinson")
+MODULES = {name: importlib.import_module(f"intonly.steps.sensitivity.{name}") for name in NAMES}
 SURE = 1e-3**0.5
 """What a settled power iteration promises, relative."""
 LABELS = np.random.default_rng(7).integers(0, 3, 24)
@@ -120,6 +119,31 @@ def test_random_probes_lie_within_their_standard_error(net, monkeypatch):
         assert found.standard_error[i] < 0.2 * abs(want)
         assert abs(found.weight_score[i] - want) < 4 * found.standard_error[i] + 1e-9 * abs(want)
     assert max(found.standard_error) > 0
+
+
+def test_draws_spread_as_theory_says(monkeypatch):
+    """Vectors that are no independent signs would still be right in the mean, but say too little about their error.
+
+    The variance of one draw is 2 (|H|^2 - sum of squares of the diagonal); Hutchinson 1989.
+    """
+    graph, rounds, kept = softmax_regression(), 60, []
+    x, labels = data(graph, 64), np.random.default_rng(0).integers(0, 5, 64)
+    monkeypatch.setattr(MODULES["gauss_newton"], "EXACT_SIGNALS", 0)
+    monkeypatch.setattr(MODULES["hessian_trace"], "is_gauss_newton", lambda study: False)
+
+    def recorded(draw, most):
+        kept.append(np.concatenate([draw(k) for k in range(rounds)]))
+        return kept[-1].mean(0), kept[-1].std(0)
+
+    monkeypatch.setattr(MODULES["hutchinson"], "mean_of_draws", recorded)
+    table(graph, x, labels=labels)
+    network, value = mean_loss(graph, x, "cross-entropy", labels)
+    full = hessian(network, value, "w").numpy()
+    draws, diagonal = kept[0][:, 0], np.diag(full)
+    want = np.sqrt(2 * ((full**2).sum() - (diagonal**2).sum()))
+    assert len(draws) >= 8 * rounds
+    assert draws.std() == pytest.approx(want, rel=0.1)
+    assert draws.mean() == pytest.approx(diagonal.sum(), abs=4 * want / np.sqrt(len(draws)))
 
 
 def test_drawing_stops_by_its_error():

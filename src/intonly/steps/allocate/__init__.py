@@ -20,11 +20,13 @@ from intonly.steps.allocate.ompq import ompq, projection
 from intonly.steps.allocate.ordering import ordering
 from intonly.steps.allocate.ram import ram_cost
 from intonly.steps.allocate.ties import ties
+from intonly.steps.allocate.variables import Variable, variables_of
 
 __all__ = [
     "SOLVERS",
     "FrontierPoint",
     "Solver",
+    "Variable",
     "allocate",
     "allocation_of",
     "bops_cost",
@@ -32,6 +34,7 @@ __all__ = [
     "ram_cost",
     "size_cost",
     "ties",
+    "variables_of",
 ]
 
 

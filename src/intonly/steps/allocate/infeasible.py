@@ -91,13 +91,15 @@ def _blame(problem: Problem, quantity: str, unit: str) -> str:
     picks = _least_excess(problem, instance, items)
     spent = np.array([item.cost[pick] for item, pick in zip(items, picks, strict=True)])
     row = int(np.argmax(spent.sum(axis=0) + [r.constant for r in instance.rows]))
-    order = sorted(range(len(items)), key=lambda i: -spent[i, row])[:SHOWN]
-    parts = []
-    for i in order:
-        slots = [(instance.variables[v], int(b)) for v, b in zip(items[i].variables, items[i].bits[picks[i]], strict=True)]
+    held: dict[tuple[str, ...], tuple[float, str]] = {}  # a layer's two widths may be two items; their costs only make sense together
+    for i, item in enumerate(items):
+        slots = [(instance.variables[v], int(b)) for v, b in zip(item.variables, item.bits[picks[i]], strict=True)]
         why = next((v.why for v, _ in slots if v.why), f"at {' and '.join(str(b) for _, b in slots)} bits")
-        layers = list(dict.fromkeys(layer for v, _ in slots for layer in v.layers))
-        parts.append(f"{', '.join(layers[:SHOWN])} ({why}) takes {_text(spent[i, row], unit)}")
+        layers = tuple(dict.fromkeys(layer for v, _ in slots for layer in v.layers))
+        before, first = held.get(layers, (0.0, why))
+        held[layers] = before + float(spent[i, row]), first
+    worst = sorted(((cost, layers, why) for layers, (cost, why) in held.items() if cost > 0), key=lambda entry: -entry[0])[:SHOWN]
+    parts = [f"{', '.join(layers[:SHOWN])} ({why}) takes {_text(cost, unit)}" for cost, layers, why in worst]
     constant = instance.rows[row].constant
     rest = f"; {_text(constant, unit)} do not depend on the widths" if constant else ""
     return f"What holds {quantity} up: {'; '.join(parts)}{rest}."

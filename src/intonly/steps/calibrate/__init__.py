@@ -14,6 +14,7 @@ from intonly.core.errors import CalibrationError
 from intonly.core.graph import Graph
 from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges, Statistics
+from intonly.ops import weighted_nodes
 from intonly.steps.calibrate.statistics import Limits, merged, update
 
 Batch = Mapping[str, Any]
@@ -64,6 +65,17 @@ def calibrate(
     return Ranges(statistics, first.samples, first.data_digest)
 
 
+def _check_finite(graph: Graph) -> None:
+    """Raise CalibrationError, naming the layer, when a weight or bias is not finite."""
+    for node in weighted_nodes(graph):
+        for name in node.inputs:
+            if name in graph.params and not np.isfinite(graph.params[name]).all():
+                raise CalibrationError(
+                    f"{node.origin} ({node.op}): parameter {name!r} holds NaN or infinity; the trained network itself is damaged",
+                    origin=node.origin,
+                )
+
+
 def _observed(
     graph: Graph, batches: Iterable[Batch], pins: Mapping[str, QParams], progress: Progress | None, rank: int, world: int
 ) -> Share:
@@ -72,6 +84,7 @@ def _observed(
 
     from intonly.torch_exec import TorchRunner, fake_quantize
 
+    _check_finite(graph)
     runner, producers = TorchRunner(graph), graph.producers()
     share, digest = Share(), hashlib.sha256()
     ranges, number, mine = share.ranges, 0, True

@@ -8,6 +8,7 @@ allows it, and stays what the example has where it does not.
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,8 @@ def capture_torch(
     Args:
         model: a module (copied, set to eval mode and float32; never modified) or a program made by `torch.export`.
         example_inputs: for a module, what `forward` takes: a tensor or array, a sequence of them, a mapping from
-            argument name to them, or one input shape as a sequence of ints. Values do not matter, shapes do.
+            argument name to them (inputs keep the order of `forward`), or one input shape as a sequence of ints. Values do
+            not matter, shapes do.
         name: name of the graph; the class of the model when empty.
         batch_max: largest batch; certificates hold up to it.
 
@@ -54,7 +56,9 @@ def capture_torch(
     if not isinstance(model, torch.nn.Module):
         raise DataError(f"capture takes a torch.nn.Module or a torch.export.ExportedProgram, got {type(model).__name__}")
     name = name or type(model).__name__
-    examples = _examples(example_inputs, name)
+    args, named = _examples(example_inputs, name)
+    order = list(inspect.signature(model.forward).parameters)
+    examples = args, dict(sorted(named.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
     module = copy.deepcopy(model).cpu().float().eval()
     _check_runs(module, examples, name)
     return _capture_module(module, examples, name, batch_max), {}
