@@ -20,6 +20,7 @@ import torch
 
 from intonly.core.errors import DataError, RecipeError
 from intonly.core.graph import Graph, shape_text
+from intonly.core.store import Folder, Forgetful, Store
 from intonly.core.tables import SensitivityTable
 from intonly.steps.sensitivity.fisher import fisher
 from intonly.steps.sensitivity.hessian_eigenvalue import hessian_eigenvalue
@@ -33,7 +34,6 @@ from intonly.steps.sensitivity.output_mse import output_mse, output_sums
 from intonly.steps.sensitivity.probes import Findings, Probes
 from intonly.steps.sensitivity.size import size
 from intonly.steps.sensitivity.sqnr import sqnr
-from intonly.core.store import Folder, Forgetful, Store
 from intonly.steps.sensitivity.study import Batch, Progress, Reduce, Study, batch_of
 
 __all__ = ["METRICS", "Findings", "Folder", "Metric", "Probes", "Store", "sensitivity"]

@@ -15,10 +15,10 @@ import torch
 
 from intonly.core.errors import DataError
 from intonly.core.graph import Dim, Graph
+from intonly.core.store import Store
 from intonly.steps.sensitivity.loss import Loss
 from intonly.steps.sensitivity.network import Layer, Network, Values
 from intonly.steps.sensitivity.probes import Array, Probes
-from intonly.core.store import Store
 
 Progress = Callable[[str, int, int], None]
 Reduce = Callable[[torch.Tensor], torch.Tensor]
