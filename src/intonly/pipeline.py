@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from intonly.artifact import Artifact, certify, make_golden
@@ -24,6 +25,7 @@ from intonly.steps.correct import correct
 from intonly.steps.equalize import equalize
 from intonly.steps.lower import lower
 from intonly.steps.quantize import quantize_graph
+from intonly.steps.reconstruct import Folder, Reconstruction, blocks_of, reconstruct
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); total 0 = unknown."""
@@ -39,6 +41,7 @@ def quantize(
     example_inputs: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] | str | None = None,
+    run_dir: str | Path | None = None,
     progress: Progress | None = None,
     processes: Processes = ALONE,
 ) -> QuantizedModel:
@@ -49,6 +52,7 @@ def quantize(
         recipe: "w8a8", "w4a8", "w4a4", a JSON file, a mapping, a Recipe or a Plan.
         data: calibration samples, see `intonly.data.load_data`; raw, as `inputs` describes them.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
+        run_dir: folder that keeps the finished blocks of a reconstruction; the same call goes on there after a stop.
         progress: called with (stage, done, total).
         processes: among which the batches of calibration are shared; each of them returns the same network.
 
@@ -69,12 +73,16 @@ def quantize(
     if isinstance(source, QuantizedModel):
         raise DataError("this network is quantized already")
     report("capture", 1, 1)
-    return journey(source, asked, data, report, processes).model
+    return journey(source, asked, data, report, run_dir=run_dir, processes=processes).model
 
 
 @dataclass(frozen=True, eq=False)
 class Journey:
-    """Every station of one quantization, for whoever wants to look."""
+    """Every station of one quantization, for whoever wants to look.
+
+    Args:
+        reconstruction: what was learned of each block, and which layers were left; None when none was asked for.
+    """
 
     captured: Graph
     canonical: Graph
@@ -82,10 +90,23 @@ class Journey:
     quantized: Graph
     plan: Plan
     model: QuantizedModel
+    reconstruction: Reconstruction | None = None
 
 
-def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | None = None, processes: Processes = ALONE) -> Journey:
-    """Return the integer-only counterpart of a captured network, and what it was at each stage on the way."""
+def journey(
+    source: FloatModel,
+    recipe: Any,
+    data: Any,
+    progress: Progress | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    processes: Processes = ALONE,
+) -> Journey:
+    """Return the integer-only counterpart of a captured network, and what it was at each stage on the way.
+
+    Args:
+        run_dir, processes: see `quantize`.
+    """
     asked = recipe_of(recipe)
     report = progress or _silent
     dataset = load_data(data, source.specs, samples=asked.samples)
@@ -102,11 +123,18 @@ def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | Non
         pinned=pinned,
         progress=lambda origin: count(1),
     )
+    learned = None
+    if asked.reconstruction != "none":
+        learned = _reconstructed(quantized, canonical, batches, asked, pinned, run_dir, report)
+        quantized = learned.graph
     integer, _, outputs = lower(quantized, specs)
     certificate = certify(integer)
     certificate.raise_if_failed()
     report("certify", 1, 1)
-    note = replace(source.note, extra={**source.note.extra, "data_digest": ranges.data_digest, "samples": str(ranges.samples)})
+    facts = {"data_digest": ranges.data_digest, "samples": str(ranges.samples)}
+    if learned is not None and learned.left:
+        facts["not_reconstructed"] = "; ".join(f"{origin}: {why}" for origin, why in learned.left.items())
+    note = replace(source.note, extra={**source.note.extra, **facts})
     artifact = Artifact(
         integer,
         _user_specs(source.specs, specs, quantized),
@@ -116,7 +144,31 @@ def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | Non
         certificate,
         make_golden(integer, Interpreter(integer).run),
     )
-    return Journey(source.graph, canonical, ranges, quantized, plan, QuantizedModel(artifact))
+    return Journey(source.graph, canonical, ranges, quantized, plan, QuantizedModel(artifact), learned)
+
+
+def _reconstructed(
+    graph: Graph,
+    reference: Graph,
+    batches: Sequence[Mapping[str, Any]],
+    asked: Recipe,
+    pinned: Mapping[str, QParams],
+    run_dir: str | Path | None,
+    report: Progress,
+) -> Reconstruction:
+    """Return a quantized graph whose rounding was learned as the recipe asks."""
+    count = _counter(report, "learn", len(blocks_of(graph, asked.reconstruction)))
+    return reconstruct(
+        graph,
+        reference,
+        batches,
+        unit=asked.reconstruction,
+        steps=asked.reconstruction_steps,
+        seed=asked.seed,
+        pinned=pinned,
+        store=None if run_dir is None else Folder(run_dir),
+        progress=lambda block: count(1),
+    )
 
 
 def calibrated(

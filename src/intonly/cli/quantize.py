@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,14 @@ from intonly.cli import console, options
 from intonly.core.errors import RecipeError, UnsupportedFormatError
 from intonly.core.records import Recipe, recipe_of
 from intonly.formats import weight_format
+
+
+class Reconstruction(enum.StrEnum):
+    """What learns its rounding at once."""
+
+    none = "none"
+    layer = "layer"
+    block = "block"
 
 
 class OutputType(enum.StrEnum):
@@ -39,6 +48,15 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     input_shape: options.InputShape = None,
     outputs: options.Outputs = None,
     output: Annotated[OutputType | None, typer.Option("--output", help="Integers that come out.")] = None,
+    reconstruction: Annotated[
+        Reconstruction | None, typer.Option("--reconstruct", help="Learn from the samples how weights are rounded; takes minutes.")
+    ] = None,
+    reconstruction_steps: Annotated[
+        int | None, typer.Option("--reconstruct-steps", min=1, help="Minibatches that each block learns from; 500 when not given.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", file_okay=False, help="Folder that keeps learned blocks; the same command goes on there.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random.")] = None,
     json: options.Json = False,
 ) -> None:
@@ -48,14 +66,23 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
 
     options.checked_target(out, ".intonly", "-o")
     options.checked_data(data)
-    asked = _recipe(recipe, samples, seed, output)
+    changes = {
+        "samples": samples,
+        "seed": seed,
+        "output": None if output is None else output.value,
+        "reconstruction": None if reconstruction is None else reconstruction.value,
+        "reconstruction_steps": reconstruction_steps,
+    }
+    asked = _recipe(recipe, changes)
     model = options.checked_model(model)
     spec = options.input_spec(input_type, layout, mean, std, resize, crop)
     shapes = options.shape_options(model, input_shape)
     options.advise_on_normalization(spec)
     start = time.monotonic()
     with processes() as mine, console.Bars(shown=not mine.rank) as bars:
-        q = quantize(model, asked, data, inputs=spec, outputs=options.names(outputs), progress=bars, processes=mine, **shapes)
+        q = quantize(
+            model, asked, data, inputs=spec, outputs=options.names(outputs), run_dir=run_dir, progress=bars, processes=mine, **shapes
+        )
     if mine.rank:
         return
     size = q.save(out)
@@ -69,13 +96,14 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
         return
     typer.echo(f"{out}: {size} bytes, {len(q.plan.rules)} layers, {seconds:.1f} s")
     typer.echo(f"proof: {console.certificate_text(certificate)}")
+    if left := q.artifact.note.extra.get("not_reconstructed"):
+        console.hint(f"left as they were rounded: {left}")
     if q.artifact.note.cut:
         console.hint(f"cut at {', '.join(q.artifact.note.cut)}: what the model does after these tensors is left to you")
 
 
-def _recipe(text: str, samples: int | None, seed: int | None, output: OutputType | None) -> Recipe:
-    """Return the recipe with what the options change, its format names checked."""
-    changes: dict[str, Any] = {"samples": samples, "seed": seed, "output": None if output is None else output.value}
+def _recipe(text: str, changes: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with what the options change (None = nothing), its format names checked."""
     recipe: Recipe = replace(recipe_of(text), **{key: value for key, value in changes.items() if value is not None})
     for name in (recipe.weight_format, *(rule.weight_format for rule in recipe.rules)):
         try:

@@ -216,6 +216,9 @@ class LayerRule:
         _check_bits(f"rule {self.match!r}", weight_bits=self.weight_bits, activation_bits=self.activation_bits)
 
 
+MOST_RECONSTRUCTION_STEPS = 100_000
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is asked of a quantization. A `Plan` is a recipe with one exact rule for each layer.
@@ -232,6 +235,9 @@ class Recipe:
         equalization: balance the channel ranges of successive layers; None = only where weights are per tensor.
         rounding: "nearest", or "compensated": the error of each weight column is passed on to the columns still to be
             rounded, weighed by the inputs seen in calibration.
+        reconstruction: learn from the samples how weights are rounded, which steps activations of few bits have, and what
+            biases are, "layer" by layer or "block" by block, so that each computes what the float network computes.
+        reconstruction_steps: minibatches that each block learns from, 1 to 100,000.
         output: "int32" or "int8" codes for outputs that a weighted layer or an addition makes.
         samples: most calibration samples to use. seed: for everything random.
         rules: later rules win. Each must match at least one layer.
@@ -251,6 +257,8 @@ class Recipe:
     bias_correction: bool = True
     equalization: bool | None = None
     rounding: typing.Literal["nearest", "compensated"] = "nearest"
+    reconstruction: typing.Literal["none", "layer", "block"] = "none"
+    reconstruction_steps: int = 500
     output: typing.Literal["int32", "int8"] = "int32"
     samples: int = 512
     seed: int = 0
@@ -268,6 +276,10 @@ class Recipe:
             raise RecipeError(f"recipe {self.name!r}: percentile must be above 50 and at most 100, got {self.percentile}")
         if self.samples < 1:
             raise RecipeError(f"recipe {self.name!r}: samples must be 1 or more, got {self.samples}")
+        if not 1 <= self.reconstruction_steps <= MOST_RECONSTRUCTION_STEPS:
+            raise RecipeError(
+                f"recipe {self.name!r}: reconstruction_steps must be 1 to {MOST_RECONSTRUCTION_STEPS:,}, got {self.reconstruction_steps}"
+            )
 
 
 Plan = Recipe

@@ -82,7 +82,7 @@ class Judge:
     def _of(self, plan: Plan) -> tuple[Journey, Measured]:
         key = plan_hash(plan)
         if key not in self._made:
-            made = journey(self.source, plan, self.calibration, self.progress, self.processes)
+            made = journey(self.source, plan, self.calibration, self.progress, processes=self.processes)
             self._made[key] = made, self.processes.once(lambda: self._judged(plan, key, made))
         return self._made[key]
 
