@@ -54,19 +54,33 @@ def quantize(
     """
     asked = recipe_of(recipe)
     report = progress or _silent
-    if data is None:
-        raise DataError("quantize needs calibration data: an .npz file, a folder of images, an array or a loader")
     report("capture", 0, 1)
+    source, data = captured(
+        model, data, "quantize", inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs
+    )
+    report("capture", 1, 1)
+    return journey(source, asked, data, report).model
+
+
+def captured(
+    model: Any, data: Any, verb: str, *, inputs: InputSpec | Sequence[InputSpec] | None, example_inputs: Any, **options: Any
+) -> tuple[FloatModel, Any]:
+    """Return the float network that `model` names, and the data with nothing missing.
+
+    Args:
+        verb: what the caller is about to do, for messages. options: `input_shapes` and `outputs`, as for `load`.
+    """
+    if data is None:
+        raise DataError(f"{verb} needs calibration data: an .npz file, a folder of images, an array or a loader")
     if isinstance(model, str) and not model.endswith((".onnx", ".pt2", ".intonly")):
         model, example_inputs = from_factory(model, example_inputs)
     if example_inputs is None and hasattr(model, "named_parameters"):
         beginning, data = peeked(data)
         example_inputs = example_from(beginning, inputs)
-    source = load(model, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
+    source = load(model, inputs=inputs, example_inputs=example_inputs, **options)
     if isinstance(source, QuantizedModel):
         raise DataError("this network is quantized already")
-    report("capture", 1, 1)
-    return journey(source, asked, data, report).model
+    return source, data
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +97,27 @@ class Journey:
 
 def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | None = None) -> Journey:
     """Return the integer-only counterpart of a captured network, and what it was at each stage on the way."""
+    report = progress or _silent
+    half = simulated(source, recipe, data, report)
+    model = finished(source, half.quantized, half.plan, half.specs, half.extra)
+    report("certify", 1, 1)
+    return Journey(source.graph, half.canonical, half.ranges, half.quantized, half.plan, model)
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """The way to the quantized graph. `extra` is what the note of an artifact says about the calibration."""
+
+    canonical: Graph
+    specs: tuple[InputSpec, ...]
+    ranges: Ranges
+    quantized: Graph
+    plan: Plan
+    extra: Mapping[str, str]
+
+
+def simulated(source: FloatModel, recipe: Any, data: Any, progress: Progress | None = None) -> Simulated:
+    """Return the quantized graph of a captured network, corrected on calibration data, and what it came from."""
     asked = recipe_of(recipe)
     report = progress or _silent
     dataset = load_data(data, source.specs, samples=asked.samples)
@@ -99,21 +134,30 @@ def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | Non
         pinned=pinned,
         progress=lambda origin: count(1),
     )
+    return Simulated(canonical, specs, ranges, quantized, plan, {"data_digest": ranges.data_digest, "samples": str(ranges.samples)})
+
+
+def finished(
+    source: FloatModel, quantized: Graph, plan: Plan, specs: Sequence[InputSpec], extra: Mapping[str, str]
+) -> QuantizedModel:
+    """Return a quantized graph as integers, certified, with golden vectors.
+
+    Raises:
+        VerificationError: when some accumulator could overflow.
+    """
     integer, _, outputs = lower(quantized, specs)
     certificate = certify(integer)
     certificate.raise_if_failed()
-    report("certify", 1, 1)
-    note = replace(source.note, extra={**source.note.extra, "data_digest": ranges.data_digest, "samples": str(ranges.samples)})
     artifact = Artifact(
         integer,
-        _user_specs(source.specs, specs, quantized),
+        user_specs(source.specs, specs, quantized),
         outputs,
         to_json(plan),
-        note,
+        replace(source.note, extra={**source.note.extra, **extra}),
         certificate,
         make_golden(integer, Interpreter(integer).run),
     )
-    return Journey(source.graph, canonical, ranges, quantized, plan, QuantizedModel(artifact))
+    return QuantizedModel(artifact)
 
 
 def calibrated(
@@ -161,7 +205,7 @@ def prepared(source: FloatModel) -> tuple[Graph, tuple[InputSpec, ...], dict[str
     return graph, tuple(specs), pinned
 
 
-def _user_specs(asked: Sequence[InputSpec], folded: Sequence[InputSpec], quantized: Graph) -> tuple[InputSpec, ...]:
+def user_specs(asked: Sequence[InputSpec], folded: Sequence[InputSpec], quantized: Graph) -> tuple[InputSpec, ...]:
     """Return the specs to store: what callers hand in, with the boundary's scale where it is float."""
     result = []
     for user, spec in zip(asked, folded, strict=True):

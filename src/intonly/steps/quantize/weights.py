@@ -65,7 +65,7 @@ def weight_qparams(node: Node, graph: Graph, settings: LayerSettings, x: QParams
     axis = spec.weight_axis if settings.weight_granularity == "channel" else None
     scale = weight_scale(w, settings.weight_format, axis, settings.weight_observer)
     bias = graph.params[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
-    return QParams(settings.weight_format, _guarded(scale, bias, x), axis=axis)
+    return QParams(settings.weight_format, guarded_scale(scale, bias, x), axis=axis)
 
 
 def weight_scale(w: npt.NDArray[Any], fmt: NumberFormat, axis: int | None, observer: str) -> npt.NDArray[np.float64]:
@@ -101,7 +101,7 @@ def _least_squares_scale(rows: npt.NDArray[Any], full: npt.NDArray[np.float64], 
     return np.where(full > 0, best, 0.0)
 
 
-def _guarded(scale: npt.NDArray[np.float64], bias: npt.NDArray[Any] | None, x: QParams) -> npt.NDArray[np.float64]:
+def guarded_scale(scale: npt.NDArray[np.float64], bias: npt.NDArray[Any] | None, x: QParams) -> npt.NDArray[np.float64]:
     """Widen the scale of channels whose bias would not fit in an int32 accumulator (dead channels)."""
     if bias is None:
         return scale
