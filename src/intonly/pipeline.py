@@ -137,9 +137,7 @@ def simulated(source: FloatModel, recipe: Any, data: Any, progress: Progress | N
     return Simulated(canonical, specs, ranges, quantized, plan, {"data_digest": ranges.data_digest, "samples": str(ranges.samples)})
 
 
-def finished(
-    source: FloatModel, quantized: Graph, plan: Plan, specs: Sequence[InputSpec], extra: Mapping[str, str]
-) -> QuantizedModel:
+def finished(source: FloatModel, quantized: Graph, plan: Plan, specs: Sequence[InputSpec], extra: Mapping[str, str]) -> QuantizedModel:
     """Return a quantized graph as integers, certified, with golden vectors.
 
     Raises:

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training for integers: `prepare` a network, train it like any other, `convert` it. See docs/training.md.
 
-    m = intonly.prepare(model, "w4a4", data=loader)
-    for x, y in loader:
-        distillation_loss(m, x, y).backward()
-        ...
-    q = intonly.convert(m)
+m = intonly.prepare(model, "w4a4", data=loader)
+for x, y in loader:
+    distillation_loss(m, x, y).backward()
+    ...
+q = intonly.convert(m)
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +20,27 @@ from intonly.model import QuantizedModel
 from intonly.pipeline import Progress, captured, finished, simulated
 
 if TYPE_CHECKING:
+    from intonly.training.blocks import block_order, in_turns, parameter_groups
+    from intonly.training.loss import distillation_loss
     from intonly.training.module import PreparedModel
 
-__all__ = ["convert", "prepare"]
+__all__ = ["PreparedModel", "block_order", "convert", "distillation_loss", "in_turns", "parameter_groups", "prepare"]
+
+_HOMES = {
+    "PreparedModel": "intonly.training.module",
+    "block_order": "intonly.training.blocks",
+    "distillation_loss": "intonly.training.loss",
+    "in_turns": "intonly.training.blocks",
+    "parameter_groups": "intonly.training.blocks",
+}
+"""What needs PyTorch is imported where it is first used."""
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'intonly.training' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def prepare(
@@ -72,12 +91,10 @@ def convert(model: Any) -> QuantizedModel:
         DataError: when it is something else.
         IntonlyError: naming the layer whose state has no integer form, for example after training diverged.
     """
-    from intonly.training.module import PreparedModel
+    from intonly.training.module import prepared_inside
     from intonly.training.program import quantized_graph
 
-    inner = getattr(model, "module", model)
-    if not isinstance(inner, PreparedModel):
-        raise DataError(f"convert takes what intonly.prepare returned, got {type(model).__name__}")
+    inner = prepared_inside(model, "convert")
     program = inner.program
     quantized = quantized_graph(program, inner.state())
     return finished(program.source, quantized, program.plan, program.specs, program.extra)

@@ -74,9 +74,7 @@ class Integers:
 
     def reals(self, integers: list[torch.Tensor]) -> list[torch.Tensor]:
         """Return the reals that output integers stand for, rounded to float32 once."""
-        return [
-            ((y.double() - spec.zero_point) * spec.scale).float() for y, spec in zip(integers, self.outputs, strict=True)
-        ]
+        return [((y.double() - spec.zero_point) * spec.scale).float() for y, spec in zip(integers, self.outputs, strict=True)]
 
 
 def integers_of(program: Program, state: State, device: torch.device) -> Integers:

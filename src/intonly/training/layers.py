@@ -157,10 +157,10 @@ def _norm_behind(captured: Graph, node: Node, uses: Counter[str], kept: set[str]
         reader = captured.sole_consumer(reader.output, consumers)
     if reader is None or reader.op != "batch_norm" or reader.origin in kept:
         return None
-    names = reader.inputs[1:5]
-    if any(name not in captured.params or uses[name] > 1 for name in names):
+    gamma, beta, mean, var = reader.inputs[1:5]
+    if any(name not in captured.params or uses[name] > 1 for name in (gamma, beta, mean, var)):
         return None
-    return Norm(reader.origin, *names, eps=float(reader.attrs["eps"]))
+    return Norm(reader.origin, gamma, beta, mean, var, float(reader.attrs["eps"]))
 
 
 def _input_factor(product: Array, folded: Array, axis: int) -> Array | None:

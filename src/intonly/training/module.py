@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -36,18 +36,18 @@ class Branch(nn.Module):
         holder = self
         *parents, leaf = path.split(".")
         for part in parents:
-            name = holder._free(part, Branch)
+            name = holder.free_name(part, Branch)
             if name not in holder._modules:
                 holder.add_module(name, Branch())
             holder = cast(Branch, holder._modules[name])
-        leaf = holder._free(leaf, None)
+        leaf = holder.free_name(leaf, None)
         if isinstance(tensor, nn.Parameter):
             holder.register_parameter(leaf, tensor)
         else:
             holder.register_buffer(leaf, tensor)
         return holder, leaf
 
-    def _free(self, name: str, kind: type[nn.Module] | None) -> str:
+    def free_name(self, name: str, kind: type[nn.Module] | None) -> str:
         """Return the name, with underscores behind it when a module cannot have a member of that name."""
         name = name or "_"
         while not (kind is not None and isinstance(self._modules.get(name), kind)) and hasattr(self, name):
@@ -100,6 +100,8 @@ class PreparedModel(nn.Module):
             self.register_buffer(self._constants[name], tensor, persistent=False)
         self._layers = {layer.node.output: layer for layer in program.layers}
         self._grids = {grid.name: grid for grid in program.grids}
+        self._grid_of = {name: grid for grid in program.grids for name in grid.members}
+        self._real: frozenset[tuple[str, str]] = frozenset()
         self._frozen = batch_norm == "frozen"
         self._lowered: _Lowered | None = None
         self._teacher: _Teacher | None = None
@@ -149,12 +151,24 @@ class PreparedModel(nn.Module):
         """Take over what `get_extra_state` gave."""
         self._frozen = bool(state)
 
-    def layers(self) -> Iterator[tuple[str, list[nn.Parameter]]]:
-        """Yield each weighted layer's name and the parameters it learns, batch norm and weight step included."""
+    def layers(self) -> Iterator[tuple[str, list[torch.Tensor]]]:
+        """Yield each weighted layer's name and what it learns: weight, bias, batch norm, and the steps of its weight and input."""
         for layer in self.program.layers:
             names = [layer.weight, layer.bias, *((layer.norm.gamma, layer.norm.beta) if layer.norm else ())]
             tensors = [self._tensor("value", name) for name in names if name] + [self._tensor("weight", layer.origin)]
-            yield layer.origin, [t for t in tensors if isinstance(t, nn.Parameter)]
+            grid = self._grid_of.get(layer.node.inputs[0])
+            if grid is not None and grid.learned:
+                tensors.append(self._tensor("activation", grid.name))
+            yield layer.origin, tensors
+
+    def weight_of(self, layer: Layer) -> torch.Tensor:
+        """Return the weight that a layer learns, in the user's own units."""
+        return self._tensor("value", layer.weight)
+
+    def leave_real(self, steps: Collection[str]) -> None:
+        """Do not round what these parameters, by their names in `named_parameters`, are the steps of, in training only."""
+        ids = {id(p) for name, p in self.named_parameters() if name in steps}
+        self._real = frozenset(home for home in self._homes if id(self._tensor(*home)) in ids)
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
@@ -181,7 +195,8 @@ class PreparedModel(nn.Module):
         along = [1, -1, *[1] * (x.ndim - 2)]
         mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in (spec.mean, spec.std))
         mean, std = (v.reshape(along) if v.numel() > 1 else v for v in (mean, std))
-        return (x - mean) / std
+        x = (x - mean) / std
+        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x  # what CPUs and tensor cores like best
 
     # -- the simulation --------------------------------------------------------------------------------------------
 
@@ -191,14 +206,15 @@ class PreparedModel(nn.Module):
 
     def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """Return an input on its grid: raw integers are on it already."""
-        grid = next((g for g in self.program.grids if name in g.members), None)
+        grid = self._grid_of.get(name)
         return self._on_grid(x, grid) if grid is not None and grid.rounds and grid.learned else x
 
     def _on_grid(self, x: torch.Tensor, grid: Grid) -> torch.Tensor:
-        if grid.learned:
-            step = self._tensor("activation", grid.name).abs()
-        else:
-            step = torch.tensor(float(grid.qparams.scale), device=x.device)
+        """Return a value rounded; a grid that is left real keeps only its saturation at 0, which may stand for a relu."""
+        if ("activation", grid.name) in self._real:
+            return x.relu() if grid.qparams.format.qmin == int(grid.qparams.zero_point) else x
+        fixed = torch.tensor(float(grid.qparams.scale), device=x.device)
+        step = self._tensor("activation", grid.name).abs() if grid.learned else fixed
         return round_activation(x, step, grid.qparams, grid.numbers)
 
     def _simulated(self, live: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -240,7 +256,9 @@ class PreparedModel(nn.Module):
         whole = gain is not None and step.ndim == 0
         if whole:
             weight = weight * cast(torch.Tensor, gain).reshape(along)
-        weight = round_weight(weight, step.reshape(along) if step.ndim else step, layer.qparams.format) * layer.unit
+        if ("weight", layer.origin) not in self._real:
+            weight = round_weight(weight, step.reshape(along) if step.ndim else step, layer.qparams.format)
+        weight = weight * layer.unit
         operand = self._operand(layer.node.inputs[0], live)
         if norm is not None and layer.norm is not None and not self._frozen:
             if whole:
@@ -270,6 +288,18 @@ class PreparedModel(nn.Module):
             last = _Lowered(tuple(t.clone() for t in tensors), integers_of(self.program, self.state(), self._device))
             self._lowered = last
         return last.integers
+
+
+def prepared_inside(model: Any, asker: str) -> PreparedModel:
+    """Return the prepared model that `model` is, or that a DistributedDataParallel wraps.
+
+    Raises:
+        DataError: when there is none.
+    """
+    inner = getattr(model, "module", model)
+    if not isinstance(inner, PreparedModel):
+        raise DataError(f"{asker} takes what intonly.prepare returned, got {type(model).__name__}")
+    return inner
 
 
 @dataclass(frozen=True, eq=False)

@@ -161,5 +161,3 @@ def _check_step(step: Array, name: str, what: str) -> None:
         raise InvalidGraphError(
             f"{name}: its {what} step became {float(step.min())}; it must be finite and not 0: lower the learning rate", origin=name
         )
-
-

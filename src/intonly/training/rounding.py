@@ -38,11 +38,21 @@ class _Round(torch.autograd.Function):
         passed = torch.ops.aten.hardtanh_backward(g, v, ctx.least, ctx.most)  # one pass instead of three
         if not ctx.needs_input_grad[1]:
             return passed, None, None, None
-        if step.numel() == 1 and g.is_contiguous() and v.is_contiguous():
-            moved = torch.dot(g.reshape(-1), made.reshape(-1)) / step - torch.dot(passed.reshape(-1), v.reshape(-1))
+        rows = _flat(g, made, passed, v) if step.numel() == 1 else None
+        if rows is not None:
+            moved = torch.dot(rows[0], rows[1]) / step - torch.dot(rows[2], rows[3])
         else:
             moved = ((g * made).sum_to_size(step.shape) / step) - (passed * v).sum_to_size(step.shape)
         return passed, moved.reshape(step.shape) * ctx.balance, None, None
+
+
+def _flat(*tensors: torch.Tensor) -> list[torch.Tensor] | None:
+    """Return tensors of one shape as vectors in one order of elements, without a copy; None where they are stored otherwise."""
+    if all(t.is_contiguous() for t in tensors):
+        return [t.view(-1) for t in tensors]
+    if tensors[0].ndim == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
+        return [t.permute(0, 2, 3, 1).reshape(-1) for t in tensors]
+    return None
 
 
 class _Nearest(torch.autograd.Function):
