@@ -24,6 +24,7 @@ import numpy.typing as npt
 from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
 from intonly.ops import OPS, weight_of, weighted_nodes
+from intonly.training.rounding import Limits, weight_limits
 
 Array = npt.NDArray[Any]
 SAME = 1e-4
@@ -51,7 +52,7 @@ class Layer:
     """One weighted node of the quantized graph and where its constants come from.
 
     Args:
-        node: of the quantized graph. qparams: of its weight, as quantized.
+        node: of the quantized graph. qparams: of its weight, as quantized. limits: of the rounding of its weight.
         weight, bias: names of what is trained. norm: None without a batch norm.
         input_factor: what the weight is multiplied with along its input channels, mean 1, broadcastable; None = 1.
         unit: the common factor that is left of the input's scale.
@@ -59,6 +60,7 @@ class Layer:
 
     node: Node
     qparams: QParams
+    limits: Limits
     weight: str
     bias: str
     norm: Norm | None = None
@@ -127,25 +129,27 @@ def _unfolded(
     """Return a layer in the user's own parameters when they explain its folded weight, and the weight that is trained."""
     qparams = quantized.values[weight_of(quantized, node)].qparams
     assert qparams is not None
-    as_it_is = Layer(node, qparams, weight_of(quantized, node), "")
+    channels = folded.shape[OPS[node.op].weight_axis]
+    limits = weight_limits(qparams.format, folded.size // (channels if qparams.scale.ndim else 1))
+    as_it_is = Layer(node, qparams, limits, weight_of(quantized, node), "")
     if own is None:
         return as_it_is, folded
     name = weight_of(captured, own)
     weight = captured.params[name].astype(np.float64)
     bias = own.inputs[2] if len(own.inputs) > 2 and own.inputs[2] in captured.params else ""
     norm = _norm_behind(captured, own, uses, normed)
-    gain = np.ones(weight.shape[as_it_is.axis] if weight.ndim > as_it_is.axis else 1)
-    if norm is not None:
-        gain = captured.params[norm.gamma] / np.sqrt(captured.params[norm.var].astype(np.float64) + norm.eps)
     if weight.shape != folded.shape:
         return as_it_is, folded
+    gain = np.ones(channels)
+    if norm is not None:
+        gain = captured.params[norm.gamma] / np.sqrt(captured.params[norm.var].astype(np.float64) + norm.eps)
     product = weight * gain.reshape(as_it_is.along(weight.ndim))
     factor = _input_factor(product, folded, as_it_is.axis)
     if factor is None:
         return as_it_is, folded
     unit = float(factor.mean())
     same = bool((np.abs(factor - unit) <= SAME * unit).all())
-    layer = Layer(node, qparams, name, bias, norm, None if same else (factor / unit).astype(np.float32), unit)
+    layer = Layer(node, qparams, limits, name, bias, norm, None if same else (factor / unit).astype(np.float32), unit)
     return layer, weight
 
 

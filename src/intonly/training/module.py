@@ -21,7 +21,7 @@ from intonly.training.integers import Integers, integers_of
 from intonly.training.layers import Layer
 from intonly.training.placement import Grid
 from intonly.training.program import Program, State
-from intonly.training.rounding import round_activation, round_weight
+from intonly.training.rounding import round_to
 
 BatchNorm = Literal["frozen", "batch"]
 MOMENTUM = 0.01
@@ -67,6 +67,25 @@ class _Lowered:
         return self
 
 
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """How one input enters: `axes` bring it to the model's own order, `grid` rounds it unless it comes in as integers."""
+
+    spec: InputSpec
+    axes: tuple[int, ...]
+    grid: Grid | None
+
+    def __deepcopy__(self, memo: Any) -> _Entry:
+        """Return the same record: nothing in it ever changes."""
+        return self
+
+
+def _entry(program: Program, spec: InputSpec) -> _Entry:
+    axes = np.argsort(spec.perm(len(program.canonical.values[spec.name].shape)))
+    grid = program.grid_of.get(spec.name)
+    return _Entry(spec, tuple(axes.tolist()), grid if grid is not None and grid.learned else None)
+
+
 class PreparedModel(nn.Module):
     """A network in training for integers; made by `intonly.prepare`.
 
@@ -98,9 +117,7 @@ class PreparedModel(nn.Module):
         for name, tensor in _constants(program, state).items():
             self._constants[name] = f"constant{len(self._constants)}"
             self.register_buffer(self._constants[name], tensor, persistent=False)
-        self._layers = {layer.node.output: layer for layer in program.layers}
-        self._grids = {grid.name: grid for grid in program.grids}
-        self._grid_of = {name: grid for grid in program.grids for name in grid.members}
+        self._entries = tuple(_entry(program, spec) for spec in program.specs)
         self._real: frozenset[tuple[str, str]] = frozenset()
         self._frozen = batch_norm == "frozen"
         self._lowered: _Lowered | None = None
@@ -111,12 +128,14 @@ class PreparedModel(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         """Return the outputs as reals, float32; several as a tuple."""
         if not self.training:
-            now = self._by_the_law()
-            made = now.reals(now.run(self._named(inputs)))
+            made = self._exact(inputs)
         else:
             named = self._named(inputs)
             with torch.autocast(self._device.type, enabled=False):
-                live = {s.name: self._rounded(s.name, self._in_model_units(named[s.name], s)) for s in self.program.specs}
+                live = {entry.spec.name: self._in_model_units(named[entry.spec.name], entry) for entry in self._entries}
+                for entry in self._entries:
+                    if entry.grid is not None:
+                        live[entry.spec.name] = self._on_grid(live[entry.spec.name], entry.grid)
                 made = self._simulated(live)
         return made[0] if len(made) == 1 else tuple(made)
 
@@ -131,7 +150,9 @@ class PreparedModel(nn.Module):
         if self._teacher is None or self._teacher.device != self._device:
             self._teacher = _Teacher(TorchRunner(self.program.canonical, device=self._device), self._device)
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-            made = list(self._teacher.runner.run({s.name: self._in_model_units(named[s.name], s) for s in self.program.specs}).values())
+            made = list(
+                self._teacher.runner.run({e.spec.name: self._in_model_units(named[e.spec.name], e) for e in self._entries}).values()
+            )
         return made[0] if len(made) == 1 else tuple(made)
 
     @property
@@ -156,7 +177,7 @@ class PreparedModel(nn.Module):
         for layer in self.program.layers:
             names = [layer.weight, layer.bias, *((layer.norm.gamma, layer.norm.beta) if layer.norm else ())]
             tensors = [self._tensor("value", name) for name in names if name] + [self._tensor("weight", layer.origin)]
-            grid = self._grid_of.get(layer.node.inputs[0])
+            grid = self.program.grid_of.get(layer.node.inputs[0])
             if grid is not None and grid.learned:
                 tensors.append(self._tensor("activation", grid.name))
             yield layer.origin, tensors
@@ -184,14 +205,14 @@ class PreparedModel(nn.Module):
             raise DataError(f"the network has {len(names)} inputs ({', '.join(names)}), got {len(given)}")
         return {n: x if isinstance(x, torch.Tensor) else torch.from_numpy(as_array(x, n)) for n, x in zip(names, given, strict=True)}
 
-    def _in_model_units(self, x: torch.Tensor, spec: InputSpec) -> torch.Tensor:
+    def _in_model_units(self, x: torch.Tensor, entry: _Entry) -> torch.Tensor:
         """Return callers' tensor in the units and axis order of the canonical graph, float32."""
+        spec = entry.spec
         if spec.dtype != "float32" and x.dtype != getattr(torch, spec.dtype):
             raise DataError(f"input {spec.name!r}: expected {spec.dtype} numbers, got {str(x.dtype).removeprefix('torch.')}")
-        shape = self.program.canonical.values[spec.name].shape
-        if x.ndim != len(shape):
-            raise DataError(f"input {spec.name!r}: expected {len(shape)} axes, got shape {tuple(x.shape)}")
-        x = x.to(self._device).permute(*np.argsort(spec.perm(len(shape))).tolist()).float()
+        if x.ndim != len(entry.axes):
+            raise DataError(f"input {spec.name!r}: expected {len(entry.axes)} axes, got shape {tuple(x.shape)}")
+        x = x.to(self._device).permute(entry.axes).float()
         along = [1, -1, *[1] * (x.ndim - 2)]
         mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in (spec.mean, spec.std))
         mean, std = (v.reshape(along) if v.numel() > 1 else v for v in (mean, std))
@@ -204,30 +225,23 @@ class PreparedModel(nn.Module):
         holder, leaf = self._homes[kind, name]
         return cast(torch.Tensor, getattr(holder, leaf))
 
-    def _rounded(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """Return an input on its grid: raw integers are on it already."""
-        grid = self._grid_of.get(name)
-        return self._on_grid(x, grid) if grid is not None and grid.rounds and grid.learned else x
-
     def _on_grid(self, x: torch.Tensor, grid: Grid) -> torch.Tensor:
         """Return a value rounded; a grid that is left real keeps only its saturation at 0, which may stand for a relu."""
         if ("activation", grid.name) in self._real:
-            return x.relu() if grid.qparams.format.qmin == int(grid.qparams.zero_point) else x
-        fixed = torch.tensor(float(grid.qparams.scale), device=x.device)
-        step = self._tensor("activation", grid.name).abs() if grid.learned else fixed
-        return round_activation(x, step, grid.qparams, grid.numbers)
+            return x.relu() if grid.limits.lo == 0 else x
+        step = self._tensor("activation", grid.name).abs() if grid.learned else torch.tensor(grid.scale, device=x.device)
+        return round_to(x, step, grid.limits)
 
     def _simulated(self, live: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         for step in self.program.steps:
             node = step.node
-            layer = self._layers.get(node.output)
-            if layer is not None:
-                made = self._run_layer(layer, live)
+            if step.layer is not None:
+                made = self._run_layer(step.layer, live)
             elif step.is_identity:
                 made = live[node.inputs[0]]
             else:
                 made = OPS[node.op].run_torch(node, [self._operand(name, live) if name else None for name in node.inputs])
-            live[node.output] = self._on_grid(made, self._grids[step.grid]) if step.grid else made
+            live[node.output] = made if step.grid is None else self._on_grid(made, step.grid)
             for name in step.done:
                 live.pop(name, None)
         return [live[name] for name in self.program.quantized.outputs]
@@ -257,7 +271,7 @@ class PreparedModel(nn.Module):
         if whole:
             weight = weight * cast(torch.Tensor, gain).reshape(along)
         if ("weight", layer.origin) not in self._real:
-            weight = round_weight(weight, step.reshape(along) if step.ndim else step, layer.qparams.format)
+            weight = round_to(weight, step.reshape(along) if step.ndim else step, layer.limits)
         weight = weight * layer.unit
         operand = self._operand(layer.node.inputs[0], live)
         if norm is not None and layer.norm is not None and not self._frozen:
@@ -279,6 +293,11 @@ class PreparedModel(nn.Module):
         for kind, name in self._homes:
             arrays[kind][name] = self._tensor(kind, name).detach().float().cpu().numpy().copy()
         return State(arrays["value"], arrays["weight"], arrays["activation"])
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # a compiler of tensors would misread integer arithmetic
+    def _exact(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
+        now = self._by_the_law()
+        return now.reals(now.run(self._named(inputs)))
 
     def _by_the_law(self) -> Integers:
         """Return the present state as integers; lowered anew only when some number has changed since."""

@@ -14,6 +14,10 @@ from intonly.core.graph import Graph, Node, element_count
 from intonly.core.number_format import INT32, QParams
 from intonly.core.records import InputSpec
 from intonly.ops import OPS
+from intonly.training.layers import Layer
+from intonly.training.rounding import Limits, activation_limits
+
+UNLIMITED = Limits(-math.inf, math.inf, -math.inf, math.inf, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,27 +26,32 @@ class Grid:
 
     Args:
         learned: whether training moves its step; units of raw integer inputs, and ranges known beforehand, stay.
-        numbers: elements of one sample of the largest member.
+        rounds: whether values are rounded at all; raw integers by channel are on their grid, 32 bits are finer than float32.
+        limits: of its rounding. scale: of `qparams`.
     """
 
     name: str
     qparams: QParams
     members: tuple[str, ...]
     learned: bool
-    numbers: int
-
-    @property
-    def rounds(self) -> bool:
-        """Whether values are rounded at all: a raw input is integer already, and 32 bits are finer than float32."""
-        return self.qparams.axis is None and self.qparams.format.bits < INT32.bits
+    rounds: bool
+    limits: Limits
+    scale: float
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One node to run: what it reads and makes, the grid that rounds the result, and the values nobody reads afterwards."""
+    """One node to run.
+
+    Args:
+        layer: where its constants come from, when it has a weight. grid: what rounds the result.
+        is_identity: whether it changes nothing but by that rounding.
+        done: values that nobody reads afterwards.
+    """
 
     node: Node
-    grid: str
+    layer: Layer | None
+    grid: Grid | None
     is_identity: bool
     done: tuple[str, ...]
 
@@ -62,13 +71,16 @@ def grids_of(graph: Graph, specs: tuple[InputSpec, ...]) -> tuple[Grid, ...]:
         known = any(OPS[node.op].fixed_range(node) is not None for node in made)
         learned = not known and not raw & set(members) and qparams.format.bits < INT32.bits
         numbers = max(element_count(graph.values[name].shape[1:]) for name in members)
-        grids.append(Grid(members[0], qparams, tuple(members), learned, numbers))
+        rounds = qparams.axis is None and qparams.format.bits < INT32.bits
+        limits = activation_limits(qparams, numbers) if rounds else UNLIMITED
+        grids.append(Grid(members[0], qparams, tuple(members), learned, rounds, limits, float(qparams.scale) if rounds else 1.0))
     return tuple(grids)
 
 
-def steps_of(graph: Graph, grids: tuple[Grid, ...]) -> tuple[Step, ...]:
+def steps_of(graph: Graph, grids: tuple[Grid, ...], layers: tuple[Layer, ...]) -> tuple[Step, ...]:
     """Return the nodes of a QUANTIZED graph in order, each with the rounding that its result needs."""
     grid_of = {name: grid for grid in grids for name in grid.members}
+    layer_of = {layer.node.output: layer for layer in layers}
     last = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs if name}
     kept = {*graph.outputs, *graph.params}
     result = []
@@ -80,7 +92,7 @@ def steps_of(graph: Graph, grids: tuple[Grid, ...]) -> tuple[Step, ...]:
         saturates = on_grid and _is_saturation(node, grid.qparams if grid is not None else None)
         rounds = grid is not None and grid.rounds and not moves and not saturates
         done = tuple(name for name in dict.fromkeys(node.inputs) if name and last[name] == i and name not in kept)
-        result.append(Step(node, grid.name if grid is not None and rounds else "", saturates or node.op == "identity", done))
+        result.append(Step(node, layer_of.get(node.output), grid if rounds else None, saturates or node.op == "identity", done))
     return tuple(result)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ class Program:
     learned: tuple[str, ...]
     extra: Mapping[str, str]
 
+    @cached_property
+    def grid_of(self) -> Mapping[str, Grid]:
+        """The grid of each value that has one."""
+        return {name: grid for grid in self.grids for name in grid.members}
+
     def __deepcopy__(self, memo: Any) -> Program:
         """Return the same record: nothing in it ever changes."""
         return self
@@ -85,7 +91,7 @@ def program_of(
     ]
     values |= {name: quantized.params[name].astype(np.float32) for name in learned}
     grids = grids_of(quantized, specs)
-    steps = steps_of(quantized, grids)
+    steps = steps_of(quantized, grids, layers)
     program = Program(source, canonical, quantized, plan, specs, layers, grids, steps, tuple(dict.fromkeys(learned)), dict(extra))
     state = State(
         values,

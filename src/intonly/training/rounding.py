@@ -12,6 +12,7 @@ Ties go up, as the law rounds. float32 decides a tie otherwise than the law only
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -20,30 +21,29 @@ from intonly.core.number_format import NumberFormat, QParams
 
 
 class _Round(torch.autograd.Function):
-    """Uniform codes lo..hi (zero point taken off); gradients pass within least..most."""
+    """Uniform codes."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, step: torch.Tensor, limits: tuple[float, float, float, float], balance: float) -> torch.Tensor:
-        lo, hi, least, most = limits
+    def forward(ctx: Any, x: torch.Tensor, step: torch.Tensor, limits: Limits) -> torch.Tensor:
         v = x / step
-        made = v.add(0.5).floor_().clamp_(lo, hi).mul_(step)
+        made = v.add(0.5).floor_().clamp_(limits.lo, limits.hi).mul_(step)
         ctx.save_for_backward(v, made, step)
-        ctx.least, ctx.most, ctx.balance = least, most, balance
+        ctx.limits = limits
         return made
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         v, made, step = ctx.saved_tensors
         (g,) = grads
-        passed = torch.ops.aten.hardtanh_backward(g, v, ctx.least, ctx.most)  # one pass instead of three
+        passed = torch.ops.aten.hardtanh_backward(g, v, ctx.limits.least, ctx.limits.most)  # one pass instead of three
         if not ctx.needs_input_grad[1]:
-            return passed, None, None, None
+            return passed, None, None
         rows = _flat(g, made, passed, v) if step.numel() == 1 else None
         if rows is not None:
             moved = torch.dot(rows[0], rows[1]) / step - torch.dot(rows[2], rows[3])
         else:
             moved = ((g * made).sum_to_size(step.shape) / step) - (passed * v).sum_to_size(step.shape)
-        return passed, moved.reshape(step.shape) * ctx.balance, None, None
+        return passed, moved.reshape(step.shape) * ctx.limits.balance, None
 
 
 def _flat(*tensors: torch.Tensor) -> list[torch.Tensor] | None:
@@ -56,46 +56,68 @@ def _flat(*tensors: torch.Tensor) -> list[torch.Tensor] | None:
 
 
 class _Nearest(torch.autograd.Function):
-    """The nearest of rising levels; gradients pass within the outer ones."""
+    """The nearest of rising levels."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, step: torch.Tensor, levels: torch.Tensor, balance: float) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, step: torch.Tensor, levels: torch.Tensor, limits: Limits) -> torch.Tensor:
         v = x / step
         middles = (levels[1:] + levels[:-1]) / 2
         code = levels[torch.bucketize(v.contiguous(), middles, right=True)]
         ctx.save_for_backward(v, code, step)
-        ctx.least, ctx.most, ctx.balance = float(levels[0]), float(levels[-1]), balance
+        ctx.limits = limits
         return code * step
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         v, code, step = ctx.saved_tensors
         (g,) = grads
-        passed = g * ((v >= ctx.least) & (v <= ctx.most))
-        moved = (g * code - passed * v).sum_to_size(step.shape) * ctx.balance
+        passed = g * ((v >= ctx.limits.least) & (v <= ctx.limits.most))
+        moved = (g * code - passed * v).sum_to_size(step.shape) * ctx.limits.balance
         return passed, moved, None, None
 
 
-def balance_of(numbers: int, fmt: NumberFormat) -> float:
-    """Return the factor that keeps the moves of a step in proportion to those of the weights. Source: the paper, section 2.2."""
-    return 1.0 / math.sqrt(max(numbers, 1) * max(abs(fmt.decoded_min), abs(fmt.decoded_max)))
+@dataclass(frozen=True)
+class Limits:
+    """What a rounding does beside its step, in plain numbers that a compiler of tensors can read.
+
+    Args:
+        lo, hi: smallest and largest integer, zero point taken off. levels: all of them where they are not uniform.
+        least, most: gradients pass for values between these, in steps.
+        balance: factor of a step's gradient, see the top of this file.
+    """
+
+    lo: float
+    hi: float
+    least: float
+    most: float
+    balance: float
+    levels: tuple[int, ...] = ()
 
 
-def round_activation(x: torch.Tensor, step: torch.Tensor, qparams: QParams, numbers: int) -> torch.Tensor:
-    """Return an activation on the grid of `step`, () or (1,), with the format and zero point of `qparams`.
+def activation_limits(qparams: QParams, numbers: int) -> Limits:
+    """Return the limits of an activation of `numbers` elements a sample.
 
     An unsigned format without zero point is a relu as well: its gradient ends at 0.
     """
     zero = int(qparams.zero_point)
     lo, hi = float(qparams.format.qmin - zero), float(qparams.format.qmax - zero)
-    return cast(torch.Tensor, _Round.apply(x, step, (lo, hi, lo, hi), balance_of(numbers, qparams.format)))  # type: ignore[no-untyped-call]
+    return Limits(lo, hi, lo, hi, _balance(numbers, qparams.format))
 
 
-def round_weight(w: torch.Tensor, step: torch.Tensor, fmt: NumberFormat) -> torch.Tensor:
-    """Return a weight on the grid of `step`, which broadcasts over it. Weights half a step beyond the last code still move."""
-    balance = balance_of(w.numel() // step.numel(), fmt)
-    if fmt.levels is not None:
-        levels = torch.tensor(fmt.levels, dtype=w.dtype, device=w.device)
-        return cast(torch.Tensor, _Nearest.apply(w, step, levels, balance))  # type: ignore[no-untyped-call]
-    lo, hi = float(fmt.qmin), float(fmt.qmax)
-    return cast(torch.Tensor, _Round.apply(w, step, (lo, hi, lo - 0.5, hi + 0.5), balance))  # type: ignore[no-untyped-call]
+def weight_limits(fmt: NumberFormat, numbers: int) -> Limits:
+    """Return the limits of a weight with `numbers` elements a step. Weights half a step beyond the last code still move."""
+    lo, hi = float(fmt.decoded_min), float(fmt.decoded_max)
+    return Limits(lo, hi, lo - 0.5, hi + 0.5, _balance(numbers, fmt), fmt.levels or ())
+
+
+def _balance(numbers: int, fmt: NumberFormat) -> float:
+    """Return the factor that keeps the moves of a step in proportion to those of the weights. Source: the paper, section 2.2."""
+    return 1.0 / math.sqrt(max(numbers, 1) * max(abs(fmt.decoded_min), abs(fmt.decoded_max)))
+
+
+def round_to(x: torch.Tensor, step: torch.Tensor, limits: Limits) -> torch.Tensor:
+    """Return `x` on the grid of `step`, a positive tensor that broadcasts over it."""
+    if limits.levels:
+        levels = torch.tensor(limits.levels, dtype=x.dtype, device=x.device)
+        return cast(torch.Tensor, _Nearest.apply(x, step, levels, limits))  # type: ignore[no-untyped-call]
+    return cast(torch.Tensor, _Round.apply(x, step, limits))  # type: ignore[no-untyped-call]
