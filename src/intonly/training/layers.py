@@ -149,8 +149,9 @@ def _unfolded(
         return as_it_is, folded
     unit = float(factor.mean())
     same = bool((np.abs(factor - unit) <= SAME * unit).all())
-    layer = Layer(node, qparams, limits, name, bias, norm, None if same else (factor / unit).astype(np.float32), unit)
-    return layer, weight
+    if same and abs(unit - 1) <= SAME:
+        unit = 1.0  # nothing was folded but the batch norm; the rest is the rounding of the folded weight
+    return Layer(node, qparams, limits, name, bias, norm, None if same else (factor / unit).astype(np.float32), unit), weight
 
 
 def _norm_behind(captured: Graph, node: Node, uses: Counter[str], kept: set[str]) -> Norm | None:
