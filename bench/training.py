@@ -32,7 +32,7 @@ from torch import nn
 
 import intonly
 from intonly.core.files import write_atomic
-from intonly.core.records import PRESETS, Recipe, from_json, to_json
+from intonly.core.records import PRESETS, Recipe, from_json, recipe_of, to_json
 from intonly.ops import weight_of, weighted_nodes
 from intonly.training import PreparedModel, distillation_loss, parameter_groups
 
@@ -109,7 +109,7 @@ def trained(
 def plan_of(bed: Bed, source: Any, options: argparse.Namespace) -> Recipe:
     """Return the plan by its name, from a file, or searched for HAWQ's point and kept."""
     if options.plan != "hawq":
-        return intonly.quantize(source, options.plan, bed.calibration(0)).plan
+        return recipe_of(options.plan)
     path = options.run_dir / "plan.json"
     if not path.exists():
         weights = sum(source.graph.params[weight_of(source.graph, n)].size for n in weighted_nodes(source.graph))

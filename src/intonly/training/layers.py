@@ -31,7 +31,7 @@ SAME = 1e-4
 """Largest relative difference between a folded weight and what we fold, so that it counts as the same."""
 DEAD = 1e-30
 """A gain below this is that of a channel that its batch norm switched off."""
-INSIDE = 0.499
+EDGE = 0.499
 """Farthest from its code, in steps, that a weight begins: float32 must round it to the same code."""
 
 
@@ -85,8 +85,8 @@ class Layer:
 def trained_layers(captured: Graph, canonical: Graph, quantized: Graph) -> tuple[tuple[Layer, ...], dict[str, Array]]:
     """Return the weighted layers, and every parameter and statistic of theirs by name, float32, at its starting value.
 
-    Where weights were rounded with compensation, those that round to another code start just inside that code's cell, so that
-    nothing has changed before the first step of training.
+    Where weights were rounded with compensation, those that round to another code start in that code's cell, so that nothing
+    has changed before the first step of training.
     """
     plain = {n.origin: n for n in weighted_nodes(canonical)}
     own = {n.origin: n for n in weighted_nodes(captured)}
@@ -117,7 +117,7 @@ def trained_layers(captured: Graph, canonical: Graph, quantized: Graph) -> tuple
             layer = replace(layer, bias=name)
             values[name] = bias
         if uses[layer.weight] <= 1:
-            weight = _inside_cells(layer, weight, gain, quantized.params[weight_of(quantized, node)])
+            weight = _in_cells(layer, weight, gain, quantized.params[weight_of(quantized, node)])
         values[layer.weight] = weight
         layers.append(layer)
     return tuple(layers), {name: array.astype(np.float32) for name, array in values.items()}
@@ -187,19 +187,24 @@ def folded_weight(layer: Layer, weight: Array, gain: Array) -> Array:
     return np.asarray(weight.astype(np.float64) * factor * (gain * layer.unit).reshape(along))
 
 
-def _inside_cells(layer: Layer, weight: Array, gain: Array, codes: Array) -> Array:
-    """Return the weight moved as little as possible so that every one rounds to its code."""
+def _in_cells(layer: Layer, weight: Array, gain: Array, codes: Array) -> Array:
+    """Return the weight with those numbers that do not round to their code moved there by whole steps.
+
+    So a weight keeps its place within its cell. At the near edge of the new cell all weights that compensation moved would
+    fall back together at the first step of training: on ResNet20 at 4 bits the loss then grew tenfold.
+    """
     if layer.qparams.format.levels is not None:
         return weight
     along = layer.along(weight.ndim)
     scale = layer.qparams.scale.reshape(along) if layer.qparams.scale.ndim else layer.qparams.scale
     wanted = codes.astype(np.float64)
     steps = folded_weight(layer, weight, gain) / scale
-    steps = np.clip(steps, wanted - INSIDE, wanted + INSIDE)
+    limited = np.clip(steps, layer.qparams.format.qmin - EDGE, layer.qparams.format.qmax + EDGE)
+    place = np.clip(limited - np.floor(limited + 0.5), -EDGE, EDGE)
     factor = 1.0 if layer.input_factor is None else layer.input_factor.astype(np.float64)
     whole = factor * (gain * layer.unit).reshape(along)
     alive = np.abs(whole) > DEAD
-    return np.where(alive, steps * scale / np.where(alive, whole, 1.0), weight)
+    return np.where(alive, (wanted + place) * scale / np.where(alive, whole, 1.0), weight)
 
 
 def starting_steps(layer: Layer, values: dict[str, Array]) -> Array:
