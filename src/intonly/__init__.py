@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from intonly.model import FloatModel, QuantizedModel
     from intonly.pipeline import quantize
     from intonly.searching import search
+    from intonly.training import convert, prepare
     from intonly.verification import verify
 
 __version__ = "0.1.0"
@@ -42,8 +43,10 @@ _HOMES = {
     "Recipe": "intonly.core.records",
     "analyze": "intonly.analysis",
     "benchmark": "intonly.benchmarking",
+    "convert": "intonly.training",
     "evaluate": "intonly.evaluation",
     "load": "intonly.loading",
+    "prepare": "intonly.training",
     "quantize": "intonly.pipeline",
     "search": "intonly.searching",
     "verify": "intonly.verification",
@@ -60,8 +63,10 @@ __all__ = [
     "Recipe",
     "analyze",
     "benchmark",
+    "convert",
     "evaluate",
     "load",
+    "prepare",
     "quantize",
     "search",
     "verify",

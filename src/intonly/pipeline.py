@@ -61,19 +61,33 @@ def quantize(
     """
     asked = recipe_of(recipe)
     report = progress or _silent
-    if data is None:
-        raise DataError("quantize needs calibration data: an .npz file, a folder of images, an array or a loader")
     report("capture", 0, 1)
+    source, data = captured(
+        model, data, "quantize", inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs
+    )
+    report("capture", 1, 1)
+    return journey(source, asked, data, report, run_dir=run_dir, processes=processes).model
+
+
+def captured(
+    model: Any, data: Any, verb: str, *, inputs: InputSpec | Sequence[InputSpec] | None, example_inputs: Any, **options: Any
+) -> tuple[FloatModel, Any]:
+    """Return the float network that `model` names, and the data with nothing missing.
+
+    Args:
+        verb: what the caller is about to do, for messages. options: `input_shapes` and `outputs`, as for `load`.
+    """
+    if data is None:
+        raise DataError(f"{verb} needs calibration data: an .npz file, a folder of images, an array or a loader")
     if isinstance(model, str) and not model.endswith((".onnx", ".pt2", ".intonly")):
         model, example_inputs = from_factory(model, example_inputs)
     if example_inputs is None and hasattr(model, "named_parameters"):
         beginning, data = peeked(data)
         example_inputs = example_from(beginning, inputs)
-    source = load(model, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
+    source = load(model, inputs=inputs, example_inputs=example_inputs, **options)
     if isinstance(source, QuantizedModel):
         raise DataError("this network is quantized already")
-    report("capture", 1, 1)
-    return journey(source, asked, data, report, run_dir=run_dir, processes=processes).model
+    return source, data
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +121,36 @@ def journey(
     Args:
         run_dir, processes: see `quantize`.
     """
+    report = progress or _silent
+    half = simulated(source, recipe, data, report, run_dir=run_dir, processes=processes)
+    model = finished(source, half.quantized, half.plan, half.specs, half.extra)
+    report("certify", 1, 1)
+    return Journey(source.graph, half.canonical, half.ranges, half.quantized, half.plan, model, half.reconstruction)
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """The way to the quantized graph. `extra` is what the note of an artifact says about the calibration."""
+
+    canonical: Graph
+    specs: tuple[InputSpec, ...]
+    ranges: Ranges
+    quantized: Graph
+    plan: Plan
+    extra: Mapping[str, str]
+    reconstruction: Reconstruction | None = None
+
+
+def simulated(
+    source: FloatModel,
+    recipe: Any,
+    data: Any,
+    progress: Progress | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    processes: Processes = ALONE,
+) -> Simulated:
+    """Return the quantized graph of a captured network, corrected on calibration data, and what it came from."""
     asked = recipe_of(recipe)
     report = progress or _silent
     dataset = load_data(data, source.specs, samples=asked.samples)
@@ -123,28 +167,35 @@ def journey(
         pinned=pinned,
         progress=lambda origin: count(1),
     )
+    facts = {"data_digest": ranges.data_digest, "samples": str(ranges.samples)}
     learned = None
     if asked.reconstruction != "none":
         learned = _reconstructed(quantized, canonical, batches, asked, pinned, run_dir, report)
         quantized = learned.graph
+        if learned.left:
+            facts["not_reconstructed"] = "; ".join(f"{origin}: {why}" for origin, why in learned.left.items())
+    return Simulated(canonical, specs, ranges, quantized, plan, facts, learned)
+
+
+def finished(source: FloatModel, quantized: Graph, plan: Plan, specs: Sequence[InputSpec], extra: Mapping[str, str]) -> QuantizedModel:
+    """Return a quantized graph as integers, certified, with golden vectors.
+
+    Raises:
+        VerificationError: when some accumulator could overflow.
+    """
     integer, _, outputs = lower(quantized, specs)
     certificate = certify(integer)
     certificate.raise_if_failed()
-    report("certify", 1, 1)
-    facts = {"data_digest": ranges.data_digest, "samples": str(ranges.samples)}
-    if learned is not None and learned.left:
-        facts["not_reconstructed"] = "; ".join(f"{origin}: {why}" for origin, why in learned.left.items())
-    note = replace(source.note, extra={**source.note.extra, **facts})
     artifact = Artifact(
         integer,
-        _user_specs(source.specs, specs, quantized),
+        user_specs(source.specs, specs, quantized),
         outputs,
         to_json(plan),
-        note,
+        replace(source.note, extra={**source.note.extra, **extra}),
         certificate,
         make_golden(integer, Interpreter(integer).run),
     )
-    return Journey(source.graph, canonical, ranges, quantized, plan, QuantizedModel(artifact), learned)
+    return QuantizedModel(artifact)
 
 
 def _reconstructed(
@@ -223,7 +274,7 @@ def prepared(source: FloatModel) -> tuple[Graph, tuple[InputSpec, ...], dict[str
     return graph, tuple(specs), pinned
 
 
-def _user_specs(asked: Sequence[InputSpec], folded: Sequence[InputSpec], quantized: Graph) -> tuple[InputSpec, ...]:
+def user_specs(asked: Sequence[InputSpec], folded: Sequence[InputSpec], quantized: Graph) -> tuple[InputSpec, ...]:
     """Return the specs to store: what callers hand in, with the boundary's scale where it is float."""
     result = []
     for user, spec in zip(asked, folded, strict=True):

@@ -76,7 +76,7 @@ class Judge:
         size = self._of(plan)[1].size_bytes
         if self.everything is self.calibration or not limit * (1 - CLOSE) < size <= limit:
             return size
-        whole = journey(self.source, plan, self.everything, self.progress, self.processes)
+        whole = journey(self.source, plan, self.everything, self.progress, processes=self.processes)
         return max(size, self.processes.once(lambda: len(to_bytes(whole.model.artifact))))
 
     def _of(self, plan: Plan) -> tuple[Journey, Measured]:

@@ -17,11 +17,12 @@ from intonly.core.records import InputSpec, Plan, Recipe
 from intonly.core.spec import check
 from intonly.steps.quantize.activations import Asked, input_qparams, quantize_activations
 from intonly.steps.quantize.settings import LayerSettings, layer_settings, plan_of, weighted_nodes
-from intonly.steps.quantize.weights import quantize_weights, unshared_weights, weight_qparams, weight_scale
+from intonly.steps.quantize.weights import guarded_scale, quantize_weights, unshared_weights, weight_qparams, weight_scale
 
 __all__ = [
     "Asked",
     "LayerSettings",
+    "guarded_scale",
     "input_qparams",
     "layer_settings",
     "plan_of",

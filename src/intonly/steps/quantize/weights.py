@@ -67,8 +67,7 @@ def weight_qparams(node: Node, graph: Graph, settings: LayerSettings, x: QParams
     axis = spec.weight_axis if settings.weight_granularity == "channel" else None
     scale = weight_scale(w, settings.weight_format, axis, settings.weight_observer)
     bias = graph.params[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else None
-    largest = np.abs(w).max(axis=tuple(i for i in range(w.ndim) if i != axis)) if axis is not None else np.abs(w).max()
-    return QParams(settings.weight_format, _guarded(scale, bias, x, largest, settings.weight_format), axis=axis)
+    return QParams(settings.weight_format, guarded_scale(scale, w, bias, x, settings.weight_format, axis), axis=axis)
 
 
 def weight_scale(w: npt.NDArray[Any], fmt: NumberFormat, axis: int | None, observer: str) -> npt.NDArray[np.float64]:
@@ -104,19 +103,20 @@ def _least_squares_scale(rows: npt.NDArray[Any], full: npt.NDArray[np.float64], 
     return np.where(full > 0, best, 0.0)
 
 
-def _guarded(
-    scale: npt.NDArray[np.float64], bias: npt.NDArray[Any] | None, x: QParams, largest: npt.NDArray[np.float64], fmt: NumberFormat
+def guarded_scale(
+    scale: npt.NDArray[np.float64], w: npt.NDArray[Any], bias: npt.NDArray[Any] | None, x: QParams, fmt: NumberFormat, axis: int | None
 ) -> npt.NDArray[np.float64]:
-    """Widen the scale of channels whose bias would not fit in an int32 accumulator (dead channels).
+    """Return the scale, widened for channels whose bias would not fit in an int32 accumulator (dead channels).
 
     Args:
-        largest: |weight| of each channel, (C,).
+        scale: () or (C,). w, bias: real. x: units of the layer's input. fmt, axis: of the weight.
     """
     if bias is None:
         return scale
     steps = np.abs(bias.astype(np.float64)) / float(np.min(x.scale))
-    if not scale.ndim:
+    if axis is None or not scale.ndim:
         return np.asarray(np.maximum(scale, steps.max() / BIAS_LIMIT))
+    largest = np.abs(np.moveaxis(w, axis, 0).reshape(len(scale), -1)).max(axis=1)
     wide = np.maximum(scale, steps / BIAS_LIMIT)
     silent = (largest < wide / 2) & fmt.has_zero
     return np.asarray(np.where(silent, np.maximum(wide, steps / SILENT_BIAS_LIMIT), wide))
