@@ -24,8 +24,9 @@ from intonly.training.program import Program, State
 from intonly.training.rounding import round_to
 
 BatchNorm = Literal["frozen", "batch"]
+Ranges = Literal["learned", "running"]
 MOMENTUM = 0.01
-"""Share of a new batch in the running statistics of a batch norm. Source: HAWQ-V3's published code."""
+"""Share of a new batch in running statistics and ranges. Source: HAWQ-V3's published code."""
 
 
 class Branch(nn.Module):
@@ -97,7 +98,7 @@ class PreparedModel(nn.Module):
     says, one for each input or one mapping.
     """
 
-    def __init__(self, program: Program, state: State, batch_norm: BatchNorm = "frozen") -> None:
+    def __init__(self, program: Program, state: State, *, batch_norm: BatchNorm = "frozen", ranges: Ranges = "learned") -> None:
         super().__init__()
         self.program = program
         self.network, self.steps = Branch(), Branch()
@@ -111,8 +112,10 @@ class PreparedModel(nn.Module):
             self._homes["weight", layer.origin] = self.steps.place(f"weight.{layer.origin}.step", step)
         for grid in program.grids:
             if grid.learned:
-                step = nn.Parameter(torch.tensor(state.activation_steps[grid.name]))
-                self._homes["activation", grid.name] = self.steps.place(f"activation.{grid.name}.step", step)
+                start = torch.tensor(state.activation_steps[grid.name])
+                held = nn.Parameter(start) if ranges == "learned" else start
+                self._homes["activation", grid.name] = self.steps.place(f"activation.{grid.name}.step", held)
+        self._follows = ranges == "running"
         self._constants: dict[str, str] = {}
         for name, tensor in _constants(program, state).items():
             self._constants[name] = f"constant{len(self._constants)}"
@@ -186,10 +189,10 @@ class PreparedModel(nn.Module):
         """Return the weight that a layer learns, in the user's own units."""
         return self._tensor("value", layer.weight)
 
-    def leave_real(self, steps: Collection[str]) -> None:
-        """Do not round what these parameters, by their names in `named_parameters`, are the steps of, in training only."""
-        ids = {id(p) for name, p in self.named_parameters() if name in steps}
-        self._real = frozenset(home for home in self._homes if id(self._tensor(*home)) in ids)
+    def leave_real(self, steps: Collection[torch.Tensor]) -> None:
+        """Do not round what these are the steps of, in training only. Each call replaces the one before."""
+        ids = {id(step) for step in steps}
+        self._real = frozenset(home for home in self._homes if home[0] != "value" and id(self._tensor(*home)) in ids)
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
@@ -229,8 +232,16 @@ class PreparedModel(nn.Module):
         """Return a value rounded; a grid that is left real keeps only its saturation at 0, which may stand for a relu."""
         if ("activation", grid.name) in self._real:
             return x.relu() if grid.limits.lo == 0 else x
-        step = self._tensor("activation", grid.name).abs() if grid.learned else torch.tensor(grid.scale, device=x.device)
-        return round_to(x, step, grid.limits)
+        if not grid.learned:
+            return round_to(x, torch.tensor(grid.scale, device=x.device), grid.limits)
+        step = self._tensor("activation", grid.name)
+        if self._follows:
+            with torch.no_grad():  # the smallest step whose codes reach from the least to the largest value of the batch
+                least, most = torch.aminmax(x)
+                needed = torch.maximum(most / grid.limits.hi, least / grid.limits.lo) if grid.limits.lo else most / grid.limits.hi
+                step.mul_(1 - MOMENTUM).add_(needed, alpha=MOMENTUM)
+            step = step.clone()  # what the gradient remembers must not move at the next batch
+        return round_to(x, step.abs(), grid.limits)
 
     def _simulated(self, live: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         for step in self.program.steps:
