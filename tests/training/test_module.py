@@ -225,6 +225,8 @@ def test_inputs_that_do_not_fit_are_named(training):
         m(torch.zeros(2, 3, 8, dtype=torch.uint8))
     with pytest.raises(DataError, match="1 inputs"):
         m()
+    with pytest.raises(DataError, match=r"\[0\] samples"):
+        m.integers(images(4)[:0])
 
 
 def test_normalization_in_the_network_is_understood():

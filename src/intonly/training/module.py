@@ -314,7 +314,7 @@ class PreparedModel(nn.Module):
         """Return the present state as integers; lowered anew only when some number has changed since."""
         tensors = [self._tensor(*home).detach() for home in self._homes]
         last = self._lowered
-        if last is None or last.integers.device != self._device or not all(map(torch.equal, tensors, last.tensors)):
+        if last is None or last.integers.runner.device != self._device or not all(map(torch.equal, tensors, last.tensors)):
             last = _Lowered(tuple(t.clone() for t in tensors), integers_of(self.program, self.state(), self._device))
             self._lowered = last
         return last.integers
