@@ -272,6 +272,8 @@ def test_what_cannot_be_prepared_or_converted_is_named():
         intonly.convert(torch.nn.Linear(2, 2))
     with pytest.raises(DataError, match="batch_norm must be 'frozen' or 'batch', got 'none'"):
         small(batch_norm="none")
+    with pytest.raises(DataError, match="batch_norm must be 'frozen' or 'batch', got 'frosen'"):
+        small().batch_norm = "frosen"
     with pytest.raises(DataError, match="ranges must be 'learned' or 'running', got 'minmax'"):
         small(ranges="minmax")
     with pytest.raises(DataError, match="prepare needs calibration data"):
