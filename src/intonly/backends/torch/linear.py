@@ -30,8 +30,10 @@ def _float32_is_exact(site: Site) -> bool:
     """Whether float32 may hold the sums of this node, on this device and under PyTorch's present settings."""
     if site.partial >= FLOAT32_LIMIT or site.device.type != "cpu" or not HAS_ONEDNN:
         return False
-    lowered = os.environ.get("DNNL_DEFAULT_FPMATH_MODE", "STRICT").upper() != "STRICT"
-    return not lowered and torch.get_float32_matmul_precision() == "highest"
+    if os.environ.get("DNNL_DEFAULT_FPMATH_MODE", "STRICT").upper() != "STRICT":
+        return False
+    settings = [getattr(getattr(torch.backends.mkldnn, kind, None), "fp32_precision", "none") for kind in ("conv", "matmul")]
+    return torch.get_float32_matmul_precision() == "highest" and set(settings) <= {"none", "ieee"}
 
 
 def _centered(x: Tensor, zero: int | Tensor, kind: torch.dtype) -> Tensor:
@@ -48,7 +50,6 @@ def _centered(x: Tensor, zero: int | Tensor, kind: torch.dtype) -> Tensor:
 
 def _conv2d(site: Site) -> Run:
     w, bias = _constant(site, 1), _constant(site, 2)
-    top, left, bottom, right = site.attr("pads")
     zero = _zero(site, "x_zero_point")
     finish = epilogue(site)
     direct, by_patches = _direct_convolution(site, w, bias), _patch_convolution(site, w, bias)
@@ -56,30 +57,34 @@ def _conv2d(site: Site) -> Run:
     def run(x: Sequence[Tensor]) -> Tensor:
         exact = _float32_is_exact(site)
         image = _centered(x[0], zero, torch.float32 if exact else torch.float64)
-        image = padded(image, (0, top, left, 0), (0, bottom, right, 0))  # padding contributes 0, so it follows the subtraction
         return finish((direct if exact else by_patches)(image), x[3:])
 
     return run
 
 
 def _direct_convolution(site: Site, w: Array, bias: Array) -> Callable[[Tensor], Tensor]:
-    """Return the sums of oneDNN's direct convolution of a padded NHWC image, float32."""
+    """Return the sums of oneDNN's direct convolution of a centered NHWC image, float32."""
     weights = site.tensor(w, torch.float32).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     addends = site.tensor(bias, torch.float32)
     strides, dilations, groups = site.attr("strides"), site.attr("dilations"), site.attr("groups")
+    top, left, bottom, right = site.attr("pads")
+    both = (min(top, bottom), min(left, right))
+    before, after = (0, top - both[0], left - both[1], 0), (0, bottom - both[0], right - both[1], 0)
 
     def run(image: Tensor) -> Tensor:
+        image = padded(image, before, after)
         # Not nn.functional.conv2d, which may choose another library, and with it Winograd's algorithm.
-        acc = torch.mkldnn_convolution(image.permute(0, 3, 1, 2), weights, addends, (0, 0), strides, dilations, groups)
+        acc = torch.mkldnn_convolution(image.permute(0, 3, 1, 2), weights, addends, both, strides, dilations, groups)
         return acc.permute(0, 2, 3, 1)
 
     return run
 
 
 def _patch_convolution(site: Site, w: Array, bias: Array) -> Callable[[Tensor], Tensor]:
-    """Return the sums of a convolution of a padded NHWC image as products of patches and weights, float64."""
+    """Return the sums of a convolution of a centered NHWC image as products of patches and weights, float64."""
     o, kh, kw, per_group = w.shape
     groups, (sh, sw), (dh, dw) = site.attr("groups"), site.attr("strides"), site.attr("dilations")
+    top, left, bottom, right = site.attr("pads")
     depth = kh * kw * per_group
     weights = site.tensor(w.transpose(0, 3, 1, 2).reshape(groups, o // groups, depth), torch.float64).transpose(1, 2)
     addends = site.tensor(bias, torch.float64)
@@ -91,6 +96,7 @@ def _patch_convolution(site: Site, w: Array, bias: Array) -> Callable[[Tensor], 
         return torch.bmm(patches, weights).transpose(0, 1).reshape(n, oh, ow, o) + addends
 
     def run(image: Tensor) -> Tensor:
+        image = padded(image, (0, top, left, 0), (0, bottom, right, 0))
         step = max(1, PATCH_BYTES // (image[0].numel() * kh * kw * image.element_size()))
         return torch.cat([part(piece) for piece in torch.split(image, step)])
 
