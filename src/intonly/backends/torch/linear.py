@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -36,6 +37,11 @@ def _float32_is_exact(site: Site) -> bool:
     return torch.get_float32_matmul_precision() == "highest" and set(settings) <= {"none", "ieee"}
 
 
+def _kind(site: Site) -> torch.dtype:
+    """Return the float type that holds the sums of this node."""
+    return torch.float32 if _float32_is_exact(site) else torch.float64
+
+
 def _centered(x: Tensor, zero: int | Tensor, kind: torch.dtype) -> Tensor:
     """Return x - zero in a float type, for differences proven to fit in it.
 
@@ -52,12 +58,14 @@ def _conv2d(site: Site) -> Run:
     w, bias = _constant(site, 1), _constant(site, 2)
     zero = _zero(site, "x_zero_point")
     finish = epilogue(site)
-    direct, by_patches = _direct_convolution(site, w, bias), _patch_convolution(site, w, bias)
+
+    @cache
+    def sums(kind: torch.dtype) -> Callable[[Tensor], Tensor]:
+        return (_direct_convolution if kind == torch.float32 else _patch_convolution)(site, w, bias)
 
     def run(x: Sequence[Tensor]) -> Tensor:
-        exact = _float32_is_exact(site)
-        image = _centered(x[0], zero, torch.float32 if exact else torch.float64)
-        return finish((direct if exact else by_patches)(image), x[3:])
+        kind = _kind(site)
+        return finish(sums(kind)(_centered(x[0], zero, kind)), x[3:])
 
     return run
 
@@ -107,23 +115,20 @@ def _matmul(site: Site) -> Run:
     b, bias = site.constants[1:3]
     zeros = _zero(site, "a_zero_point"), _zero(site, "b_zero_point")
     finish = epilogue(site)
-    fixed = None if b is None else {kind: _transposed(site.tensor(b), zeros[1], kind) for kind in (torch.float32, torch.float64)}
-    addends = None if bias is None or not bias.any() else site.tensor(bias)
+
+    @cache
+    def constant(kind: torch.dtype) -> Tensor:
+        return _centered(site.tensor(_constant(site, 1)), zeros[1], kind)
 
     def run(x: Sequence[Tensor]) -> Tensor:
-        kind = torch.float32 if _float32_is_exact(site) else torch.float64
-        second = _transposed(x[1], zeros[1], kind) if fixed is None else fixed[kind]
-        acc = torch.matmul(_centered(x[0], zeros[0], kind), second)
-        if bias is None or addends is not None:
-            acc += x[2] if addends is None else addends.to(kind)
+        kind = _kind(site)
+        second = _centered(x[1], zeros[1], kind) if b is None else constant(kind)
+        acc = torch.matmul(_centered(x[0], zeros[0], kind), second.transpose(-1, -2))
+        if bias is None or bias.any():
+            acc += x[2]
         return finish(acc, x[3:])
 
     return run
-
-
-def _transposed(b: Tensor, zero: int | Tensor, kind: torch.dtype) -> Tensor:
-    """Return the second factor as torch.matmul wants it: (..., K, N)."""
-    return _centered(b, zero, kind).transpose(-1, -2)
 
 
 def _constant(site: Site, place: int) -> Array:
