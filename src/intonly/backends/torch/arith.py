@@ -14,6 +14,7 @@ import torch
 from intonly.backends.torch.base import Site, Tensor
 from intonly.core.arith import Rescale
 
+SAT16 = (-(1 << 15), (1 << 15) - 1)
 LARGEST_ROOT = 3037000499
 """floor(sqrt(2^63 - 1))."""
 
@@ -81,21 +82,23 @@ def _narrow(rescale: Rescale, site: Site) -> Epilogue:
 def _narrow_operand(multiplier: Tensor, shift: Tensor) -> Callable[[Tensor], Tensor]:
     """Return x -> x * multiplier / 2^(15 + shift) as the narrow form rounds it. The function overwrites its int32 operand.
 
-    A shift to the left saturates first: what leaves 16 bits before it leaves them after it, and 2^15 << 15 fits in 31 bits.
+    Channels that shift to the left saturate before: what is outside 16 bits stays outside, and 2^15 << 15 fits in int32.
     """
     right, left = shift.clamp(min=0), (-shift).clamp(min=0)
     half = (torch.ones_like(right) << right) >> 1
-    multiplier, right, left, half = (t.to(torch.int32) for t in (multiplier, right, left, half))
-    goes_left = bool(left.any())
+    lowest = torch.where(left > 0, SAT16[0], -(1 << 31))
+    multiplier, right, left, half, lowest = (t.to(torch.int32) for t in (multiplier, right, left, half, lowest))
+    highest = -1 - lowest
+    goes_left, goes_right = bool(left.any()), bool(right.any())
 
     def run(x: Tensor) -> Tensor:
         if goes_left:
-            limit = (1 << 15) - 1
-            kept = x.clamp(-limit - 1, limit) << left
-            x = torch.where(left > 0, kept, x)
-        x += half
-        x >>= right
-        x.clamp_(-(1 << 15), (1 << 15) - 1)
+            x.clamp_(lowest, highest)
+            x <<= left
+        if goes_right:
+            x += half
+            x >>= right
+        x.clamp_(*SAT16)
         x *= multiplier
         x += 1 << 14
         x >>= 15

@@ -69,6 +69,12 @@ def storage(fmt: NumberFormat) -> torch.dtype:
     return STORAGE[held.dtype.name]
 
 
+def less(x: Tensor, zero: int) -> Tensor:
+    """Return x - zero in int64; maybe `x` itself, so nobody may overwrite it."""
+    wide = x.to(torch.int64)
+    return wide - zero if zero else wide
+
+
 def padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: int = 0) -> Tensor:
     """Return `x` with a margin of `value` along each axis; `x` itself when there is none.
 

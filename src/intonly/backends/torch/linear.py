@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -30,8 +31,15 @@ def _float32_is_exact(site: Site) -> bool:
     """Whether float32 may hold the sums of this node, on this device and under PyTorch's present settings."""
     if site.partial >= FLOAT32_LIMIT or site.device.type != "cpu" or not HAS_ONEDNN:
         return False
-    lowered = os.environ.get("DNNL_DEFAULT_FPMATH_MODE", "STRICT").upper() != "STRICT"
-    return not lowered and torch.get_float32_matmul_precision() == "highest"
+    if os.environ.get("DNNL_DEFAULT_FPMATH_MODE", "STRICT").upper() != "STRICT":
+        return False
+    settings = [getattr(getattr(torch.backends.mkldnn, kind, None), "fp32_precision", "none") for kind in ("conv", "matmul")]
+    return torch.get_float32_matmul_precision() == "highest" and set(settings) <= {"none", "ieee"}
+
+
+def _kind(site: Site) -> torch.dtype:
+    """Return the float type that holds the sums of this node."""
+    return torch.float32 if _float32_is_exact(site) else torch.float64
 
 
 def _centered(x: Tensor, zero: int | Tensor, kind: torch.dtype) -> Tensor:
@@ -48,38 +56,43 @@ def _centered(x: Tensor, zero: int | Tensor, kind: torch.dtype) -> Tensor:
 
 def _conv2d(site: Site) -> Run:
     w, bias = _constant(site, 1), _constant(site, 2)
-    top, left, bottom, right = site.attr("pads")
     zero = _zero(site, "x_zero_point")
     finish = epilogue(site)
-    direct, by_patches = _direct_convolution(site, w, bias), _patch_convolution(site, w, bias)
+
+    @cache
+    def sums(kind: torch.dtype) -> Callable[[Tensor], Tensor]:
+        return (_direct_convolution if kind == torch.float32 else _patch_convolution)(site, w, bias)
 
     def run(x: Sequence[Tensor]) -> Tensor:
-        exact = _float32_is_exact(site)
-        image = _centered(x[0], zero, torch.float32 if exact else torch.float64)
-        image = padded(image, (0, top, left, 0), (0, bottom, right, 0))  # padding contributes 0, so it follows the subtraction
-        return finish((direct if exact else by_patches)(image), x[3:])
+        kind = _kind(site)
+        return finish(sums(kind)(_centered(x[0], zero, kind)), x[3:])
 
     return run
 
 
 def _direct_convolution(site: Site, w: Array, bias: Array) -> Callable[[Tensor], Tensor]:
-    """Return the sums of oneDNN's direct convolution of a padded NHWC image, float32."""
+    """Return the sums of oneDNN's direct convolution of a centered NHWC image, float32."""
     weights = site.tensor(w, torch.float32).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     addends = site.tensor(bias, torch.float32)
     strides, dilations, groups = site.attr("strides"), site.attr("dilations"), site.attr("groups")
+    top, left, bottom, right = site.attr("pads")
+    both = (min(top, bottom), min(left, right))
+    before, after = (0, top - both[0], left - both[1], 0), (0, bottom - both[0], right - both[1], 0)
 
     def run(image: Tensor) -> Tensor:
+        image = padded(image, before, after)
         # Not nn.functional.conv2d, which may choose another library, and with it Winograd's algorithm.
-        acc = torch.mkldnn_convolution(image.permute(0, 3, 1, 2), weights, addends, (0, 0), strides, dilations, groups)
+        acc = torch.mkldnn_convolution(image.permute(0, 3, 1, 2), weights, addends, both, strides, dilations, groups)
         return acc.permute(0, 2, 3, 1)
 
     return run
 
 
 def _patch_convolution(site: Site, w: Array, bias: Array) -> Callable[[Tensor], Tensor]:
-    """Return the sums of a convolution of a padded NHWC image as products of patches and weights, float64."""
+    """Return the sums of a convolution of a centered NHWC image as products of patches and weights, float64."""
     o, kh, kw, per_group = w.shape
     groups, (sh, sw), (dh, dw) = site.attr("groups"), site.attr("strides"), site.attr("dilations")
+    top, left, bottom, right = site.attr("pads")
     depth = kh * kw * per_group
     weights = site.tensor(w.transpose(0, 3, 1, 2).reshape(groups, o // groups, depth), torch.float64).transpose(1, 2)
     addends = site.tensor(bias, torch.float64)
@@ -91,6 +104,7 @@ def _patch_convolution(site: Site, w: Array, bias: Array) -> Callable[[Tensor], 
         return torch.bmm(patches, weights).transpose(0, 1).reshape(n, oh, ow, o) + addends
 
     def run(image: Tensor) -> Tensor:
+        image = padded(image, (0, top, left, 0), (0, bottom, right, 0))
         step = max(1, PATCH_BYTES // (image[0].numel() * kh * kw * image.element_size()))
         return torch.cat([part(piece) for piece in torch.split(image, step)])
 
@@ -101,23 +115,20 @@ def _matmul(site: Site) -> Run:
     b, bias = site.constants[1:3]
     zeros = _zero(site, "a_zero_point"), _zero(site, "b_zero_point")
     finish = epilogue(site)
-    fixed = None if b is None else {kind: _transposed(site.tensor(b), zeros[1], kind) for kind in (torch.float32, torch.float64)}
-    addends = None if bias is None or not bias.any() else site.tensor(bias)
+
+    @cache
+    def constant(kind: torch.dtype) -> Tensor:
+        return _centered(site.tensor(_constant(site, 1)), zeros[1], kind)
 
     def run(x: Sequence[Tensor]) -> Tensor:
-        kind = torch.float32 if _float32_is_exact(site) else torch.float64
-        second = _transposed(x[1], zeros[1], kind) if fixed is None else fixed[kind]
-        acc = torch.matmul(_centered(x[0], zeros[0], kind), second)
-        if bias is None or addends is not None:
-            acc += x[2] if addends is None else addends.to(kind)
+        kind = _kind(site)
+        second = _centered(x[1], zeros[1], kind) if b is None else constant(kind)
+        acc = torch.matmul(_centered(x[0], zeros[0], kind), second.transpose(-1, -2))
+        if bias is None or bias.any():
+            acc += x[2]
         return finish(acc, x[3:])
 
     return run
-
-
-def _transposed(b: Tensor, zero: int | Tensor, kind: torch.dtype) -> Tensor:
-    """Return the second factor as torch.matmul wants it: (..., K, N)."""
-    return _centered(b, zero, kind).transpose(-1, -2)
 
 
 def _constant(site: Site, place: int) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from intonly.backends.torch.base import Prepare, Run, Site, Tensor, padded, plain
+from intonly.backends.torch.base import Prepare, Run, Site, Tensor, less, padded, plain
 from intonly.core.graph import Node
 from intonly.core.primitives.linear import output_extent
 
@@ -49,7 +49,7 @@ def _reduce_max(node: Node, x: Sequence[Tensor]) -> Tensor:
 
 
 def _reduce_sum(node: Node, x: Sequence[Tensor]) -> Tensor:
-    return torch.sum(x[0].to(torch.int64) - node.attrs["x_zero_point"], node.attrs["axes"], node.attrs["keepdims"])
+    return torch.sum(less(x[0], node.attrs["x_zero_point"]), node.attrs["axes"], node.attrs["keepdims"])
 
 
 FUNCTIONS: dict[str, Prepare] = {
