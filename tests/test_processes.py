@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from intonly.core.errors import DataError
 from intonly.core.records import from_json, to_json
 from intonly.core.tables import SensitivityTable
 from intonly.processes import Processes, processes
-from intonly.steps.sensitivity import sensitivity
+from intonly.steps.sensitivity import Folder, sensitivity
 from tests.steps.sensitivity.nets import cut, data, image_net, probes, smooth_net
 from tests.two_processes import run_in_two
 
@@ -62,6 +63,38 @@ def test_two_processes_are_as_good_as_one(tmp_path):
             continue  # each process forms groups of its own samples
         for field in ("weight_loss", "activation_loss", "weight_score"):
             np.testing.assert_allclose(getattr(two, field), getattr(one, field), rtol=1e-9, atol=1e-15, err_msg=name)
+
+
+def resumed(folder: Path) -> None:
+    """Write a table of eigenvalues twice; one process forgets a layer in between."""
+    graph = smooth_net()
+    x = data(graph, 24)
+    with processes() as mine:
+        store = Folder(folder / f"store{mine.rank}")
+        found = []
+        for _ in range(2):
+            batches = mine.shard(cut(x, 6))
+            made = sensitivity(
+                graph, batches, probes(graph, x), metric="hessian-eigenvalue", precision="float64", reduce=mine.reduce, store=store
+            )
+            found.append(to_json(made))
+            if mine.rank:
+                for kept in store.path.glob("*.json"):
+                    if "eigenvalue/" in kept.read_text():
+                        kept.unlink()
+                        break
+                else:
+                    raise AssertionError("nothing was kept, so nothing is forgotten")
+    (folder / f"{mine.rank}.json").write_text(json.dumps(found))
+
+
+def test_processes_that_remember_different_things_go_on_together(tmp_path):
+    """After a crash, machines with disks of their own would wait for each other's layers for ever."""
+    script = "import pathlib, sys; from tests.test_processes import resumed; resumed(pathlib.Path(sys.argv[1]))"
+    run_in_two([sys.executable, "-c", script, str(tmp_path)])
+    one, two = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert one == two
+    assert one[0] == one[1]
 
 
 def test_shares_are_complete_and_apart():

@@ -102,6 +102,11 @@ def test_embedded_data_are_strict_json():
     assert "<" not in embedded("</script>")
 
 
+def test_counts_in_the_page_are_exact():
+    """The table of single bits subtracts costs: six digits of them would show a bit operation's gain wrongly, or none."""
+    assert embedded([2_550_136_832.0, 2_550_136_832.0 + 1, -3.0, 1e300, 0.1234567]) == "[2550136832,2550136833,-3,1e+300,0.123457]"
+
+
 def test_a_report_is_there_completely_or_not_at_all(tmp_path, monkeypatch):
     """A failed write would leave half a page, or destroy the one before."""
     path = tmp_path / "report.html"

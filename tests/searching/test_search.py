@@ -103,10 +103,14 @@ def test_a_budget_of_bytes_holds_for_the_real_file(case, monkeypatch, solver):
 
 def test_a_file_near_the_limit_is_also_made_of_all_samples(case, monkeypatch):
     """`quantize` would make a file with more digits than the search saw, and exceed the budget by a few bytes."""
-    (result,) = found(case, "size=65%")
-    whole = intonly.quantize(case[0], result.plan, data=case[1]).size
-    assert whole != result.chosen.size_bytes, "both files are alike, so nothing is tested"
-    limit = max(whole, result.chosen.size_bytes) - 1
+    for share in (65, 60, 55, 70):
+        (result,) = found(case, f"size={share}%")
+        whole = intonly.quantize(case[0], result.plan, data=case[1]).size
+        if whole > result.chosen.size_bytes:
+            break
+    else:
+        pytest.skip("the files of all samples are no larger here, so there is nothing to notice")
+    limit = whole - 1
     (other,) = found(case, f"size={limit}B")
     assert other.chosen.plan_hash != result.chosen.plan_hash
     assert other.chosen.size_bytes <= limit

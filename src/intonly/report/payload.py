@@ -15,7 +15,9 @@ from intonly.report.records import Histogram, Report, ReportLayer, SearchPart
 from intonly.steps.allocate import Variable
 
 DIGITS = 6
-"""Significant digits of numbers in the page."""
+"""Significant digits of numbers in the page that are not whole."""
+EXACT = 1 << 53
+"""Whole numbers below this are exact in a browser."""
 
 
 def payload(report: Report) -> dict[str, Any]:
@@ -37,6 +39,8 @@ def _short(data: Any) -> Any:
         return {key: _short(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
         return [_short(value) for value in data]
+    if isinstance(data, float) and data.is_integer() and abs(data) < EXACT:
+        return int(data)  # counts are subtracted from each other: six digits of them would leave none of a small difference
     if isinstance(data, float):
         return float(f"{data:.{DIGITS}g}") if math.isfinite(data) else None
     return data

@@ -42,11 +42,12 @@ def hessian_eigenvalue(study: Study) -> Findings:
 def _eigenvalues(study: Study) -> dict[str, float]:
     """Return the eigenvalue of each layer; finished layers are stored, the others start anew in a resumed run."""
     count = exact_signals(study) if is_gauss_newton(study) else 0
-    done: dict[str, float] = {}
-    for layer in study.layers:
-        held = study.store.get(f"{study.name}/eigenvalue/{layer.origin}")
-        if held is not None:
-            done[layer.origin] = held
+    held = [study.store.get(f"{study.name}/eigenvalue/{layer.origin}") for layer in study.layers]
+    missing = study.reduce(torch.tensor([float(value is None) for value in held], dtype=torch.float64))
+    everywhere = (missing == 0).tolist()  # processes that kept different layers would wait for each other's for ever
+    done = {
+        layer.origin: float(value) for layer, value, kept in zip(study.layers, held, everywhere, strict=True) if kept and value is not None
+    }
     vectors = {layer.origin: _start(study, layer) for layer in study.layers if layer.origin not in done}
     last = dict.fromkeys(vectors, math.inf)
     for number in range(MOST_ROUNDS):
