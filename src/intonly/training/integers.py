@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from intonly.backends.torch import TorchIntegers
 from intonly.core.errors import DataError
 from intonly.core.graph import Graph
 from intonly.core.records import InputSpec, OutputSpec
@@ -18,6 +17,9 @@ from intonly.model import chunks, roomy_batch
 from intonly.pipeline import user_specs
 from intonly.steps.lower import lower
 from intonly.training.program import Program, State, quantized_graph
+
+if TYPE_CHECKING:
+    from intonly.backends.torch import TorchIntegers
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,8 @@ def integers_of(program: Program, state: State, device: torch.device) -> Integer
     Raises:
         IntonlyError: naming the layer whose state has no integer form.
     """
+    from intonly.backends.torch import TorchIntegers
+
     quantized = quantized_graph(program, state)
     graph, _, outputs = lower(quantized, program.specs)
     specs = user_specs(program.source.specs, program.specs, quantized)
