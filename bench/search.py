@@ -82,6 +82,7 @@ def rows(bed: Bed, corrections: str, draw: int, widths: list[int], metrics: list
                         solvers=(solver,),
                         recipe=recipe,
                         timed=False,
+                        contest=False,
                         run_dir=folder,
                     )
                 except IntonlyError as problem:

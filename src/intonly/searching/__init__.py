@@ -76,6 +76,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     batch: int = 1,
     device: str = "cpu",
     timed: bool = True,
+    contest: bool = True,
     inputs: InputSpec | Sequence[InputSpec] | None = None,
     example_inputs: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -92,7 +93,8 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
         recipe: everything else of the plan (observers, corrections, first and last layer, rules).
         time_limit: seconds for each solution. run_dir: folder in which finished pieces are kept, and found again.
         batch: samples of a call whose latency counts. device: where sensitivity runs. timed: False = no clock is read
-            unless the budget limits latency.
+            unless the budget limits latency. contest: True = where a uniform plan within the budget measures better on the
+            judging samples, it is the plan, and a note says so; False = the solver's own choice whatever it measures.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
         processes: among which calibration and sensitivity are shared; the first one measures, solves and judges, and each
             returns the same.
@@ -139,7 +141,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
             activation_candidates=ready.choices.activation_bits,
         )
         for solver in solvers:
-            run = Run(ready, problem, judge, solver, time_limit, batch, limits.max_drop, timed or wants_latency)
+            run = Run(ready, problem, judge, solver, time_limit, batch, limits.max_drop, timed or wants_latency, contest)
             results.append(run.result())
     return tuple(results)
 
