@@ -237,6 +237,13 @@ def test_run_writes_integers_and_says_what_they_mean(here):
     assert [p.name for p in here.iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("backend", ["interpreter", "torch"])
+def test_run_on_another_backend(here, backend):
+    """--backend would change the answer, or not be known."""
+    intonly_("run", "net.intonly", "--input", "x.npy", "-o", "y.npy", "--backend", backend)
+    assert np.array_equal(np.load(here / "y.npy"), intonly.load(here / "net.intonly")(X[:7]))
+
+
 def test_run_of_several_outputs(here):
     """Several outputs would be squeezed into one array."""
     intonly_("quantize", "net.onnx", "-o", "two.intonly", "--data", "bare.npz", "--outputs", "f,logits", *RAW)

@@ -41,6 +41,9 @@ TOP = {"cli", "report", "__main__"}
 LAZY = {"core", "formats", "ops", "artifact", "backends"}
 """Rooms where heavy libraries may be imported inside functions only."""
 
+OWN = {"intonly.backends.torch": "torch"}
+"""Packages of lazy rooms that are one library's own: they import it themselves, and others import them inside functions only."""
+
 HEAVY = {"torch", "onnx", "onnxruntime", "onnx_ir", "transformers", "highspy", "typer", "rich", "plotly", "jinja2"}
 DYNAMIC = {"importlib.import_module", "import_module", "__import__"}
 CORE_OUTSIDE = {"numpy"}
@@ -90,10 +93,13 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     room, found = room_of(module), []
     for name, line, eager in imports(ast.parse(source), module, is_package):
         top = name.split(".")[0]
-        if top == "intonly":
+        own = next((package for package in OWN if f"{name}.".startswith(f"{package}.")), None)
+        if own and eager and not f"{module}.".startswith(f"{own}."):
+            found.append(f"{module}:{line} imports {name}, and with it {OWN[own]}; move it into the function that needs it")
+        elif top == "intonly":
             if not may_import(module, name):
                 found.append(f"{module}:{line} imports {name}, but {place(module)} may not import {place(name)}")
-        elif top in HEAVY and room in LAZY and eager:
+        elif top in HEAVY and room in LAZY and eager and OWN.get(".".join(module.split(".")[:3])) != top:
             found.append(f"{module}:{line} imports {name} where it is imported itself; move it into the function that needs it")
         elif room == "core" and top not in CORE_OUTSIDE and top not in sys.stdlib_module_names:
             found.append(f"{module}:{line} imports {name}; core uses the standard library and NumPy only")
@@ -156,6 +162,8 @@ WRONG = [
     ("intonly.steps.lower.fuse", "import importlib\nimportlib.import_module('intonly.artifact')", "step lower may not import artifact"),
     ("intonly.backends.native", "from intonly.ops.conv2d import SPEC", "backends may not import ops"),
     ("intonly.backends.native", "import onnxruntime as ort", "move it into the function"),
+    ("intonly.backends.torch.linear", "import onnx", "move it into the function"),
+    ("intonly.backends.interpreter", "from intonly.backends.torch import TorchIntegers", "and with it torch; move it into the function"),
     ("intonly.artifact.save", "from intonly.pipeline import quantize", "artifact may not import pipeline"),
     ("intonly.pipeline", "from intonly.cli import app", "pipeline may not import cli"),
     ("intonly.search", "from intonly.report import write", "search may not import report"),
@@ -178,6 +186,8 @@ RIGHT = [
     ("intonly.steps.lower.fuse", "from intonly.steps.lower.units import Units"),
     ("intonly.torch_exec", "import torch"),
     ("intonly.backends.native", "from intonly.backends.base import Backend\nimport safetensors"),
+    ("intonly.backends.torch.linear", "import torch\nfrom intonly.backends.torch.base import Tensor"),
+    ("intonly.model", "def run():\n    from intonly.backends.torch import TorchIntegers"),
     ("intonly.artifact.save", "from intonly.artifact.schema import SCHEMA\nfrom intonly._version import VERSION"),
     ("intonly.pipeline", "from intonly.steps.quantize import quantize\nfrom intonly.backends import BACKENDS"),
     ("intonly.cli", "from intonly import quantize\nimport typer"),

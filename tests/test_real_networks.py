@@ -14,6 +14,7 @@ pytest.importorskip("PIL", reason="the pictures are JPEG")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 import beds
+import numpy as np
 
 import intonly
 
@@ -40,3 +41,16 @@ def test_integers_follow_the_float_network(name, recipe, agreement, sqnr):
     assert found.sqnr_db >= sqnr
     if bed.official is not None:
         assert q.size <= (beds.ROOT / bed.official).stat().st_size
+
+
+@pytest.mark.parametrize("name", ["resnet20_jpeg", "kws_dscnn"])
+def test_tensors_give_the_bytes_of_the_native_engine(name):
+    """What training reports from PyTorch would not be what the network answers where it is used."""
+    bed = beds.classifiers()[name]
+    q = intonly.quantize(bed.model(), "w8a8", data=bed.calibration(0).take(96), inputs=bed.spec)
+    x = dict(bed.test().take(100).arrays)
+    expected = q.run(x)
+    actual = intonly.QuantizedModel(q.artifact, backend="torch").run(x)
+    for key, y in expected.items():
+        assert np.unique(y).size > 100
+        np.testing.assert_array_equal(actual[key], y)

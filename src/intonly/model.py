@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ CHUNK_ELEMENTS = 1 << 24
 """Most elements of the largest value that one run of the interpreter or of a float graph holds."""
 RUNS_OF_A_CALL = 32
 """Batches that the native engine takes in one call, after which progress is reported."""
-BACKENDS = ("native", "interpreter")
+BACKENDS = ("native", "interpreter", "torch")
 
 
 def chunks(count: int, graph: Graph, most: int) -> Iterator[tuple[int, int, int]]:
@@ -155,6 +156,19 @@ def to_model_units(x: Array, spec: InputSpec, graph: Graph) -> Array:
     return model_units(x, spec, shape, spec.perm(len(shape)))
 
 
+def _torch_run(graph: Graph, device: str) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """Return the law on PyTorch from arrays to arrays, in the types of the other backends."""
+    from intonly.backends.torch import TorchIntegers
+
+    engine = TorchIntegers(graph, device=device)
+
+    def run(codes: Mapping[str, Array]) -> dict[str, Array]:
+        made = {name: tensor.cpu().numpy() for name, tensor in engine.run(codes).items()}
+        return {name: y if (fmt := graph.values[name].format) is None else y.astype(fmt.dtype, copy=False) for name, y in made.items()}
+
+    return run
+
+
 class QuantizedModel:
     """An integer-only network: call it on raw inputs, save it, look inside.
 
@@ -162,19 +176,25 @@ class QuantizedModel:
     anything with DLPack; tensors in, tensors out. Several threads may call one network at the same time.
 
     Args:
-        backend: "native", the engine in C, or "interpreter", the reference; both give the same bytes.
+        backend: "native", the engine in C, "interpreter", the reference, or "torch", the law on tensors; all give the same bytes.
         threads, isa: of the native engine: how many threads share a run, and which instruction set (None = the best).
+        device: of the torch backend: where it computes, for example "cuda".
 
     Raises:
-        BackendError: when the backend is unknown, or this machine lacks the instruction set.
+        BackendError: when the backend is unknown or not installed, or this machine lacks the instruction set.
     """
 
-    def __init__(self, artifact: Artifact, *, backend: str = "native", threads: int = 1, isa: str | None = None) -> None:
+    def __init__(
+        self, artifact: Artifact, *, backend: str = "native", threads: int = 1, isa: str | None = None, device: str = "cpu"
+    ) -> None:
         if backend not in BACKENDS:
             raise BackendError(f"unknown backend {backend!r}; use {' or '.join(BACKENDS)}", backend=backend)
+        if backend == "torch" and find_spec("torch") is None:
+            raise BackendError("backend 'torch' needs PyTorch, which is not installed; pip install intonly[torch]", backend=backend)
         self.artifact = artifact
         self.backend = backend
         self.threads = threads
+        self.device = device
         self.isa = chosen_isa(isa) if backend == "native" else None
 
     @property
@@ -194,7 +214,9 @@ class QuantizedModel:
 
     @cached_property
     def _run(self) -> Callable[[dict[str, Array]], dict[str, Array]]:
-        return self.engine.run if self.backend == "native" else Interpreter(self.graph).run
+        if self.backend == "native":
+            return self.engine.run
+        return _torch_run(self.graph, self.device) if self.backend == "torch" else Interpreter(self.graph).run
 
     @property
     def plan(self) -> Plan:
@@ -231,7 +253,7 @@ class QuantizedModel:
             inputs: C-contiguous NumPy arrays, one for each input, or one mapping by name.
 
         Raises:
-            DataError: when an array does not fit, or the network runs on the interpreter.
+            DataError: when an array does not fit, or the network does not run on the native engine.
         """
         if self.backend != "native":
             raise DataError("only the native backend binds arrays; load the network with backend='native'")
@@ -266,10 +288,10 @@ class QuantizedModel:
         return save_artifact(path, self.artifact)
 
     @staticmethod
-    def load(path: str | Path, *, backend: str = "native", threads: int = 1, isa: str | None = None) -> QuantizedModel:
+    def load(path: str | Path, *, backend: str = "native", threads: int = 1, isa: str | None = None, device: str = "cpu") -> QuantizedModel:
         """Return the network saved at `path`.
 
         Raises:
             ArtifactError: when the file is damaged or not ours.
         """
-        return QuantizedModel(load_artifact(path), backend=backend, threads=threads, isa=isa)
+        return QuantizedModel(load_artifact(path), backend=backend, threads=threads, isa=isa, device=device)

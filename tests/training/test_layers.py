@@ -17,8 +17,9 @@ from intonly.core.graph import Graph
 from intonly.ops import weight_of, weighted_nodes
 from intonly.steps.canonicalize import canonicalize
 from intonly.training.layers import folded_weight
-from intonly.training.module import MOMENTUM, PreparedModel
+from intonly.training.module import PreparedModel
 from intonly.training.program import layer_constants
+from intonly.training.simulation import MOMENTUM
 from tests.small_nets import IMAGES, SmallNet, images
 from tests.steps.graphs import Net, run_float, samples
 from tests.training.prepared import BY_TENSOR, RECIPES, small, source_of, train

@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 
 import intonly
 from intonly.core.errors import DataError, InvalidGraphError
+from intonly.model import to_model_units
 from intonly.torch_exec import TorchRunner
 from intonly.training.program import quantized_graph
 from tests.small_nets import IMAGES, Normalized, SmallNet, images
@@ -224,6 +225,8 @@ def test_inputs_that_do_not_fit_are_named(training):
         m(torch.zeros(2, 3, 8, dtype=torch.uint8))
     with pytest.raises(DataError, match="1 inputs"):
         m()
+    with pytest.raises(DataError, match=r"\[0\] samples"):
+        m.integers(images(4)[:0])
 
 
 def test_normalization_in_the_network_is_understood():
@@ -269,6 +272,10 @@ def test_what_cannot_be_prepared_or_converted_is_named():
         intonly.convert(torch.nn.Linear(2, 2))
     with pytest.raises(DataError, match="batch_norm must be 'frozen' or 'batch', got 'none'"):
         small(batch_norm="none")
+    with pytest.raises(DataError, match="batch_norm must be 'frozen' or 'batch', got 'frosen'"):
+        small().batch_norm = "frosen"
+    with pytest.raises(DataError, match="ranges must be 'learned' or 'running', got 'minmax'"):
+        small(ranges="minmax")
     with pytest.raises(DataError, match="prepare needs calibration data"):
         intonly.prepare(SmallNet(), "w8a8", None)
     with pytest.raises(DataError, match="quantized already"):
@@ -281,3 +288,24 @@ def test_weights_by_tensor_keep_one_step():
     assert all(p.ndim == 0 for name, p in m.named_parameters() if name.startswith("steps.weight."))
     q = intonly.convert(m)
     assert {rule.weight_granularity for rule in q.plan.rules} == {"tensor"}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_running_ranges_follow_the_batches(bits):
+    """HAWQ-V3's ranges: a step would not settle where the limits of the batches are, or have a gradient it does not use."""
+    m = small({"activation_bits": bits}, ranges="running")
+    assert not any(name.startswith("steps.activation") for name, _ in m.named_parameters())
+    assert {name for name in m.state_dict() if name.startswith("steps.")} == {
+        n for n in small({"activation_bits": bits}).state_dict() if "steps." in n
+    }
+    x = torch.from_numpy(images(64, 1))
+    with torch.no_grad():
+        for _ in range(500):
+            m(x)
+    reals = to_model_units(x.numpy(), m.program.specs[0], m.program.canonical)
+    top = float(TorchRunner(m.program.canonical).run({"x": torch.from_numpy(reals)}, until="conv3")["conv3"].max())
+    step = float(m.get_buffer("steps.activation.conv3.step"))
+    assert step == pytest.approx(top / m.program.grid_of["conv3"].limits.hi, rel=0.15)
+    m(x).square().sum().backward()
+    train(m, x)
+    np.testing.assert_array_equal(m.eval().integers(x), intonly.convert(m)(x))

@@ -39,6 +39,7 @@ def bed():
     return beds.classifiers()["resnet20_jpeg"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("single_rounding")
 @pytest.mark.parametrize("recipe", ["w8a8", "w4a4"])
 def test_every_tensor_of_resnet20_is_the_simulated_one(bed, recipe):

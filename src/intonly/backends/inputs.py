@@ -6,16 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy.typing as npt
-
 from intonly.core.errors import DataError
 from intonly.core.graph import Dim, Graph, shape_text
 
-Array = npt.NDArray[Any]
 
-
-def checked_inputs(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
-    """Return the size of each symbolic extent of `graph`, read off its inputs.
+def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """Return the size of each symbolic extent of `graph`, read off its inputs: arrays, or tensors of PyTorch.
 
     Raises:
         DataError: when an input is missing, or has another shape or type than declared, or codes its format lacks.
@@ -33,11 +29,12 @@ def checked_inputs(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
             else:
                 fits &= got == want
         if not fits:
-            raise DataError(f"input {name!r} must have shape {shape_text(value.shape)}, got {array.shape}")
+            raise DataError(f"input {name!r} must have shape {shape_text(value.shape)}, got {tuple(array.shape)}")
         assert value.format is not None
-        if array.dtype != value.format.dtype:
-            raise DataError(f"input {name!r} must be {value.format.dtype}, got {array.dtype}")
-        narrow = value.format.bits != 8 * array.itemsize
-        if narrow and array.size and not (value.format.qmin <= array.min() and array.max() <= value.format.qmax):
+        dtype = str(array.dtype).removeprefix("torch.")
+        if dtype != value.format.dtype.name:
+            raise DataError(f"input {name!r} must be {value.format.dtype}, got {dtype}")
+        narrow = value.format.bits != 8 * value.format.dtype.itemsize
+        if narrow and 0 not in array.shape and not (value.format.qmin <= array.min() and array.max() <= value.format.qmax):
             raise DataError(f"input {name!r} holds codes outside {value.format.name}")
     return sizes

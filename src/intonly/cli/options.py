@@ -31,6 +31,7 @@ class BackendName(enum.StrEnum):
 
     native = "native"
     interpreter = "interpreter"
+    torch = "torch"
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .onnx or .pt2 file, or package.module:factory.")]
@@ -54,7 +55,9 @@ InputShape = Annotated[
 ]
 Outputs = Annotated[str | None, typer.Option("--outputs", help="ONNX tensors to cut at: NAME,... or auto.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=64, help="Threads of the native engine; the bytes do not depend on it.")]
-Backend = Annotated[BackendName, typer.Option("--backend", help="native, or the reference interpreter; both give the same bytes.")]
+Backend = Annotated[
+    BackendName, typer.Option("--backend", help="native, the reference interpreter, or torch (on the CPU); all give the same bytes.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arithmetic law (NORMATIVE; derived in docs/arithmetic.md).
 
-Every other implementation (native kernels, generated code, exports) must match these functions to the bit. Only this
-module, `csrc/arith.h`, `csrc/arith.c` and the test oracle read the fields of a `Rescale`. How real factors become its
-integers: `dyadic.py`.
+Every other implementation (native kernels, PyTorch, generated code, exports) must match these functions to the bit. Only
+this module, `backends/torch/arith.py`, `csrc/arith.h`, `csrc/arith.c` and the test oracle read the fields of a `Rescale`.
+How real factors become its integers: `dyadic.py`.
 """
 
 from __future__ import annotations

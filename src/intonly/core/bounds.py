@@ -29,6 +29,7 @@ class NodeBounds:
         output: limits of its integers.
         acc: limits of the sums before a rescale, where the node accumulates; of a composite, over its body.
         body: what the body of a composite computes.
+        partial: largest absolute value of any part of a sum of products, added in any order; None of other primitives.
     """
 
     name: str
@@ -37,6 +38,7 @@ class NodeBounds:
     output: tuple[int, int]
     acc: tuple[int, int] | None = None
     body: tuple[NodeBounds, ...] = ()
+    partial: int | None = None
 
     @property
     def acc_bits(self) -> int:
@@ -124,7 +126,7 @@ def _primitive(graph: Graph, node: Node, operands: Sequence[Operand], origin: st
         failures.append((origin, f"{node.op}: {error}"))
         bound = Bound(Interval.of_format(fmt))
     acc = None if bound.acc is None else bound.acc.total
-    return NodeBounds(node.output, origin, node.op, bound.output.total, acc), bound.output
+    return NodeBounds(node.output, origin, node.op, bound.output.total, acc, partial=bound.partial), bound.output
 
 
 def _proved(node: Node, operands: Sequence[Operand], fmt: NumberFormat) -> Bound:

@@ -49,6 +49,7 @@ def prepare(
     data: Any = None,
     *,
     batch_norm: Literal["frozen", "batch"] = "frozen",
+    ranges: Literal["learned", "running"] = "learned",
     inputs: InputSpec | Sequence[InputSpec] | None = None,
     example_inputs: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -63,6 +64,7 @@ def prepare(
         data: calibration samples, as for `quantize`; they decide the units at which training starts.
         batch_norm: "frozen" folds every batch norm with its running statistics from the start; "batch" normalizes with each
             batch's statistics until `m.batch_norm = "frozen"`. Evaluation is folded always.
+        ranges: steps of activations are "learned" by gradient, or follow the "running" limits of the batches.
 
     Raises:
         IntonlyError: one of its kinds, naming the layer or input and what to do.
@@ -72,13 +74,15 @@ def prepare(
 
     if batch_norm not in ("frozen", "batch"):
         raise DataError(f"batch_norm must be 'frozen' or 'batch', got {batch_norm!r}")
+    if ranges not in ("learned", "running"):
+        raise DataError(f"ranges must be 'learned' or 'running', got {ranges!r}")
     asked = recipe_of(plan)
     source, data = captured(
         model, data, "prepare", inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs
     )
     half = simulated(source, asked, data, progress)
     program, state = program_of(source, half.canonical, half.quantized, half.plan, half.specs, half.extra)
-    return PreparedModel(program, state, batch_norm)
+    return PreparedModel(program, state, batch_norm=batch_norm, ranges=ranges)
 
 
 def convert(model: Any) -> QuantizedModel:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from intonly.core.errors import RecipeError
 from intonly.core.records import Plan
 from intonly.core.tables import SensitivityTable
-from intonly.training.module import PreparedModel, prepared_inside
+from intonly.training.module import prepared_inside
 
 
 def block_of(origin: str) -> str:
@@ -71,35 +72,27 @@ def in_turns(model: Any, order: list[str]) -> Iterator[str]:
         RecipeError: when `order` does not name each block once.
     """
     inner = prepared_inside(model, "in_turns")
-    owner = _owners(inner)
-    blocks = dict.fromkeys(owner.values())
-    if sorted(order) != sorted(blocks):
-        raise RecipeError(f"the order must name each block once: {', '.join(blocks)}; got {', '.join(order)}")
-    learning = {name: p.requires_grad for name, p in inner.named_parameters()}
+    owner: dict[int, str] = {}
+    tensors: dict[str, list[torch.Tensor]] = {}
+    for origin, learned in inner.layers():
+        for tensor in learned:
+            owner.setdefault(id(tensor), block_of(origin))
+            tensors.setdefault(block_of(origin), []).append(tensor)
+    if sorted(order) != sorted(tensors):
+        raise RecipeError(f"the order must name each block once: {', '.join(tensors)}; got {', '.join(order)}")
+    last = list(tensors)[-1]
+    learning = [(p, p.requires_grad) for p in inner.parameters()]
     try:
         for k, block in enumerate(order):
-            later = set(order[k + 1 :])
-            for name, p in inner.named_parameters():
-                p.requires_grad_(learning[name] and owner[name] == block)
-            inner.leave_real({name for name, home in owner.items() if home in later and name.startswith("steps.")})
+            for p, asked in learning:
+                p.requires_grad_(asked and owner.get(id(p), last) == block)
+            later = [t for name in order[k + 1 :] for t in tensors[name]]
+            inner.leave_real([t for t in later if owner[id(t)] in order[k + 1 :]])
             yield block
     finally:
-        for name, p in inner.named_parameters():
-            p.requires_grad_(learning[name])
-        inner.leave_real(set())
-
-
-def _owners(model: PreparedModel) -> dict[str, str]:
-    """Return the block of each parameter by name; an activation's step goes with the first layer that reads it."""
-    of_tensor: dict[int, str] = {}
-    for origin, tensors in model.layers():
-        for tensor in tensors:
-            of_tensor.setdefault(id(tensor), block_of(origin))
-    last = block_of(model.program.layers[-1].origin)
-    result = {}
-    for name, p in model.named_parameters():
-        result[name] = of_tensor.get(id(p), last)
-    return result
+        for p, asked in learning:
+            p.requires_grad_(asked)
+        inner.leave_real([])
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from intonly.backends.interpreter import Interpreter
+from intonly.core.errors import DataError
 from intonly.core.graph import Graph
 from intonly.core.records import InputSpec, OutputSpec
 from intonly.data import integer_input
@@ -19,24 +18,8 @@ from intonly.pipeline import user_specs
 from intonly.steps.lower import lower
 from intonly.training.program import Program, State, quantized_graph
 
-
-class IntegerRunner(Protocol):
-    """What runs an INTEGER graph on tensors, with the interpreter's integers."""
-
-    def run(self, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Return the outputs by name."""
-
-
-class InterpreterOnTensors:
-    """ADAPTER: the interpreter behind the interface of `backends.torch.TorchIntegers`, to be replaced by that."""
-
-    def __init__(self, graph: Graph, device: torch.device) -> None:
-        self._interpreter, self._device = Interpreter(graph), device
-
-    def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the outputs by name."""
-        made = self._interpreter.run({name: x.cpu().numpy() for name, x in inputs.items()})
-        return {name: torch.from_numpy(np.array(y)).to(self._device) for name, y in made.items()}
+if TYPE_CHECKING:
+    from intonly.backends.torch import TorchIntegers
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +29,27 @@ class Integers:
     graph: Graph
     specs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
-    runner: IntegerRunner
-    device: torch.device
+    runner: TorchIntegers
 
     def __deepcopy__(self, memo: Any) -> Integers:
         """Return the same program: nothing in it ever changes."""
         return self
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Return the output integers for raw inputs by name, any number of samples."""
+        """Return the output integers for raw inputs by name, any number of samples.
+
+        Raises:
+            DataError: when inputs have different numbers of samples, or none, or are not what their specs say.
+        """
+        sizes = {len(inputs[spec.name]) for spec in self.specs}
+        if len(sizes) != 1 or 0 in sizes:
+            raise DataError(f"inputs have {sorted(sizes)} samples; all need the same number, one or more")
         codes = {}
         for spec in self.specs:
             value = self.graph.values[spec.name]
             assert value.format is not None
             array = integer_input(inputs[spec.name].detach().cpu().numpy(), spec, value.shape, value.format.dtype)
-            codes[spec.name] = torch.from_numpy(array).to(self.device)
+            codes[spec.name] = torch.from_numpy(array).to(self.runner.device)
         parts: dict[str, list[torch.Tensor]] = {spec.name: [] for spec in self.outputs}
         count = len(next(iter(codes.values())))
         for start, stop, size in chunks(count, self.graph, roomy_batch(self.graph)):
@@ -83,7 +72,9 @@ def integers_of(program: Program, state: State, device: torch.device) -> Integer
     Raises:
         IntonlyError: naming the layer whose state has no integer form.
     """
+    from intonly.backends.torch import TorchIntegers
+
     quantized = quantized_graph(program, state)
     graph, _, outputs = lower(quantized, program.specs)
     specs = user_specs(program.source.specs, program.specs, quantized)
-    return Integers(graph, specs, outputs, InterpreterOnTensors(graph, device), device)
+    return Integers(graph, specs, outputs, TorchIntegers(graph, device=device))

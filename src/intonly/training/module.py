@@ -7,52 +7,23 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from intonly.core.errors import DataError
-from intonly.core.records import InputSpec
-from intonly.data import as_array
 from intonly.ops import OPS
 from intonly.torch_exec import TorchRunner
+from intonly.training.entering import entries_of, in_model_units, named_tensors
 from intonly.training.integers import Integers, integers_of
 from intonly.training.layers import Layer
 from intonly.training.placement import Grid
 from intonly.training.program import Program, State
 from intonly.training.rounding import round_to
+from intonly.training.simulation import Tensors, follow, run_layer
+from intonly.training.tree import Branch
 
 BatchNorm = Literal["frozen", "batch"]
-MOMENTUM = 0.01
-"""Share of a new batch in the running statistics of a batch norm. Source: HAWQ-V3's published code."""
-
-
-class Branch(nn.Module):
-    """A place in the tree of names: what the user's network calls `layer1.0.conv1.weight` is found under these names here."""
-
-    def place(self, path: str, tensor: torch.Tensor | nn.Parameter) -> tuple[Branch, str]:
-        """Store a parameter or buffer under a dotted name; return its holder and its name there."""
-        holder = self
-        *parents, leaf = path.split(".")
-        for part in parents:
-            name = holder.free_name(part, Branch)
-            if name not in holder._modules:
-                holder.add_module(name, Branch())
-            holder = cast(Branch, holder._modules[name])
-        leaf = holder.free_name(leaf, None)
-        if isinstance(tensor, nn.Parameter):
-            holder.register_parameter(leaf, tensor)
-        else:
-            holder.register_buffer(leaf, tensor)
-        return holder, leaf
-
-    def free_name(self, name: str, kind: type[nn.Module] | None) -> str:
-        """Return the name, with underscores behind it when a module cannot have a member of that name."""
-        name = name or "_"
-        while not (kind is not None and isinstance(self._modules.get(name), kind)) and hasattr(self, name):
-            name += "_"
-        return name
+Ranges = Literal["learned", "running"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,25 +38,6 @@ class _Lowered:
         return self
 
 
-@dataclass(frozen=True, eq=False)
-class _Entry:
-    """How one input enters: `axes` bring it to the model's own order, `grid` rounds it unless it comes in as integers."""
-
-    spec: InputSpec
-    axes: tuple[int, ...]
-    grid: Grid | None
-
-    def __deepcopy__(self, memo: Any) -> _Entry:
-        """Return the same record: nothing in it ever changes."""
-        return self
-
-
-def _entry(program: Program, spec: InputSpec) -> _Entry:
-    axes = np.argsort(spec.perm(len(program.canonical.values[spec.name].shape)))
-    grid = program.grid_of.get(spec.name)
-    return _Entry(spec, tuple(axes.tolist()), grid if grid is not None and grid.learned else None)
-
-
 class PreparedModel(nn.Module):
     """A network in training for integers; made by `intonly.prepare`.
 
@@ -97,7 +49,7 @@ class PreparedModel(nn.Module):
     says, one for each input or one mapping.
     """
 
-    def __init__(self, program: Program, state: State, batch_norm: BatchNorm = "frozen") -> None:
+    def __init__(self, program: Program, state: State, *, batch_norm: BatchNorm = "frozen", ranges: Ranges = "learned") -> None:
         super().__init__()
         self.program = program
         self.network, self.steps = Branch(), Branch()
@@ -111,15 +63,17 @@ class PreparedModel(nn.Module):
             self._homes["weight", layer.origin] = self.steps.place(f"weight.{layer.origin}.step", step)
         for grid in program.grids:
             if grid.learned:
-                step = nn.Parameter(torch.tensor(state.activation_steps[grid.name]))
-                self._homes["activation", grid.name] = self.steps.place(f"activation.{grid.name}.step", step)
+                start = torch.tensor(state.activation_steps[grid.name])
+                held = nn.Parameter(start) if ranges == "learned" else start
+                self._homes["activation", grid.name] = self.steps.place(f"activation.{grid.name}.step", held)
+        self._follows = ranges == "running"
         self._constants: dict[str, str] = {}
         for name, tensor in _constants(program, state).items():
             self._constants[name] = f"constant{len(self._constants)}"
             self.register_buffer(self._constants[name], tensor, persistent=False)
-        self._entries = tuple(_entry(program, spec) for spec in program.specs)
+        self._entries = entries_of(program)
         self._real: frozenset[tuple[str, str]] = frozenset()
-        self._frozen = batch_norm == "frozen"
+        self.batch_norm = batch_norm
         self._lowered: _Lowered | None = None
         self._teacher: _Teacher | None = None
 
@@ -130,13 +84,8 @@ class PreparedModel(nn.Module):
         if not self.training:
             made = self._exact(inputs)
         else:
-            named = self._named(inputs)
             with torch.autocast(self._device.type, enabled=False):
-                live = {entry.spec.name: self._in_model_units(named[entry.spec.name], entry) for entry in self._entries}
-                for entry in self._entries:
-                    if entry.grid is not None:
-                        live[entry.spec.name] = self._on_grid(live[entry.spec.name], entry.grid)
-                made = self._simulated(live)
+                made = self._simulated(self._entered(inputs))
         return made[0] if len(made) == 1 else tuple(made)
 
     def integers(self, *inputs: Any) -> Any:
@@ -146,13 +95,10 @@ class PreparedModel(nn.Module):
 
     def teacher(self, *inputs: Any) -> Any:
         """Return the outputs of the float network that was prepared, without a gradient."""
-        named = self._named(inputs)
         if self._teacher is None or self._teacher.device != self._device:
             self._teacher = _Teacher(TorchRunner(self.program.canonical, device=self._device), self._device)
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-            made = list(
-                self._teacher.runner.run({e.spec.name: self._in_model_units(named[e.spec.name], e) for e in self._entries}).values()
-            )
+            made = list(self._teacher.runner.run(self._entered(inputs)).values())
         return made[0] if len(made) == 1 else tuple(made)
 
     @property
@@ -162,6 +108,8 @@ class PreparedModel(nn.Module):
 
     @batch_norm.setter
     def batch_norm(self, mode: BatchNorm) -> None:
+        if mode not in ("frozen", "batch"):
+            raise DataError(f"batch_norm must be 'frozen' or 'batch', got {mode!r}")
         self._frozen = mode == "frozen"
 
     def get_extra_state(self) -> torch.Tensor:
@@ -186,10 +134,10 @@ class PreparedModel(nn.Module):
         """Return the weight that a layer learns, in the user's own units."""
         return self._tensor("value", layer.weight)
 
-    def leave_real(self, steps: Collection[str]) -> None:
-        """Do not round what these parameters, by their names in `named_parameters`, are the steps of, in training only."""
-        ids = {id(p) for name, p in self.named_parameters() if name in steps}
-        self._real = frozenset(home for home in self._homes if id(self._tensor(*home)) in ids)
+    def leave_real(self, steps: Collection[torch.Tensor]) -> None:
+        """Do not round what these are the steps of, in training only. Each call replaces the one before."""
+        ids = {id(step) for step in steps}
+        self._real = frozenset(home for home in self._homes if home[0] != "value" and id(self._tensor(*home)) in ids)
 
     # -- inputs ----------------------------------------------------------------------------------------------------
 
@@ -198,26 +146,12 @@ class PreparedModel(nn.Module):
         return next(self.parameters()).device
 
     def _named(self, given: Sequence[Any]) -> dict[str, torch.Tensor]:
-        names = [spec.name for spec in self.program.specs]
-        if len(given) == 1 and isinstance(given[0], Mapping):
-            given = [given[0][name] for name in names if name in given[0]]
-        if len(given) != len(names):
-            raise DataError(f"the network has {len(names)} inputs ({', '.join(names)}), got {len(given)}")
-        return {n: x if isinstance(x, torch.Tensor) else torch.from_numpy(as_array(x, n)) for n, x in zip(names, given, strict=True)}
+        return named_tensors(given, [entry.spec.name for entry in self._entries])
 
-    def _in_model_units(self, x: torch.Tensor, entry: _Entry) -> torch.Tensor:
-        """Return callers' tensor in the units and axis order of the canonical graph, float32."""
-        spec = entry.spec
-        if spec.dtype != "float32" and x.dtype != getattr(torch, spec.dtype):
-            raise DataError(f"input {spec.name!r}: expected {spec.dtype} numbers, got {str(x.dtype).removeprefix('torch.')}")
-        if x.ndim != len(entry.axes):
-            raise DataError(f"input {spec.name!r}: expected {len(entry.axes)} axes, got shape {tuple(x.shape)}")
-        x = x.to(self._device).permute(entry.axes).float()
-        along = [1, -1, *[1] * (x.ndim - 2)]
-        mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in (spec.mean, spec.std))
-        mean, std = (v.reshape(along) if v.numel() > 1 else v for v in (mean, std))
-        x = (x - mean) / std
-        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x  # what CPUs and tensor cores like best
+    def _entered(self, given: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """Return inputs by name as the canonical graph sees them."""
+        named = self._named(given)
+        return {entry.spec.name: in_model_units(named[entry.spec.name], entry, self._device) for entry in self._entries}
 
     # -- the simulation --------------------------------------------------------------------------------------------
 
@@ -229,14 +163,23 @@ class PreparedModel(nn.Module):
         """Return a value rounded; a grid that is left real keeps only its saturation at 0, which may stand for a relu."""
         if ("activation", grid.name) in self._real:
             return x.relu() if grid.limits.lo == 0 else x
-        step = self._tensor("activation", grid.name).abs() if grid.learned else torch.tensor(grid.scale, device=x.device)
-        return round_to(x, step, grid.limits)
+        if not grid.learned:
+            return round_to(x, torch.tensor(grid.scale, device=x.device), grid.limits)
+        step = self._tensor("activation", grid.name)
+        if self._follows:
+            follow(step, x, grid.limits)
+            step = step.clone()  # what the gradient remembers must not move at the next batch
+        return round_to(x, step.abs(), grid.limits)
 
     def _simulated(self, live: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        for entry in self._entries:
+            if entry.grid is not None:
+                live[entry.spec.name] = self._on_grid(live[entry.spec.name], entry.grid)
         for step in self.program.steps:
             node = step.node
             if step.layer is not None:
-                made = self._run_layer(step.layer, live)
+                x, rounds = self._operand(node.inputs[0], live), ("weight", step.layer.origin) not in self._real
+                made = run_layer(step.layer, self._tensors_of(step.layer), x, rounds=rounds, frozen=self._frozen)
             elif step.is_identity:
                 made = live[node.inputs[0]]
             else:
@@ -253,37 +196,14 @@ class PreparedModel(nn.Module):
             return cast(torch.Tensor, getattr(self, self._constants[name]))
         return self._tensor("value", name)
 
-    def _run_layer(self, layer: Layer, live: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return a weighted layer's output from its rounded weight, its batch norm folded or with the statistics of the batch."""
-        weight = self._tensor("value", layer.weight)
-        along = layer.along(weight.ndim)
-        step = self._tensor("weight", layer.origin).abs()
+    def _tensors_of(self, layer: Layer) -> Tensors:
         bias = self._tensor("value", layer.bias) if layer.bias else None
-        if layer.input_factor is not None:
-            weight = weight * self._operand(_factor_name(layer), live)
-        gain = norm = None
+        factor = None if layer.input_factor is None else self._operand(_factor_name(layer), {})
+        norm = None
         if layer.norm is not None:
-            gamma, beta, mean, var = norm = [
-                self._tensor("value", k) for k in (layer.norm.gamma, layer.norm.beta, layer.norm.mean, layer.norm.var)
-            ]
-            gain = gamma * torch.rsqrt(var + layer.norm.eps)
-        whole = gain is not None and step.ndim == 0
-        if whole:
-            weight = weight * cast(torch.Tensor, gain).reshape(along)
-        if ("weight", layer.origin) not in self._real:
-            weight = round_to(weight, step.reshape(along) if step.ndim else step, layer.limits)
-        weight = weight * layer.unit
-        operand = self._operand(layer.node.inputs[0], live)
-        if norm is not None and layer.norm is not None and not self._frozen:
-            if whole:
-                weight = weight / cast(torch.Tensor, gain).reshape(along)
-            made = OPS[layer.node.op].run_torch(layer.node, [operand, weight, bias])
-            return F.batch_norm(made, mean, var, gamma, beta, training=True, momentum=MOMENTUM, eps=layer.norm.eps)
-        if norm is not None and gain is not None:
-            bias = (bias - mean if bias is not None else -mean) * gain + beta
-            if not whole:
-                weight = weight * gain.reshape(along)
-        return cast(torch.Tensor, OPS[layer.node.op].run_torch(layer.node, [operand, weight, bias]))
+            gamma, beta = self._tensor("value", layer.norm.gamma), self._tensor("value", layer.norm.beta)
+            norm = gamma, beta, self._tensor("value", layer.norm.mean), self._tensor("value", layer.norm.var)
+        return Tensors(self._tensor("value", layer.weight), self._tensor("weight", layer.origin), bias, factor, norm)
 
     # -- the law ---------------------------------------------------------------------------------------------------
 
@@ -303,7 +223,7 @@ class PreparedModel(nn.Module):
         """Return the present state as integers; lowered anew only when some number has changed since."""
         tensors = [self._tensor(*home).detach() for home in self._homes]
         last = self._lowered
-        if last is None or last.integers.device != self._device or not all(map(torch.equal, tensors, last.tensors)):
+        if last is None or last.integers.runner.device != self._device or not all(map(torch.equal, tensors, last.tensors)):
             last = _Lowered(tuple(t.clone() for t in tensors), integers_of(self.program, self.state(), self._device))
             self._lowered = last
         return last.integers

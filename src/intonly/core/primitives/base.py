@@ -106,10 +106,14 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """What a node can compute: `output` limits, and `acc` limits per output channel where it accumulates."""
+    """What a node can compute: `output` limits, and `acc` limits per output channel where it accumulates.
+
+    A sum of products has `partial` as well: the largest absolute value of any part of it, added in any order.
+    """
 
     output: Interval
     acc: Interval | None = None
+    partial: int | None = None
 
 
 @dataclass(frozen=True)

@@ -165,8 +165,8 @@ def _accumulated(node: Node, acc: Interval, partial: Array, residuals: Sequence[
         raise BoundError(f"the accumulator{where} can reach {worst}, beyond 2^31 - 1; use fewer bits for its weights or input")
     rescale: Rescale | None = node.attrs["rescale"]
     if rescale is None:
-        return Bound(acc, acc)
-    return Bound(rescaled(rescale, acc, residuals[0].interval if residuals else None), acc)
+        return Bound(acc, acc, worst)
+    return Bound(rescaled(rescale, acc, residuals[0].interval if residuals else None), acc, worst)
 
 
 def _check_width(*operands: Operand) -> None:
