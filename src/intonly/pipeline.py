@@ -18,6 +18,7 @@ from intonly.core.records import InputSpec, Plan, Recipe, recipe_of, to_json
 from intonly.data import Dataset, load_data
 from intonly.loading import example_from, from_factory, load, peeked
 from intonly.model import FloatModel, QuantizedModel, to_model_units
+from intonly.processes import Processes
 from intonly.steps.calibrate import calibrate
 from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_input, pin_input
 from intonly.steps.correct import correct
@@ -41,6 +42,7 @@ def quantize(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] | str | None = None,
     run_dir: str | Path | None = None,
+    share: Processes | None = None,
     progress: Progress | None = None,
 ) -> QuantizedModel:
     """Return the integer-only counterpart of a trained network. The model itself is not modified.
@@ -51,6 +53,8 @@ def quantize(
         data: calibration samples, see `intonly.data.load_data`; raw, as `inputs` describes them.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
         run_dir: folder that keeps the finished blocks of a reconstruction; the same call goes on there after a stop.
+        share: this process among those that torchrun started (`intonly.processes`): each takes its part of the images that a
+            reconstruction learns from. All get the same arguments and return the same network.
         progress: called with (stage, done, total).
 
     Raises:
@@ -70,7 +74,7 @@ def quantize(
     if isinstance(source, QuantizedModel):
         raise DataError("this network is quantized already")
     report("capture", 1, 1)
-    return journey(source, asked, data, report, run_dir).model
+    return journey(source, asked, data, report, run_dir, share).model
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +94,18 @@ class Journey:
     reconstruction: Reconstruction | None = None
 
 
-def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | None = None, run_dir: str | Path | None = None) -> Journey:
+def journey(
+    source: FloatModel,
+    recipe: Any,
+    data: Any,
+    progress: Progress | None = None,
+    run_dir: str | Path | None = None,
+    share: Processes | None = None,
+) -> Journey:
     """Return the integer-only counterpart of a captured network, and what it was at each stage on the way.
 
     Args:
-        run_dir: see `quantize`.
+        run_dir, share: see `quantize`.
     """
     asked = recipe_of(recipe)
     report = progress or _silent
@@ -114,7 +125,7 @@ def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | Non
     )
     learned = None
     if asked.reconstruction != "none":
-        learned = _reconstructed(quantized, canonical, batches, asked, pinned, run_dir, report)
+        learned = _reconstructed(quantized, canonical, batches, asked, pinned, run_dir, share, report)
         quantized = learned.graph
     integer, _, outputs = lower(quantized, specs)
     certificate = certify(integer)
@@ -143,6 +154,7 @@ def _reconstructed(
     asked: Recipe,
     pinned: Mapping[str, QParams],
     run_dir: str | Path | None,
+    share: Processes | None,
     report: Progress,
 ) -> Reconstruction:
     """Return a quantized graph whose rounding was learned as the recipe asks."""
@@ -156,6 +168,7 @@ def _reconstructed(
         seed=asked.seed,
         pinned=pinned,
         store=None if run_dir is None else Folder(run_dir),
+        share=share,
         progress=lambda block: count(1),
     )
 
