@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print what reconstruction buys: top-1, agreement with float and logits SQNR of integer networks, beside compensated rounding.
 
-python bench/reconstruction.py                                      both ResNets, W4A4, W3A8 and W4A8, blocks, 500 steps
+python bench/reconstruction.py                                      both ResNets, W4A4, W3A8 and W4A8, blocks, 200 steps
 python bench/reconstruction.py --beds resnet20_jpeg --widths 4/4 --units layer,block --steps 200,1000
 python bench/reconstruction.py --kills 20                           a run that is killed at 20 points ends with the same bytes
 """
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--beds", default="resnet20_jpeg,resnet44_jpeg")
     parser.add_argument("--widths", default="4/4,3/8,4/8")
     parser.add_argument("--units", default="block")
-    parser.add_argument("--steps", default="500")
+    parser.add_argument("--steps", default="200")
     parser.add_argument("--residual-bits", default="8")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--kills", type=int, default=0)
