@@ -54,7 +54,7 @@ def quantize(
         inputs, example_inputs, input_shapes, outputs: as for `load`.
         run_dir: folder that keeps the finished blocks of a reconstruction; the same call goes on there after a stop.
         progress: called with (stage, done, total).
-        processes: among which the batches of calibration are shared; each of them returns the same network.
+        processes: among which the samples of calibration and reconstruction are shared; each of them returns the same network.
 
     Raises:
         IntonlyError: one of its kinds, naming the layer or input and what to do.
@@ -170,7 +170,7 @@ def simulated(
     facts = {"data_digest": ranges.data_digest, "samples": str(ranges.samples)}
     learned = None
     if asked.reconstruction != "none":
-        learned = _reconstructed(quantized, canonical, batches, asked, pinned, run_dir, report)
+        learned = _reconstructed(quantized, canonical, batches, asked, pinned, run_dir, processes, report)
         quantized = learned.graph
         if learned.left:
             facts["not_reconstructed"] = "; ".join(f"{origin}: {why}" for origin, why in learned.left.items())
@@ -205,6 +205,7 @@ def _reconstructed(
     asked: Recipe,
     pinned: Mapping[str, QParams],
     run_dir: str | Path | None,
+    processes: Processes,
     report: Progress,
 ) -> Reconstruction:
     """Return a quantized graph whose rounding was learned as the recipe asks."""
@@ -218,6 +219,7 @@ def _reconstructed(
         seed=asked.seed,
         pinned=pinned,
         store=None if run_dir is None else Folder(run_dir),
+        share=processes,
         progress=lambda block: count(1),
     )
 
