@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from intonly.model import FloatModel, QuantizedModel
     from intonly.pipeline import quantize
     from intonly.searching import search
+    from intonly.synthesis import synthesize
     from intonly.verification import verify
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ _HOMES = {
     "load": "intonly.loading",
     "quantize": "intonly.pipeline",
     "search": "intonly.searching",
+    "synthesize": "intonly.synthesis",
     "verify": "intonly.verification",
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "load",
     "quantize",
     "search",
+    "synthesize",
     "verify",
 ]
 

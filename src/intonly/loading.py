@@ -13,7 +13,7 @@ from typing import Any
 from intonly.core.errors import DataError, IntonlyError
 from intonly.core.graph import Graph
 from intonly.core.records import InputSpec, Note
-from intonly.data import load_data, model_units
+from intonly.data import load_data, model_units, synthetic_count
 from intonly.model import FloatModel, QuantizedModel
 from intonly.source_runtime import OnnxRuntime
 
@@ -106,6 +106,8 @@ def example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> A
     """Return example inputs for tracing a module, taken from the calibration data."""
     import torch
 
+    if synthetic_count(data) is not None:
+        raise DataError(f"data {data!r} need a captured network: give example_inputs (--input-shape) to trace the module with")
     asked = [inputs] if isinstance(inputs, InputSpec) else list(inputs or [InputSpec("x")])
     named = [replace(s, name=s.name or "x") for s in asked]
     try:

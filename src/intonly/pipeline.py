@@ -14,7 +14,7 @@ from intonly.core.graph import Dim, Graph
 from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Plan, Recipe, recipe_of, to_json
-from intonly.data import Dataset, load_data
+from intonly.data import Dataset
 from intonly.loading import example_from, from_factory, load, peeked
 from intonly.model import FloatModel, QuantizedModel, to_model_units
 from intonly.steps.calibrate import calibrate
@@ -23,6 +23,7 @@ from intonly.steps.correct import correct
 from intonly.steps.equalize import equalize
 from intonly.steps.lower import lower
 from intonly.steps.quantize import quantize_graph
+from intonly.synthesis import samples_of
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); total 0 = unknown."""
@@ -45,7 +46,8 @@ def quantize(
     Args:
         model: as for `load`.
         recipe: "w8a8", "w4a8", "w4a4", a JSON file, a mapping, a Recipe or a Plan.
-        data: calibration samples, see `intonly.data.load_data`; raw, as `inputs` describes them.
+        data: calibration samples, see `intonly.data.load_data`; raw, as `inputs` describes them. "synthetic" or "synthetic:N":
+            samples made from the network's batch norms, see `synthesize`.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
         progress: called with (stage, done, total).
 
@@ -55,7 +57,7 @@ def quantize(
     asked = recipe_of(recipe)
     report = progress or _silent
     if data is None:
-        raise DataError("quantize needs calibration data: an .npz file, a folder of images, an array or a loader")
+        raise DataError("quantize needs calibration data: an .npz file, a folder of images, an array, a loader, or 'synthetic'")
     report("capture", 0, 1)
     if isinstance(model, str) and not model.endswith((".onnx", ".pt2", ".intonly")):
         model, example_inputs = from_factory(model, example_inputs)
@@ -85,7 +87,7 @@ def journey(source: FloatModel, recipe: Any, data: Any, progress: Progress | Non
     """Return the integer-only counterpart of a captured network, and what it was at each stage on the way."""
     asked = recipe_of(recipe)
     report = progress or _silent
-    dataset = load_data(data, source.specs, samples=asked.samples)
+    dataset = samples_of(source, data, samples=asked.samples, seed=asked.seed, progress=report)
     canonical, specs, pinned, ranges = calibrated(source, asked, dataset, report)
     batches = batches_of(dataset, canonical, specs)
     quantized, plan = quantize_graph(canonical, ranges, asked, {s.name: s for s in specs}, pinned)
