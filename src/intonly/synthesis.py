@@ -62,6 +62,7 @@ def synthesize(  # noqa: PLR0913 - all but the first are choices with a default
     batch: int | None = None,
     learning_rate: float | None = None,
     per_image: bool = False,
+    reach: float | None = None,
     start: str = "smooth",
     inputs: InputSpec | Sequence[InputSpec] | None = None,
     example_inputs: Any = None,
@@ -79,7 +80,7 @@ def synthesize(  # noqa: PLR0913 - all but the first are choices with a default
     Args:
         model: as for `load`; a float network with batch norms that are not folded.
         count: of samples. The first ones do not depend on how many there are.
-        steps, batch, learning_rate, per_image, start: see `steps.distill.Settings`.
+        steps, batch, learning_rate, per_image, reach, start: see `steps.distill.Settings`.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
         run_dir: folder in which finished work is kept; the same call goes on there after it was killed.
         device: where the network runs. share: processes that share the batches, see `intonly.processes`; all get all samples.
@@ -98,7 +99,7 @@ def synthesize(  # noqa: PLR0913 - all but the first are choices with a default
     source = load(model, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
     if not isinstance(source, FloatModel):
         raise DataError("synthesize: this network is quantized already and stores no statistics; give the float one")
-    asked = {"steps": steps, "batch": batch, "learning_rate": learning_rate}
+    asked = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "reach": reach}
     settings = Settings(per_image=per_image, start=start, **{k: v for k, v in asked.items() if v is not None})  # type: ignore[arg-type]
     sources = tuple(_source(source, spec) for spec in source.specs)
     mine = share or Processes(device=device)

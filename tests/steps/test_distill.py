@@ -32,7 +32,7 @@ def toy(mean=(0.5, -1.0, 2.0), variance=(4.0, 0.25, 1.0), batch=N):
 
 def matcher_of(graph, per_image=False, *sources):
     """Return a Matcher on the CPU."""
-    return Matcher(graph, sources or (source(),), targets_of(graph), per_image=per_image, device="cpu")
+    return Matcher(graph, sources or (source(),), targets_of(graph), per_image=per_image)
 
 
 def two_norms():
@@ -61,7 +61,7 @@ def test_the_order_of_batch_norms_changes_nothing():
     graph, _ = two_norms()
     x = {"x": torch.randn(4, 3, 8, 8, generator=generator_of(0, 0, "x"))}
     targets = targets_of(graph)
-    losses = [float(Matcher(graph, (source(),), t, per_image=False, device="cpu").loss(x)) for t in itertools.permutations(targets)]
+    losses = [float(Matcher(graph, (source(),), t, per_image=False).loss(x)) for t in itertools.permutations(targets)]
     assert losses[0] > 0 and losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_the_published_start_is_reproduced():
 def test_a_solvable_toy_is_solved():
     """A descent would stop far from statistics that can be reached exactly."""
     graph = toy()
-    descent = Descent(matcher_of(graph), Settings(steps=500, learning_rate=0.5, start="zeroq"), 8, 0, 0)
+    descent = Descent(matcher_of(graph), Settings(steps=500, learning_rate=0.5, reach=0, start="zeroq"), 8, 0, 0)
     descent.matcher.loss = lambda samples: Matcher.loss(descent.matcher, samples, inputs=False)
     while descent.step < 500:
         descent.advance()
@@ -97,7 +97,7 @@ def test_modes_match_what_they_say(per_image):
     loss = matcher_of(graph, per_image).loss({"x": flat}), matcher_of(graph, per_image).loss({"x": (flat + shifts) / 2**0.5})
     assert float(loss[0]) < 1e-6
     assert (float(loss[1]) > 0.5) == per_image
-    arrays, report = distill(graph, (source(),), 8, settings=Settings(steps=60, batch=8, per_image=per_image))
+    arrays, report = distill(graph, (source(),), 8, settings=Settings(steps=60, batch=8, per_image=per_image, reach=0))
     assert report.loss_end < 0.05
     assert (np.abs(arrays["x"].mean((2, 3))).max() < 0.1) == per_image
 
@@ -111,6 +111,17 @@ def test_maps_of_one_element_and_vectors_have_statistics(per_image):
     graph = net.graph([net.bn(net.linear(x, 4))])
     arrays, report = distill(graph, (source(shape=(3, 4, 4)),), 16, settings=Settings(steps=40, batch=16, per_image=per_image))
     assert np.isfinite(arrays["x"]).all() and report.loss_end < report.loss_start
+
+
+def test_extremes_reach_as_far_as_asked():
+    """Ranges found on the samples would be too small for real data, which has a few values far out."""
+    graph = toy(mean=(0.0, 0.0, 0.0), variance=(1.0, 1.0, 1.0))
+    found = {}
+    for reach in (0.0, 6.0):
+        arrays, _ = distill(graph, (source(),), 32, settings=Settings(steps=60, reach=reach))
+        found[reach] = matches(graph, (source(),), [arrays])[0]
+    assert found[0.0].reach < 5 < found[6.0].reach
+    assert found[6.0].within == 1 and found[6.0].std_ratio == pytest.approx(1, abs=0.05)
 
 
 def test_dead_channels_are_left_out():
@@ -133,6 +144,7 @@ def test_reported_matches_are_those_of_the_samples():
     assert found.mean_error == pytest.approx(error.mean(), rel=1e-5)
     assert found.std_ratio == pytest.approx(ratio.mean(), rel=1e-5)
     assert found.within == pytest.approx(2 / 3)
+    assert found.reach == pytest.approx((np.abs(x).max((0, 2, 3)) / [1, 2, 1]).mean())
 
 
 def test_samples_stay_within_the_limits_of_codes():

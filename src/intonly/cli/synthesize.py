@@ -72,9 +72,9 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
 
 
 def _show(report: Report) -> None:
-    table = Table("batch norm", "channels", "dead", "|mean - mu| / sigma", "std / sigma", "within 0.3 sigma %")
+    table = Table("batch norm", "channels", "dead", "|mean - mu| / sigma", "std / sigma", "within 0.3 sigma %", "largest / sigma")
     for norm in report.norms:
-        numbers = f"{norm.mean_error:.3f}", f"{norm.std_ratio:.3f}", f"{100 * norm.within:.1f}"
+        numbers = f"{norm.mean_error:.3f}", f"{norm.std_ratio:.3f}", f"{100 * norm.within:.1f}", f"{norm.reach:.1f}"
         table.add_row(norm.origin, str(norm.channels), str(norm.dead), *numbers)
     console.print_table(table)
     typer.echo(f"{100 * report.within:.1f} % of all channels have their mean within 0.3 sigma")

@@ -70,7 +70,7 @@ def distill(
             "synthesize: this network has no batch norm, so it stores no statistics of its data to distil samples from "
             "(exporters and simplifiers fold batch norms into convolutions). Give real samples, or the file before folding."
         )
-    matcher = Matcher(graph, sources, targets, per_image=asked.per_image, device=device)
+    matcher = Matcher(graph, sources, targets, per_image=asked.per_image, reach=asked.reach, device=device)
     asked = dataclasses.replace(asked, batch=_batch_size(graph, matcher, asked.batch))
     name = _name(graph, sources, asked, seed)
     numbers = list(range(-(-count // asked.batch)))
@@ -80,14 +80,13 @@ def distill(
     arrays = {s.name: np.concatenate([share(_part(made, k, s, asked.batch)).numpy() for k in numbers])[:count] for s in sources}
     losses = torch.tensor([[made[k][LOSSES][0], made[k][LOSSES][-1]] if k in made else [0.0, 0.0] for k in numbers], dtype=torch.float64)
     first, last = share(losses).mean(0).tolist()
-    scales = {s.name: 1.0 for s in sources}
-    return arrays, Report(graph_digest(graph), seed, count, dataclasses.asdict(asked), scales, first, last)
+    return arrays, Report(graph_digest(graph), seed, count, dataclasses.asdict(asked), first, last)
 
 
 def matches(graph: Graph, sources: Sequence[Source], batches: Sequence[Mapping[str, npt.NDArray[Any]]]) -> tuple[Match, ...]:
     """Return how well samples, as the graph reads them, meet each of its batch norms; statistics are pooled over all batches."""
     targets = targets_of(graph)
-    matcher = Matcher(graph, sources, targets, per_image=False, device="cpu")
+    matcher = Matcher(graph, sources, targets)
     tally = Tally(targets)
     with _one_thread(), torch.no_grad():
         for batch in batches:

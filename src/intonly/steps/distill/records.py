@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,13 +29,16 @@ class Settings:
         steps: of Adam, for each batch. learning_rate: in units of the input's own standard deviation.
         batch: samples that are distilled together, and whose pooled statistics are matched.
         per_image: match the statistics of every sample alone, as the published code does, instead of the batch's.
+        reach: every channel's largest and smallest value shall lie at least so many sigma from its mean, as a few do in real
+            data; without it the ranges found on the samples are too small. 0 = not asked for, as published.
         start: "smooth" noise with the spectrum of photographs, "normal" noise, or "zeroq", the start of the published code.
     """
 
-    steps: int = 50
+    steps: int = 30
     learning_rate: float = 0.2
     batch: int = 32
     per_image: bool = False
+    reach: float = 6.0
     start: typing.Literal["smooth", "normal", "zeroq"] = "smooth"
 
     def __post_init__(self) -> None:
@@ -42,6 +46,8 @@ class Settings:
             raise DataError(f"synthesize: steps and batch must be 1 or more, got {self.steps} and {self.batch}")
         if not self.learning_rate > 0:
             raise DataError(f"synthesize: learning_rate must be positive, got {self.learning_rate}")
+        if not 0 <= self.reach < math.inf:
+            raise DataError(f"synthesize: reach must be 0 or more sigma, got {self.reach}")
         if self.start not in ("smooth", "normal", "zeroq"):
             raise DataError(f"synthesize: start must be smooth, normal or zeroq, got {self.start!r}")
 
@@ -73,6 +79,7 @@ class Match:
         channels: all of them. dead: those left out, because they hardly vary.
         mean_error: mean over channels of |mean - mu| / sigma. std_ratio: mean over channels of std / sigma.
         within: share of channels whose mean is at most 0.3 sigma from mu.
+        reach: mean over channels of the largest |x - mu| / sigma.
     """
 
     origin: str
@@ -81,6 +88,7 @@ class Match:
     mean_error: float
     std_ratio: float
     within: float
+    reach: float
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,6 @@ class Report:
     Args:
         network: digest of the graph and its parameters. seed, count: as asked.
         settings: as `Settings`; `batch` is the size that was used.
-        input_scale: for each input, the standard deviation that was aimed at, in units of the spec's normalization.
         loss_start, loss_end: means over batches; see `statistics.Matcher.loss`.
         norms: one record for each batch norm, about the finished samples as callers hand them in.
     """
@@ -99,7 +106,6 @@ class Report:
     seed: int
     count: int
     settings: Mapping[str, Any]
-    input_scale: Mapping[str, float]
     loss_start: float
     loss_end: float
     norms: tuple[Match, ...] = ()

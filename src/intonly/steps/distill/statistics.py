@@ -61,10 +61,21 @@ class Matcher:
     Args:
         graph: FLOAT, its input normalized. sources: its inputs. targets: see `targets_of`.
         per_image: compare each sample's own statistics instead of the batch's.
+        reach: sigma that extremes shall be away from the mean; 0 = no such term.
     """
 
-    def __init__(self, graph: Graph, sources: Sequence[Source], targets: Sequence[Target], *, per_image: bool, device: str) -> None:
-        self.targets, self.sources, self.per_image = tuple(t for t in targets if t.live.any()), sources, per_image
+    def __init__(
+        self,
+        graph: Graph,
+        sources: Sequence[Source],
+        targets: Sequence[Target],
+        *,
+        per_image: bool = False,
+        reach: float = 0.0,
+        device: str = "cpu",
+    ) -> None:
+        self.targets, self.sources = tuple(t for t in targets if t.live.any()), sources
+        self.per_image, self.reach = per_image, reach
         self.runner = TorchRunner(graph.replace(outputs=tuple(dict.fromkeys(t.value for t in targets))).pruned(), device=device)
         self._stored = [tuple(torch.from_numpy(a[t.live]).to(device, torch.float32) for a in (t.mean, t.sigma)) for t in self.targets]
         self._live = [None if t.live.all() else torch.from_numpy(np.flatnonzero(t.live)).to(device) for t in self.targets]
@@ -82,13 +93,17 @@ class Matcher:
         """Return the sum over batch norms of the mean over live channels of ((mean - mu) / sigma)^2 + (std / sigma - 1)^2.
 
         Each statistic weighs the same, however wide its layer; the published code sums over channels instead. `inputs` adds
-        a term for each input, with mu 0 and sigma 1. In per-image mode it is the mean over the samples of that.
+        a term for each input, with mu 0 and sigma 1. In per-image mode it is the mean over the samples of that. `reach` adds for
+        each extreme of a channel over the batch the square of the share that it falls short.
         """
         values = self.values(samples)
         total = torch.zeros((), device=self.runner.device)
         for target, (mean, sigma), live in zip(self.targets, self._stored, self._live, strict=True):
             x = values[target.value]
-            total = total + self._distance(x if live is None else x.index_select(1, live), mean, sigma)
+            x = x if live is None else x.index_select(1, live)
+            total = total + self._distance(x, mean, sigma)
+            if self.reach > 0:
+                total = total + self._shortfall(x, mean, sigma)
         for x in samples.values() if inputs else ():
             total = total + self._distance(x, torch.zeros((), device=x.device), torch.ones((), device=x.device))
         return total
@@ -104,13 +119,23 @@ class Matcher:
         spread = (variance / sigma.square() + TINY).sqrt()
         return (((found - mean) / sigma).square() + (spread - 1).square()).mean()
 
+    def _shortfall(self, x: torch.Tensor, mean: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Return the mean over channels of (what is missing to the wanted reach / that reach)^2, for both extremes.
+
+        One value at r sigma takes r^2 / n of the variance of n values. The wanted reach is less where that were above 1/8.
+        """
+        axes = [k for k in range(x.ndim) if k != 1]
+        wanted = min(self.reach, math.sqrt(x.numel() / x.shape[1] / 8))
+        above, below = (x.amax(axes) - mean) / sigma, (mean - x.amin(axes)) / sigma
+        return sum((((wanted - r).clamp(min=0) / wanted).square().mean() for r in (above, below)), torch.zeros((), device=x.device))
+
 
 class Tally:
-    """Adds up what batches show to every batch norm; sums are float64."""
+    """Adds up what batches show to every batch norm: counts, sums and sums of squares, float64, and the largest distances."""
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self.targets = targets
-        self._sums = [np.zeros((3, len(t.mean))) for t in targets]
+        self._sums = [np.zeros((4, len(t.mean))) for t in targets]
 
     def add(self, values: Mapping[str, torch.Tensor]) -> None:
         """Take in the values that batch norms read of one batch."""
@@ -119,17 +144,19 @@ class Tally:
             axes = [k for k in range(x.ndim) if k != 1]
             shift = torch.from_numpy(target.mean).to(x).reshape(-1, *([1] * (x.ndim - 2)))
             sums[0] += x.numel() / x.shape[1]
-            sums[1] += (x - shift).sum(axes).cpu().numpy()
-            sums[2] += (x - shift).square().sum(axes).cpu().numpy()
+            x = x - shift
+            sums[1] += x.sum(axes).cpu().numpy()
+            sums[2] += x.square().sum(axes).cpu().numpy()
+            sums[3] = np.maximum(sums[3], x.abs().amax(axes).cpu().numpy())
 
     def matches(self) -> tuple[Match, ...]:
         """Return how well each batch norm is met."""
         result = []
-        for t, (count, first, second) in zip(self.targets, self._sums, strict=True):
+        for t, (count, first, second, extreme) in zip(self.targets, self._sums, strict=True):
             error = first / count
             ratio = np.sqrt(np.maximum(second / count - error**2, 0))[t.live] / t.sigma[t.live]
             off = np.abs(error)[t.live] / t.sigma[t.live]
             dead = int((~t.live).sum())
-            means = (float(a.mean()) if a.size else 0.0 for a in (off, ratio, off <= WITHIN))
+            means = (float(a.mean()) if a.size else 0.0 for a in (off, ratio, off <= WITHIN, extreme[t.live] / t.sigma[t.live]))
             result.append(Match(t.origin, len(t.mean), dead, *means))
         return tuple(result)
