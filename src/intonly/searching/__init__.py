@@ -19,7 +19,6 @@ from intonly.core.budgets import Budget
 from intonly.core.errors import DataError, RecipeError
 from intonly.core.records import InputSpec, recipe_of
 from intonly.core.tables import Problem
-from intonly.data import load_data
 from intonly.evaluation import opened
 from intonly.latency import LatencyStore
 from intonly.loading import peeked
@@ -34,6 +33,7 @@ from intonly.searching.prepared import prepare
 from intonly.searching.records import Measured, SearchResult
 from intonly.searching.run import Run
 from intonly.steps.allocate import ties
+from intonly.synthesis import samples_of
 
 __all__ = ["Budget", "Disagreement", "Measured", "SearchResult", "compare_searches", "disagreement", "search"]
 
@@ -50,7 +50,8 @@ def search(
     Args:
         model: as for `load`.
         budget: a Budget, or text such as "size=50%,latency=0.9,max-drop=0.5"; fractions refer to our W8A8 plan.
-        data: samples, as for `quantize`; every fourth one only judges. Labels make losses and drops those of the task.
+        data: samples, as for `quantize`; every fourth one only judges. Labels make losses and drops those of the task;
+            synthetic ones have none, so a drop is then what disagrees with the float network.
         metric: a name of `steps.sensitivity.METRICS`. solver: a name of `steps.allocate.SOLVERS`.
         options: see `compare_searches`.
 
@@ -110,7 +111,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     if not isinstance(source, FloatModel):
         raise DataError("this network is quantized already; a search needs the float one")
     folder = None if run_dir is None else Path(run_dir)
-    dataset = load_data(data, source.specs, samples=asked.samples)
+    dataset = samples_of(source, data, samples=asked.samples, seed=asked.seed, run_dir=folder, progress=report)
     calibration, judging = split(dataset)
     widths = tuple(activation_candidates or (asked.activation_bits,))
     ready = prepare(source, asked, calibration, weight_bits=candidates, activation_bits=widths, progress=report, processes=processes)
