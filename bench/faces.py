@@ -10,6 +10,7 @@ application. Four pictures calibrate; all twelve, and the eight others, are repo
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,18 @@ def detections(scores: Array, boxes: Array) -> tuple[Array, Array]:
     return boxes[kept], face[kept]
 
 
+def overlaps_of(q: intonly.QuantizedModel, wanted: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return, for each picture, the best overlap with each box that the float network is sure of (above 0.9)."""
+    overlaps: dict[str, list[float]] = {}
+    for name, faces in wanted.items():
+        y = dict(zip(q.graph.outputs, q.dequantize(q(picture(name))), strict=True))
+        scores = next(v for v in y.values() if v.shape[-1] == 2)[0]
+        raw = next(v for v in y.values() if v.shape[-1] == 4)[0]
+        found, _ = detections(scores, boxes_of(raw))
+        overlaps[name] = [float(iou(np.array(f["box"]), found).max()) if len(found) else 0.0 for f in faces if f["score"] > 0.9]
+    return overlaps
+
+
 def main() -> None:
     """Measure the three forms and print the table."""
     console = Console(width=140)
@@ -84,13 +97,7 @@ def main() -> None:
     for form in FORMS:
         q = intonly.quantize(FOLDER / form, "w8a8", data=calibration, inputs=spec, outputs="auto")
         intonly.verify(q).raise_if_failed()
-        overlaps: dict[str, list[float]] = {}
-        for name, faces in wanted.items():
-            y = dict(zip(q.graph.outputs, q.dequantize(q(picture(name))), strict=True))
-            scores = next(v for v in y.values() if v.shape[-1] == 2)[0]
-            raw = next(v for v in y.values() if v.shape[-1] == 4)[0]
-            found, _ = detections(scores, boxes_of(raw))
-            overlaps[name] = [float(iou(np.array(f["box"]), found).max()) if len(found) else 0.0 for f in faces if f["score"] > 0.9]
+        overlaps = overlaps_of(q, wanted)
         for label, names in (("all 12", list(wanted)), ("8 not calibrated on", [n for n in wanted if n not in CALIBRATION])):
             values = np.array([v for n in names for v in overlaps[n]])
             share = 100 * (values >= 0.9).mean()

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,13 @@ from rich.table import Table
 import intonly
 from intonly.core.errors import IntonlyError
 from intonly.core.records import PRESETS
+from intonly.core.tables import Allocation, Problem
 from intonly.data import Dataset
-from intonly.searching import compare_searches
-from intonly.searching.planning import plan_hash
+from intonly.searching import CANDIDATES
+from intonly.searching.costs import cost_tables
+from intonly.searching.planning import plan_hash, plan_of_allocation
+from intonly.searching.prepared import Prepared, prepare
+from intonly.steps.allocate import allocate, ties
 
 RESULTS = Path(__file__).resolve().parent / "results" / "search.jsonl"
 METRICS = "hessian-trace,hessian-eigenvalue,fisher,kl,output-mse,sqnr,orm,orm-debiased,size"
@@ -65,30 +69,46 @@ def rows(bed: Bed, corrections: str, draw: int, widths: list[int], metrics: list
     recipe = replace(PRESETS["w8a8"], seed=draw, **CORRECTIONS[corrections])
     data = bed.calibration(draw)
     worth = Worth(bed, source, data)
-    with tempfile.TemporaryDirectory() as folder:
-        for bits in widths:
-            uniform = worth.of(replace(recipe, name=f"w{bits}a8", weight_bits=bits))
-            head = {"bed": bed.name, "corrections": corrections, "bits": bits, "draw": draw, "float_top1": worth.float_top1}
-            yield {**head, "metric": "uniform", "solver": "", **uniform}
-            for metric, solver in ((m, s) for m in metrics for s in SOLVERS.get(m, ("exact",))):
-                head |= {"metric": metric, "solver": solver}
-                start = time.perf_counter()
-                try:
-                    (result,) = compare_searches(
-                        source,
-                        f"size={uniform['bytes']}B",
-                        data,
-                        metrics=(metric,),
-                        solvers=(solver,),
-                        recipe=recipe,
-                        timed=False,
-                        run_dir=folder,
-                    )
-                except IntonlyError as problem:
-                    yield {**head, "failed": str(problem)}
-                    continue
-                widths_text = "".join(map(str, result.allocation.weight_bits.values()))
-                yield {**head, "seconds": time.perf_counter() - start, "widths": widths_text, **worth.of(result.plan)}
+    ready = prepare(source, recipe, data, weight_bits=CANDIDATES, activation_bits=(8,))
+    costs = cost_tables(ready, worth.of(recipe)["bytes"], latency=False, batch=1, store=None, progress=lambda *done: None)
+    weight_ties, activation_ties = ties(ready.graph)
+    head = {"bed": bed.name, "corrections": corrections, "draw": draw, "float_top1": worth.float_top1}
+    uniform = {bits: worth.of(replace(recipe, name=f"w{bits}a8", weight_bits=bits)) for bits in widths}
+    yield from ({**head, "bits": bits, "metric": "uniform", "solver": "", **found} for bits, found in uniform.items())
+    for metric in metrics:
+        start = time.perf_counter()
+        table = ready.sensitivity(metric)
+        seconds = time.perf_counter() - start
+        for bits, solver in product(widths, SOLVERS.get(metric, ("exact",))):
+            limits = {"size": float(uniform[bits]["bytes"])}
+            problem = Problem(
+                table,
+                costs,
+                limits,
+                weight_ties,
+                activation_ties,
+                ready.choices.fixed,
+                weight_candidates=ready.choices.weight_bits,
+                activation_candidates=(8,),
+            )
+            about = {**head, "bits": bits, "metric": metric, "solver": solver, "seconds": seconds}
+            try:
+                allocation, found = fitted(ready, problem, solver, worth)
+            except IntonlyError as problem_met:
+                yield {**about, "failed": str(problem_met)}
+                continue
+            yield {**about, "widths": "".join(map(str, allocation.weight_bits.values())), **found}
+
+
+def fitted(ready: Prepared, problem: Problem, solver: str, worth: Worth) -> tuple[Allocation, dict[str, Any]]:
+    """Return a choice whose file, really made, is within the limit, and what it is worth."""
+    limit = asked = problem.limits["size"]
+    while True:
+        allocation = allocate(replace(problem, limits={"size": asked}), solver=solver)
+        found = worth.of(plan_of_allocation(ready.graph, ready.recipe, allocation))
+        if found["bytes"] <= limit:
+            return allocation, found
+        asked = min(asked, allocation.costs["size"]) - (found["bytes"] - limit)
 
 
 def main() -> None:
@@ -117,7 +137,7 @@ def main() -> None:
 
 def show(title: str, found: list[dict[str, Any]]) -> None:
     """Print means and worst draws by metric and solver."""
-    table = Table("metric", "solver", "top-1", "worst", "points lost", "agreement", "SQNR dB", "bytes", "search s", title=title)
+    table = Table("metric", "solver", "top-1", "worst", "points lost", "agreement", "SQNR dB", "bytes", "metric s", title=title)
     for key in dict.fromkeys((row["metric"], row["solver"]) for row in found):
         group = [row for row in found if (row["metric"], row["solver"]) == key]
         if any("failed" in row for row in group):

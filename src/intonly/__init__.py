@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from intonly.model import FloatModel, QuantizedModel
     from intonly.pipeline import quantize
     from intonly.searching import search
+    from intonly.synthesis import synthesize
     from intonly.training import convert, prepare
     from intonly.verification import verify
 
@@ -49,6 +50,7 @@ _HOMES = {
     "prepare": "intonly.training",
     "quantize": "intonly.pipeline",
     "search": "intonly.searching",
+    "synthesize": "intonly.synthesis",
     "verify": "intonly.verification",
 }
 
@@ -69,6 +71,7 @@ __all__ = [
     "prepare",
     "quantize",
     "search",
+    "synthesize",
     "verify",
 ]
 

@@ -25,6 +25,26 @@ RAW = {name: np.dtype(name) for name in ("uint8", "int8")}
 """Array types of the specs that take codes as they are."""
 REAL = (np.dtype(np.float32), np.dtype(np.float64))
 """Array types that the native boundary reads."""
+SYNTHETIC = "synthetic"
+"""Data that are made instead of read: "synthetic", or "synthetic:N" for N samples; see `intonly.synthesize`."""
+SYNTHETIC_COUNT = 64
+"""Samples that "synthetic" alone stands for."""
+
+
+def synthetic_count(data: Any) -> int | None:
+    """Return how many samples "synthetic" or "synthetic:N" asks for, None for other data.
+
+    Raises:
+        DataError: when N is no positive number.
+    """
+    if not isinstance(data, str) or data.partition(":")[0] != SYNTHETIC:
+        return None
+    _, colon, number = data.partition(":")
+    if not colon:
+        return SYNTHETIC_COUNT
+    if not number.isdecimal() or int(number) < 1:
+        raise DataError(f"data {data!r}: expected synthetic, or synthetic:N with a number of samples of 1 or more")
+    return int(number)
 
 
 def as_array(x: Any, what: str = "input") -> Array:
@@ -86,6 +106,8 @@ def load_data(data: Any, specs: Sequence[InputSpec], *, samples: int | None = No
     names = [spec.name for spec in specs]
     if isinstance(data, Dataset):
         found = Dataset(_named(data.arrays, names), data.labels)
+    elif synthetic_count(data) is not None:
+        raise DataError(f"data {data!r}: no samples can be made here; write some with `intonly synthesize` and give that file")
     elif isinstance(data, (str, Path)):
         found = _from_path(Path(data), specs)
     elif isinstance(data, Mapping):

@@ -136,14 +136,14 @@ def sqnr_db(reference: Array, x_hat: Array) -> float:
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
-def counterpart(against: Any, source: FloatModel | QuantizedModel, dataset: Dataset) -> FloatModel | QuantizedModel:
-    """Return the other network, ready for the arrays that `source` takes."""
+def counterpart(against: Any, source: FloatModel | QuantizedModel, dataset: Dataset | None) -> FloatModel | QuantizedModel:
+    """Return the other network, ready for the arrays that `source` takes; without a dataset, a module brings its own examples."""
     if isinstance(against, (FloatModel, QuantizedModel)):
         return against
     note = source.note if isinstance(source, FloatModel) else source.artifact.note
     asked = tuple(replace(spec, scale=None, zero_point=None) for spec in specs_of(source))
     if len(asked) == 1:  # the other network may call its input otherwise
-        asked, dataset = (replace(asked[0], name=""),), Dataset({"x": dataset.arrays[asked[0].name]})
+        asked, dataset = (replace(asked[0], name=""),), None if dataset is None else Dataset({"x": dataset.arrays[asked[0].name]})
     same_kind = str(against).endswith(".onnx") and note.source.endswith(".onnx")
     shapes, cut = (_model_shapes(source), note.cut or None) if same_kind else (None, None)
     other = opened(against, dataset, inputs=asked, input_shapes=shapes, outputs=cut)

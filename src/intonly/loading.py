@@ -13,7 +13,7 @@ from typing import Any
 from intonly.core.errors import DataError, IntonlyError
 from intonly.core.graph import Graph
 from intonly.core.records import InputSpec, Note
-from intonly.data import Dataset, load_data, model_units
+from intonly.data import Dataset, load_data, model_units, synthetic_count
 from intonly.model import FloatModel, QuantizedModel
 from intonly.source_runtime import OnnxRuntime
 
@@ -106,6 +106,8 @@ def example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> A
     """Return example inputs for tracing a module, taken from the calibration data; several arrays go by their names."""
     import torch
 
+    if synthetic_count(data) is not None:
+        raise DataError(f"data {data!r} need a captured network: give example_inputs (--input-shape) to trace the module with")
     given = data.arrays if isinstance(data, Dataset) else data if isinstance(data, Mapping) else {}
     by_name = inputs is None and "x" not in given and len(given) - ("y" in given) > 1
     plain = [InputSpec(name) for name in given if name != "y"] if by_name else [InputSpec("x")]

@@ -15,7 +15,7 @@ from intonly.core.graph import Dim, Graph
 from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Plan, Recipe, recipe_of, to_json
-from intonly.data import Dataset, load_data
+from intonly.data import Dataset
 from intonly.loading import example_from, from_factory, load, peeked
 from intonly.model import FloatModel, QuantizedModel, to_model_units
 from intonly.processes import ALONE, Processes
@@ -26,6 +26,7 @@ from intonly.steps.equalize import equalize
 from intonly.steps.lower import lower
 from intonly.steps.quantize import quantize_graph
 from intonly.steps.reconstruct import Folder, Reconstruction, blocks_of, reconstruct
+from intonly.synthesis import samples_of
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); total 0 = unknown."""
@@ -50,11 +51,12 @@ def quantize(
     Args:
         model: as for `load`.
         recipe: "w8a8", "w4a8", "w4a4", a JSON file, a mapping, a Recipe or a Plan.
-        data: calibration samples, see `intonly.data.load_data`; raw, as `inputs` describes them.
+        data: calibration samples, see `intonly.data.load_data`; raw, as `inputs` describes them. "synthetic" or "synthetic:N":
+            samples made from the network's batch norms, see `synthesize`.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
         run_dir: folder that keeps the finished blocks of a reconstruction; the same call goes on there after a stop.
         progress: called with (stage, done, total).
-        processes: among which the batches of calibration are shared; each of them returns the same network.
+        processes: among which the samples of calibration and reconstruction are shared; each of them returns the same network.
 
     Raises:
         IntonlyError: one of its kinds, naming the layer or input and what to do.
@@ -78,7 +80,7 @@ def captured(
         verb: what the caller is about to do, for messages. options: `input_shapes` and `outputs`, as for `load`.
     """
     if data is None:
-        raise DataError(f"{verb} needs calibration data: an .npz file, a folder of images, an array or a loader")
+        raise DataError(f"{verb} needs calibration data: an .npz file, a folder of images, an array, a loader, or 'synthetic'")
     if isinstance(model, str) and not model.endswith((".onnx", ".pt2", ".intonly")):
         model, example_inputs = from_factory(model, example_inputs)
     if example_inputs is None and hasattr(model, "named_parameters"):
@@ -153,7 +155,7 @@ def simulated(
     """Return the quantized graph of a captured network, corrected on calibration data, and what it came from."""
     asked = recipe_of(recipe)
     report = progress or _silent
-    dataset = load_data(data, source.specs, samples=asked.samples)
+    dataset = samples_of(source, data, samples=asked.samples, seed=asked.seed, run_dir=run_dir, progress=report)
     canonical, specs, pinned, ranges = calibrated(source, asked, dataset, report, processes)
     batches = batches_of(dataset, canonical, specs)
     quantized, plan = quantize_graph(canonical, ranges, asked, {s.name: s for s in specs}, pinned)
@@ -170,7 +172,7 @@ def simulated(
     facts = {"data_digest": ranges.data_digest, "samples": str(ranges.samples)}
     learned = None
     if asked.reconstruction != "none":
-        learned = _reconstructed(quantized, canonical, batches, asked, pinned, run_dir, report)
+        learned = _reconstructed(quantized, canonical, batches, asked, pinned, run_dir, processes, report)
         quantized = learned.graph
         if learned.left:
             facts["not_reconstructed"] = "; ".join(f"{origin}: {why}" for origin, why in learned.left.items())
@@ -205,6 +207,7 @@ def _reconstructed(
     asked: Recipe,
     pinned: Mapping[str, QParams],
     run_dir: str | Path | None,
+    processes: Processes,
     report: Progress,
 ) -> Reconstruction:
     """Return a quantized graph whose rounding was learned as the recipe asks."""
@@ -218,6 +221,7 @@ def _reconstructed(
         seed=asked.seed,
         pinned=pinned,
         store=None if run_dir is None else Folder(run_dir),
+        share=processes,
         progress=lambda block: count(1),
     )
 

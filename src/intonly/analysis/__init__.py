@@ -22,10 +22,11 @@ from intonly.analysis.twins import Twins
 from intonly.core.errors import DataError
 from intonly.core.graph import Dim
 from intonly.core.records import InputSpec, LayerRule, Plan
-from intonly.data import Dataset, load_data
+from intonly.data import Dataset, load_data, synthetic_count
 from intonly.evaluation import counterpart, evaluate
 from intonly.model import FloatModel, QuantizedModel, to_model_units
 from intonly.pipeline import Journey, Progress, journey, prepared
+from intonly.synthesis import samples_of
 
 __all__ = ["Analysis", "Applied", "Cause", "Errors", "Finding", "Fix", "LayerAnalysis", "Sqnr", "Trial", "Work", "analyze", "investigate"]
 
@@ -78,11 +79,14 @@ def investigate(
     q = quantized if isinstance(quantized, QuantizedModel) else QuantizedModel.load(quantized) if _is_artifact(quantized) else None
     if q is None:
         raise DataError(f"expected a quantized network or the path of an .intonly file, got {quantized!r:.80}")
-    dataset = load_data(data, q.artifact.inputs)
+    dataset = None if synthetic_count(data) is not None else load_data(data, q.artifact.inputs)
     source = counterpart(model, q, dataset)
     if not isinstance(source, FloatModel):
         raise DataError("the first network is quantized itself; give the float network that the artifact was made from")
     source = _as_quantized(source)
+    if dataset is None:
+        arrays = samples_of(source, data, seed=q.plan.seed, progress=report).arrays.values()
+        dataset = Dataset(dict(zip((s.name for s in q.artifact.inputs), arrays, strict=True)))
     named = Dataset(dict(zip((s.name for s in source.specs), dataset.arrays.values(), strict=True)), dataset.labels)
     made = journey(source, q.plan, named, report)
     _check_same_network(made.model, q)

@@ -141,7 +141,7 @@ def _add_float(
 
 def _hasty(recipe: Recipe) -> Recipe:
     """Return a recipe without the corrections that cost minutes and say nothing on random data; the network is as fast."""
-    return replace(recipe, rounding="nearest", bias_correction=False)
+    return replace(recipe, rounding="nearest", bias_correction=False, reconstruction="none")
 
 
 def _quantized(net: FloatModel, recipe: Recipe, batches: Sequence[Arrays]) -> QuantizedModel:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import intonly
-from intonly.cli import analyze, artifact, bench, evaluate, quantize, search
+from intonly.cli import analyze, artifact, bench, evaluate, quantize, search, synthesize
 from intonly.core.errors import (
     DataError,
     InfeasibleBudgetError,
@@ -97,6 +97,7 @@ app.command("info")(artifact.info)
 app.command("bench")(bench.command)
 app.command("search")(search.command)
 app.command("analyze")(analyze.command)
+app.command("synthesize")(synthesize.command)
 
 
 def main() -> None:

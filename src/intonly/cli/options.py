@@ -14,6 +14,7 @@ import typer
 
 from intonly.cli.console import hint
 from intonly.core.records import InputSpec
+from intonly.data import synthetic_count
 
 MODEL_FILES = (".onnx", ".pt2", ".intonly")
 
@@ -39,7 +40,13 @@ ModelOrArtifact = Annotated[
     str, typer.Argument(metavar="MODEL_OR_ARTIFACT", help="A .intonly, .onnx or .pt2 file, or package.module:factory.")
 ]
 ArtifactFile = Annotated[Path, typer.Argument(metavar="ARTIFACT", exists=True, dir_okay=False, help="A .intonly file.")]
-Data = Annotated[str, typer.Option("--data", help="An .npz file (an array for each input, or x; labels y), or a folder of images.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="An .npz file (an array for each input, or x; labels y), a folder of images, or synthetic[:N] where no labels are needed.",
+    ),
+]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Use at most this many samples.")]
 InputTypeOption = Annotated[InputType | None, typer.Option("--input-type", help="What callers hand in; float when not given.")]
 Layout = Annotated[
@@ -109,13 +116,13 @@ def checked_model(text: str) -> str:
 
 
 def checked_data(text: str) -> str:
-    """Return `text`, the path of data.
+    """Return `text`, the path of data, or "synthetic[:N]".
 
     Raises:
-        BadParameter: when nothing is there.
+        BadParameter: when nothing is there. DataError: when N is no number.
     """
-    if not Path(text).exists():
-        raise typer.BadParameter(f"{text!r} does not exist; expected an .npz file or a folder of images", param_hint="--data")
+    if synthetic_count(text) is None and not Path(text).exists():
+        raise typer.BadParameter(f"{text!r} does not exist; expected an .npz file, a folder of images or synthetic", param_hint="--data")
     return text
 
 

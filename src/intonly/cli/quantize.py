@@ -52,7 +52,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
         Reconstruction | None, typer.Option("--reconstruct", help="Learn from the samples how weights are rounded; takes minutes.")
     ] = None,
     reconstruction_steps: Annotated[
-        int | None, typer.Option("--reconstruct-steps", min=1, help="Minibatches that each block learns from; 500 when not given.")
+        int | None, typer.Option("--reconstruct-steps", min=1, help="Minibatches that each block learns from; 200 when not given.")
     ] = None,
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", file_okay=False, help="Folder that keeps learned blocks; the same command goes on there.")

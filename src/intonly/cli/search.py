@@ -90,6 +90,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
         "time_limit": time_limit,
         "run_dir": run_dir,
         "batch": batch,
+        "contest": not compare,
         "device": device,
         "inputs": spec,
         "outputs": options.names(outputs),
@@ -99,7 +100,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
         results = compare_searches(model, limits, data, metrics=metrics, solvers=solvers, progress=bars, processes=mine, **common)
     if mine.rank:
         return
-    best = min(results, key=lambda r: (r.chosen.drop or 0.0, r.chosen.size_bytes))
+    best = min(results, key=lambda r: (r.chosen.drop or 0.0, -(r.chosen.sqnr_db or 0.0), r.chosen.size_bytes))
     text = js.dumps(to_json(best.plan), indent=1)
     write_atomic(out, lambda file: file.write(text.encode()))
     if html is not None:

@@ -258,7 +258,7 @@ class Recipe:
     equalization: bool | None = None
     rounding: typing.Literal["nearest", "compensated"] = "nearest"
     reconstruction: typing.Literal["none", "layer", "block"] = "none"
-    reconstruction_steps: int = 500
+    reconstruction_steps: int = 200
     output: typing.Literal["int32", "int8"] = "int32"
     samples: int = 512
     seed: int = 0

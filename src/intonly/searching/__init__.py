@@ -19,7 +19,6 @@ from intonly.core.budgets import Budget
 from intonly.core.errors import DataError, RecipeError
 from intonly.core.records import InputSpec, recipe_of
 from intonly.core.tables import Problem
-from intonly.data import load_data
 from intonly.evaluation import opened
 from intonly.latency import LatencyStore
 from intonly.loading import peeked
@@ -34,6 +33,7 @@ from intonly.searching.prepared import prepare
 from intonly.searching.records import Measured, SearchResult
 from intonly.searching.run import Run
 from intonly.steps.allocate import ties
+from intonly.synthesis import samples_of
 
 __all__ = ["Budget", "Disagreement", "Measured", "SearchResult", "compare_searches", "disagreement", "search"]
 
@@ -50,7 +50,8 @@ def search(
     Args:
         model: as for `load`.
         budget: a Budget, or text such as "size=50%,latency=0.9,max-drop=0.5"; fractions refer to our W8A8 plan.
-        data: samples, as for `quantize`; every fourth one only judges. Labels make losses and drops those of the task.
+        data: samples, as for `quantize`; every fourth one only judges. Labels make losses and drops those of the task;
+            synthetic ones have none, so a drop is then what disagrees with the float network.
         metric: a name of `steps.sensitivity.METRICS`. solver: a name of `steps.allocate.SOLVERS`.
         options: see `compare_searches`.
 
@@ -76,6 +77,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     batch: int = 1,
     device: str = "cpu",
     timed: bool = True,
+    contest: bool = True,
     inputs: InputSpec | Sequence[InputSpec] | None = None,
     example_inputs: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -92,7 +94,8 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
         recipe: everything else of the plan (observers, corrections, first and last layer, rules).
         time_limit: seconds for each solution. run_dir: folder in which finished pieces are kept, and found again.
         batch: samples of a call whose latency counts. device: where sensitivity runs. timed: False = no clock is read
-            unless the budget limits latency.
+            unless the budget limits latency. contest: True = where a uniform plan within the budget measures better on the
+            judging samples, it is the plan, and a note says so; False = the solver's own choice whatever it measures.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
         processes: among which calibration and sensitivity are shared; the first one measures, solves and judges, and each
             returns the same.
@@ -108,7 +111,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     if not isinstance(source, FloatModel):
         raise DataError("this network is quantized already; a search needs the float one")
     folder = None if run_dir is None else Path(run_dir)
-    dataset = load_data(data, source.specs, samples=asked.samples)
+    dataset = samples_of(source, data, samples=asked.samples, seed=asked.seed, run_dir=folder, progress=report)
     calibration, judging = split(dataset)
     widths = tuple(activation_candidates or (asked.activation_bits,))
     ready = prepare(source, asked, calibration, weight_bits=candidates, activation_bits=widths, progress=report, processes=processes)
@@ -139,7 +142,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
             activation_candidates=ready.choices.activation_bits,
         )
         for solver in solvers:
-            run = Run(ready, problem, judge, solver, time_limit, batch, limits.max_drop, timed or wants_latency)
+            run = Run(ready, problem, judge, solver, time_limit, batch, limits.max_drop, timed or wants_latency, contest)
             results.append(run.result())
     return tuple(results)
 

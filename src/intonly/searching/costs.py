@@ -56,7 +56,7 @@ def cost_tables(
 
 def _quickly_made(ready: Prepared, bits: int) -> Graph:
     """Return an integer graph whose layers all have one weight width, fixed or not; its accuracy does not matter."""
-    plain = replace(ready.recipe, rounding="nearest", bias_correction=False, weight_observer="minmax")
+    plain = replace(ready.recipe, rounding="nearest", bias_correction=False, reconstruction="none", weight_observer="minmax")
     free = replace(ready.choices, fixed={})
     plan = uniform(ready.graph, plain, free, bits, 8, f"w{bits}")
     return journey(ready.source, plan, ready.calibration.take(SAMPLES)).model.graph

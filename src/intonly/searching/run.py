@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 from intonly.core.errors import InfeasibleBudgetError
 from intonly.core.records import Plan
@@ -41,6 +42,7 @@ class Run:
         judge: makes and judges plans. batch: samples of a call whose latency counts.
         max_drop: most points to lose on the judging samples; None = whatever the plan loses.
         timed: whether plans are timed.
+        contest: whether a uniform plan within the limits takes the place of a choice that measures worse.
     """
 
     ready: Prepared
@@ -51,6 +53,7 @@ class Run:
     batch: int = 1
     max_drop: float | None = None
     timed: bool = True
+    contest: bool = True
 
     def result(self) -> SearchResult:
         """Return the plan and what it is worth.
@@ -61,6 +64,7 @@ class Run:
         reference = uniform(self.ready.graph, self.ready.recipe, self.ready.choices, 8, 8, "w8a8")
         problem, allocation, factor = self._corrected(reference)
         problem, allocation = self._fitting(problem, allocation)
+        allocation, contest = self._contested(problem, allocation)
         plan = self._plan(allocation)
         if self.max_drop is not None:
             allocation, plan = self._within_drop(problem, allocation, plan)
@@ -71,6 +75,7 @@ class Run:
             first, last = replace(first, latency_ms=times["w8a8"]), replace(last, latency_ms=times["searched"])
         _refuse(first, last)
         notes = (
+            *contest,
             *problem.sensitivity.notes,
             *(f"{layer} keeps its widest widths: {why}" for layer, why in problem.sensitivity.excluded.items()),
         )
@@ -148,6 +153,31 @@ class Run:
             allocation = self._solved(problem)
             times *= 2
         return problem, allocation
+
+    def _contested(self, problem: Problem, allocation: Allocation) -> tuple[Allocation, tuple[str, ...]]:
+        """Return the choice, or the best uniform one within the limits where that measures better; and what to say of it."""
+        rival = self._uniform_within(problem) if self.contest and problem.limits else None
+        if rival is None or self._plan(rival) == self._plan(allocation):
+            return allocation, ()
+        chosen, uniformly = (self.judge.measured(self._plan(a), "tried", a.costs).sqnr_db for a in (allocation, rival))
+        if chosen is None or uniformly is None or uniformly <= chosen:
+            return allocation, ()
+        loser = f"the choice of {problem.sensitivity.metric} with solver {allocation.solver}"
+        return rival, (f"the plan is uniform: within the budget it measures {uniformly:.1f} dB, {loser} {chosen:.1f} dB",)
+
+    def _uniform_within(self, problem: Problem) -> Allocation | None:
+        """Return the uniform choice of least predicted loss that keeps to the limits, file included; None when none does."""
+        made, best = self.ready.choices, None
+        for bits in product(made.weight_bits, made.activation_bits):
+            widths = [{o: made.fixed.get(o, bits)[i] for o in made.layers} for i in (0, 1)]
+            tried = allocation_of(problem, widths[0], widths[1], "uniform")
+            within = all(tried.costs[quantity] <= limit for quantity, limit in problem.limits.items())
+            if within and (best is None or tried.loss < best.loss):
+                best = tried
+        if best is not None and "size" in problem.limits:
+            limit = problem.limits["size"]
+            return best if self.judge.file_bytes(self._plan(best), limit) <= limit else None
+        return best
 
     def _within_drop(self, problem: Problem, allocation: Allocation, plan: Plan) -> tuple[Allocation, Plan]:
         """Return a plan that loses at most `max_drop`: with another limit the one at hand, else the smallest file that does."""

@@ -74,6 +74,16 @@ def test_codes_move_by_one_at_most_and_stay_in_range():
     assert moved > 0
 
 
+def test_pruned_weights_stay_pruned():
+    """A sparse network would lose its zeros."""
+    n = Net(12)
+    w = n.rng.normal(0, 0.2, (8, 4, 3, 3)) * (n.rng.random((8, 4, 3, 3)) < 0.5)
+    p = prepared(n.graph([n.conv(n.relu(n.conv(n.image(4), 8, w=w, name="a")), 4)]))
+    start, result = rebuilt(p)
+    assert (result.graph.params["a.weight"] != start.params["a.weight"]).any()
+    assert (result.graph.params["a.weight"][w == 0] == 0).all()
+
+
 def test_values_of_one_grid_keep_one_grid():
     """A clamp, a reshape or a concat would need a rescale that nobody lowers."""
     p = prepared()

@@ -80,10 +80,10 @@ def reconstruct(
     """
     import torch
 
-    from intonly.steps.reconstruct.learning import Share, learned
+    from intonly.steps.reconstruct.learning import Alone, learned
     from intonly.steps.reconstruct.live import Live, real_weights
 
-    pinned, store, share = pinned or {}, store or Forgetful(), share or Share()
+    pinned, store, share = pinned or {}, store or Forgetful(), share or Alone()
     left = {node.origin: why for node in weighted_nodes(graph) if (why := obstacle(graph, node, pinned))}
     batches = affordable(graph, batches, MEMORY_BYTES, ELEMENT_BYTES)
     grids, weights = grids_of(graph), real_weights(reference)

@@ -8,9 +8,9 @@ fall to 0. Rounding is hard in every forward pass, so what is learned is what th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -34,13 +34,31 @@ BETAS = (0.0, 0.99)
 TINY = 1e-30
 
 
+class Share(Protocol):
+    """This process's part of the work: which images of a minibatch are its own, and sums over all processes."""
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes this is, from 0."""
+
+    @property
+    def world(self) -> int:
+        """How many there are."""
+
+    def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a tensor over all processes, the same everywhere."""
+
+
 @dataclass(frozen=True)
-class Share:
-    """This process's part of the work: which images of a minibatch are its own, and how gradients are summed."""
+class Alone:
+    """The only process."""
 
     rank: int = 0
     world: int = 1
-    reduce: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
+
+    def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensor."""
+        return tensor
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ class Layer:
     """The weight and bias of one layer while they are learned.
 
     The weight is scale * clamp(floor(w / scale + offset + 1/2)): `offset`, in steps, says where rounding goes. It starts as the
-    smallest that gives the present code, and moves at most one step to either side, so a code moves by 1 at most.
+    smallest that gives the present code, and moves at most one step to either side, so a code moves by 1 at most. Weights that
+    are exactly 0 stay 0: a pruned network keeps its zeros.
 
     Args:
         steps: w / scale, real. scale: along the channel axis. first, offset: at the start and now, shaped like the weight.
@@ -80,7 +81,8 @@ class Layer:
     def confine(self) -> None:
         """Bring offsets that have moved too far back to their limits."""
         with torch.no_grad():
-            self.offset.clamp_(self.first - 1, self.first + 1)
+            reach = (self.steps != 0).to(self.first)
+            self.offset.clamp_(self.first - reach, self.first + reach)
 
     def operands(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weight and the bias as reals."""
