@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import numpy as np
 import torch
 import torch.nn.functional as F
-from beds import Bed, cifar, classifiers
+from beds import Bed, cifar, classifiers, subset
 from torch import nn
 
 import intonly
@@ -124,7 +124,7 @@ def plan_of(bed: Bed, source: Any, options: argparse.Namespace) -> Recipe:
 
 def quantized_row(bed: Bed, source: Any, plan: Recipe, images: Images, options: argparse.Namespace) -> dict[str, Any]:
     """Return what training for integers came to."""
-    test = bed.test().take(options.test)
+    test = subset(bed.test(), slice(options.test), "x")  # every prefix has as many of each class
     m = intonly.prepare(source, plan, bed.calibration(0), batch_norm="batch" if options.freeze else "frozen")
     before = intonly.evaluate(intonly.convert(m), test, against=source)
     path = options.run_dir / "quantized.pt"
@@ -171,7 +171,7 @@ def float_row(bed: Bed, source: Any, images: Images, options: argparse.Namespace
 
     seconds = trained(net.to(memory_format=torch.channels_last), loss, images, options.run_dir / "float.pt", options, options.float_rate)
     after = intonly.load(net.eval(), inputs=spec, example_inputs=bed.example())
-    test = bed.test().take(options.test)
+    test = subset(bed.test(), slice(options.test), "x")  # every prefix has as many of each class
     return {
         "what": "float",
         "top1": intonly.evaluate(after, test).top1,
