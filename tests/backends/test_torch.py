@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,35 +134,52 @@ def test_sums_at_the_limits_of_float_types(partial: int, monkeypatch: pytest.Mon
             assert_same(graph, {graph.inputs[0]: signs.astype(np.int16)})
 
 
-@pytest.mark.parametrize("lower", ["matmul precision", "oneDNN precision", "autocast"])
-def test_a_callers_precision_does_not_matter(lower: str) -> None:
-    """Whoever trains in bfloat16 would get other integers."""
-    graph = GRAPHS["residual"]
-    inputs = random_inputs(graph, 16, 3)
-    conv = getattr(torch.backends.mkldnn, "conv", None)
-    if lower == "oneDNN precision" and not hasattr(conv, "fp32_precision"):
+LOWERED = {
+    "float32 matmul": lambda: torch.set_float32_matmul_precision("medium"),
+    "everything": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    "oneDNN convolutions": lambda: setattr(torch.backends.mkldnn.conv, "fp32_precision", "bf16"),
+}
+"""What people set to train faster."""
+
+
+@pytest.fixture(params=list(LOWERED))
+def lowered(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Lower PyTorch's precision for one test."""
+    if request.param != "float32 matmul" and not hasattr(torch.backends.mkldnn, "conv"):
         pytest.skip("this PyTorch has one setting for all float32 products")
-    try:
-        if lower == "matmul precision":
-            torch.set_float32_matmul_precision("medium")
-        elif lower == "oneDNN precision":
-            conv.fp32_precision = "bf16"
-        with torch.autocast("cpu", torch.bfloat16, enabled=lower == "autocast"):
-            assert assert_same(graph, inputs) > 3
-    finally:
-        torch.set_float32_matmul_precision("highest")
-        if hasattr(conv, "fp32_precision"):
-            conv.fp32_precision = "none"
+    LOWERED[request.param]()
+    yield
+    if hasattr(torch.backends.mkldnn, "conv"):
+        torch.backends.fp32_precision = "none"
+        torch.backends.mkldnn.conv.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
+        torch.backends.cuda.matmul.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
 
 
-def test_float32_is_not_used_at_lower_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test above would pass on a processor that has no bfloat16, and the answer be wrong on one that has."""
-    site = linear.Site(GRAPHS["chain"].nodes[0], (), 1, torch.device("cpu"))
-    assert linear._float32_is_exact(site) is linear.HAS_ONEDNN
-    assert not linear._float32_is_exact(linear.Site(site.node, (), 1 << 24, site.device))
-    assert not linear._float32_is_exact(linear.Site(site.node, (), 1, torch.device("cuda")))
+def test_a_callers_precision_does_not_matter(lowered: None) -> None:
+    """Whoever trains in bfloat16 or TF32 would get other integers, or none."""
+    graph = GRAPHS["residual"]
+    assert assert_same(graph, random_inputs(graph, 16, 3)) > 3
+    kinds = {linear._kind(linear.Site(node, (), 1, torch.device("cpu"))) for node in graph.nodes}
+    assert kinds == {torch.float64}, "the integers were equal because this processor has no lower precision"
+
+
+def test_autocast_does_not_matter() -> None:
+    """A region of mixed precision around the call would reach into it."""
+    graph = GRAPHS["residual"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert assert_same(graph, random_inputs(graph, 16, 3)) > 3
+
+
+def test_float32_is_used_where_it_is_exact_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 would hold sums that it cannot, or every convolution be as slow as in float64."""
+    site = linear.Site(GRAPHS["chain"].nodes[0], (), (1 << 24) - 1, torch.device("cpu"))
+    exact = torch.float32 if linear.HAS_ONEDNN else torch.float64
+    assert linear._kind(site) == exact
+    assert linear._kind(replace(site, partial=1 << 24)) == torch.float64
+    assert linear._kind(replace(site, device=torch.device("cuda"))) == torch.float64
     monkeypatch.setenv("DNNL_DEFAULT_FPMATH_MODE", "BF16")
-    assert not linear._float32_is_exact(site)
+    assert linear._kind(site) == torch.float64
 
 
 def test_only_live_values_are_kept() -> None:

@@ -26,7 +26,7 @@ class Site:
     """What is known of a node before it runs.
 
     Args:
-        constants: the integers of each constant operand, int64; None for a computed one.
+        constants: the integers of each constant operand, of any type; None for a computed one.
         partial: proven limit of every part of a sum of products, in any order, below 2^31; 0 of other primitives.
     """
 

@@ -80,8 +80,10 @@ class _Program:
     def __init__(self, graph: Graph, entries: Sequence[NodeBounds], device: torch.device) -> None:
         self.inputs, self.outputs = graph.inputs, graph.outputs
         formats = {name: value.format for name, value in graph.values.items() if value.format is not None}
-        integers = {name: np.asarray(formats[name].decode(codes)) for name, codes in graph.params.items()}
-        self._constants = {name: torch.from_numpy(array).to(device, storage(formats[name])) for name, array in integers.items()}
+        integers = {
+            name: codes if formats[name].levels is None else np.asarray(formats[name].decode(codes)) for name, codes in graph.params.items()
+        }
+        self._constants = {name: torch.from_numpy(np.array(x)).to(device, storage(formats[name])) for name, x in integers.items()}
         proven = {entry.name: entry for entry in entries}
         self._steps = [
             _Step(node, _ready(node, integers, proven[node.output], device), tuple(storage(formats[name]) for name in node.outputs))

@@ -33,8 +33,10 @@ def _float32_is_exact(site: Site) -> bool:
         return False
     if os.environ.get("DNNL_DEFAULT_FPMATH_MODE", "STRICT").upper() != "STRICT":
         return False
-    settings = [getattr(getattr(torch.backends.mkldnn, kind, None), "fp32_precision", "none") for kind in ("conv", "matmul")]
-    return torch.get_float32_matmul_precision() == "highest" and set(settings) <= {"none", "ieee"}
+    onednn = torch.backends.mkldnn
+    if hasattr(onednn, "conv"):  # the older getter refuses to answer once one of these is set
+        return all(getattr(onednn, kind).fp32_precision in ("none", "ieee") for kind in ("conv", "matmul"))
+    return torch.get_float32_matmul_precision() == "highest"
 
 
 def _kind(site: Site) -> torch.dtype:
