@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="instead of epochs")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
-    parser.add_argument("--rate", type=float, default=0.01)
+    parser.add_argument("--rate", type=float, default=0.002)
     parser.add_argument("--float-rate", type=float, default=0.02)
     parser.add_argument("--decay", type=float, default=1e-4)
     parser.add_argument("--temperature", type=float, default=4.0)

@@ -36,11 +36,13 @@ BATCH = 50
 def float_network(folder: Path, x: np.ndarray, y: np.ndarray, mine: Processes) -> DigitNet:
     """Return the float network, trained once and kept in the folder. One process trains, the others wait."""
     path = folder / "float.safetensors"
-    if mine.rank == 0 and not path.exists():
-        made = trained(x, y, Console())
-        write_atomic(path, lambda file: file.write(save(made.state_dict())))
-    if mine.world > 1:
-        torch.distributed.barrier()
+
+    def make() -> None:
+        if not path.exists():
+            made = trained(x, y, Console())
+            write_atomic(path, lambda file: file.write(save(made.state_dict())))
+
+    mine.once(make)
     net = DigitNet()
     net.load_state_dict(load_file(path))
     return net.eval()

@@ -66,7 +66,7 @@ def test_killed_and_resumed_training_ends_the_same(network, tmp_path, rng):
     whole = finished(started(folder_with(network, tmp_path / "whole")))
     folder = folder_with(network, tmp_path / "killed")
     steps = []
-    for lines in rng.integers(1, 4, 3):
+    for lines in rng.integers(1, 4, 2):
         process = started(folder)
         assert process.stdout is not None
         seen = [process.stdout.readline() for _ in range(lines)]
@@ -74,7 +74,7 @@ def test_killed_and_resumed_training_ends_the_same(network, tmp_path, rng):
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         steps.append(json.loads(seen[-1])["step"])
-    assert steps == sorted(steps) and len(set(steps)) == 3, "each start goes on from where the last one was"
+    assert steps == sorted(steps) and len(set(steps)) == 2, "each start goes on from where the last one was"
     resumed = finished(started(folder))
     assert resumed == whole
     assert whole["sha256"] and whole["bytes"] > 10_000

@@ -221,8 +221,9 @@ def test_inputs_that_do_not_fit_are_named(training):
     m = small().train(training)
     with pytest.raises(DataError, match="input 'x': expected uint8 numbers, got float32"):
         m(torch.zeros(2, 3, 8, 8))
-    with pytest.raises(DataError, match="input 'x'"):
-        m(torch.zeros(2, 3, 8, dtype=torch.uint8))
+    for shape in ((2, 3, 8), (2, 3, 9, 8), (2, 8, 8, 3)):
+        with pytest.raises(DataError, match=r"input 'x': expected shape \(\w+, 3, 8, 8\), got"):
+            m(torch.zeros(shape, dtype=torch.uint8))
     with pytest.raises(DataError, match="1 inputs"):
         m()
     with pytest.raises(DataError, match=r"\[0\] samples"):

@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,6 +14,7 @@ from intonly.processes import Processes, processes
 from intonly.training import distillation_loss
 from tests.small_nets import CLASSES, images
 from tests.training.prepared import small
+from tests.two_processes import run_in_two
 
 SCRIPT = """
 import sys, torch
@@ -51,20 +47,7 @@ def trained(mine: Processes) -> dict[str, Any]:
 
 def test_two_processes_train_what_one_does(tmp_path):
     """Training on several processes would see a part of the data, or each process end with a network of its own."""
-    if not torch.distributed.is_available():
-        pytest.skip("this PyTorch was built without torch.distributed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root), str(root / "src"), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "PYTHONPATH": paths}
-    env["OMP_NUM_THREADS"] = "1"
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    started = [subprocess.Popen(command, env={**env, "RANK": str(r)}, cwd=root, stderr=subprocess.PIPE, text=True) for r in (0, 1)]
-    for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    run_in_two([sys.executable, "-c", SCRIPT, str(tmp_path)])
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first.keys() == second.keys()
     for name, tensor in first.items():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from intonly.core.errors import DataError
+from intonly.core.graph import Shape, shape_text
 from intonly.core.records import InputSpec
 from intonly.data import as_array
 from intonly.training.placement import Grid
@@ -19,9 +20,15 @@ from intonly.training.program import Program
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """How one input enters: `axes` bring it to the model's own order, `grid` rounds it unless it comes in as integers."""
+    """How one input enters.
+
+    Args:
+        shape: of what callers hand in. axes: bring it to the model's own order.
+        grid: rounds it, unless it comes in as integers.
+    """
 
     spec: InputSpec
+    shape: Shape
     axes: tuple[int, ...]
     grid: Grid | None
 
@@ -34,9 +41,10 @@ def entries_of(program: Program) -> tuple[Entry, ...]:
     """Return one entry for each input, in order."""
     entries = []
     for spec in program.specs:
-        axes = np.argsort(spec.perm(len(program.canonical.values[spec.name].shape)))
-        grid = program.grid_of.get(spec.name)
-        entries.append(Entry(spec, tuple(axes.tolist()), grid if grid is not None and grid.learned else None))
+        shape, grid = program.canonical.values[spec.name].shape, program.grid_of.get(spec.name)
+        perm = spec.perm(len(shape))
+        axes = tuple(np.argsort(perm).tolist())
+        entries.append(Entry(spec, tuple(shape[p] for p in perm), axes, grid if grid is not None and grid.learned else None))
     return tuple(entries)
 
 
@@ -59,13 +67,14 @@ def in_model_units(x: torch.Tensor, entry: Entry, device: torch.device) -> torch
     Images are stored channels last, which CPUs and tensor cores like best.
 
     Raises:
-        DataError: when it has another type than its spec says, or another number of axes.
+        DataError: when it has another type than its spec says, or another shape.
     """
     spec = entry.spec
     if spec.dtype != "float32" and x.dtype != getattr(torch, spec.dtype):
         raise DataError(f"input {spec.name!r}: expected {spec.dtype} numbers, got {str(x.dtype).removeprefix('torch.')}")
-    if x.ndim != len(entry.axes):
-        raise DataError(f"input {spec.name!r}: expected {len(entry.axes)} axes, got shape {tuple(x.shape)}")
+    fits = x.ndim == len(entry.shape) and all(not isinstance(d, int) or d == got for d, got in zip(entry.shape, x.shape, strict=True))
+    if not fits:
+        raise DataError(f"input {spec.name!r}: expected shape {shape_text(entry.shape)}, got {tuple(x.shape)}")
     x = x.to(device).permute(entry.axes).float()
     along = [1, -1, *[1] * (x.ndim - 2)]
     mean, std = (torch.tensor(v, dtype=torch.float32, device=device) for v in (spec.mean, spec.std))
