@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,17 @@ def test_8_bit_inputs_without_normalization_are_taken_for_images():
     """A network that reads 0..255 as they are would be shown images that are black but for the last bits."""
     x = next(iter(intonly.synthesize(small(intonly.InputSpec(dtype="uint8")), 8, steps=1, batch=8).arrays.values()))
     assert 100 < x.mean() < 155 and 45 < x.std() < 85
+
+
+def test_a_network_with_a_fixed_batch_gets_as_many_samples_as_asked():
+    """A file that fixes a batch of 1 could not be quantized without data, or its samples would not fit it."""
+    source = small()
+    values = {k: replace(v, shape=(1, *v.shape[1:])) if k not in source.graph.params else v for k, v in source.graph.values.items()}
+    fixed = replace(source, graph=source.graph.replace(values=values))
+    made = intonly.synthesize(fixed, 6, **SHORT)
+    assert made.report.settings["batch"] == 8 and len(made) == 6
+    assert next(iter(made.arrays.values())).tobytes() == next(iter(intonly.synthesize(source, 6, **SHORT).arrays.values())).tobytes()
+    assert intonly.quantize(fixed, "w8a8", made).graph.values[source.specs[0].name].shape[0] == 1
 
 
 def test_the_file_is_ordinary_data_that_says_how_it_was_made(tmp_path):

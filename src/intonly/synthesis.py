@@ -23,9 +23,9 @@ from intonly.core.errors import DataError
 from intonly.core.files import write_atomic
 from intonly.core.graph import Dim, Graph, shape_text
 from intonly.core.records import InputSpec, to_json
-from intonly.data import RAW, SYNTHETIC_COUNT, Dataset, load_data, synthetic_count
+from intonly.data import RAW, SYNTHETIC_COUNT, Dataset, load_data, model_units, synthetic_count
 from intonly.loading import load
-from intonly.model import FloatModel, to_model_units
+from intonly.model import FloatModel
 from intonly.processes import Processes
 from intonly.steps.canonicalize import absorb_normalization
 
@@ -117,9 +117,7 @@ def synthesize(  # noqa: PLR0913 - all but the first are choices with a default
     )
     made = {s.name: _as_handed_in(arrays[s.name] * s.std + s.mean, spec) for s, spec in zip(sources, source.specs, strict=True)}
     size = int(report.settings["batch"])
-    pieces = [
-        {spec.name: to_model_units(piece[spec.name], spec, source.graph) for spec in source.specs} for piece in Dataset(made).batches(size)
-    ]
+    pieces = [{s.name: _as_read(piece[s.name], s, source.graph) for s in source.specs} for piece in Dataset(made).batches(size)]
     return SyntheticData(made, None, replace(report, norms=matches(source.graph, sources, pieces)))
 
 
@@ -177,6 +175,12 @@ def _extents(graph: Graph, name: str) -> tuple[int, ...]:
     if len(extents) != len(shape) - 1:
         raise DataError(f"input {name!r} has shape {shape_text(shape)}; say how large samples shall be with input_shapes (--input-shape)")
     return extents
+
+
+def _as_read(x: Array, spec: InputSpec, graph: Graph) -> Array:
+    """Return callers' array as the float graph's input, with any number of samples, even where the graph fixes one."""
+    shape = (Dim("N"), *graph.values[spec.name].shape[1:])
+    return model_units(x, spec, shape, spec.perm(len(shape)))
 
 
 def _as_handed_in(x: Array, spec: InputSpec) -> Array:
