@@ -19,8 +19,8 @@ from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe, to_json
 from intonly.formats import weight_format
 from intonly.ops import weight_of
-from intonly.steps.compensated import compensates, inputs_of_layers
 from intonly.steps.correct import MEMORY_BYTES
+from intonly.steps.correct.compensated import compensates, inputs_of_layers
 from intonly.steps.quantize import Asked, LayerSettings, input_qparams, layer_settings, weight_qparams, weighted_nodes
 
 if TYPE_CHECKING:

@@ -13,11 +13,10 @@ from intonly.core.graph import Graph
 from intonly.core.number_format import INT8, QParams, uniform
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe
-from intonly.steps import compensated
 from intonly.steps import correct as module
 from intonly.steps.calibrate import calibrate
 from intonly.steps.canonicalize import canonicalize
-from intonly.steps.correct import correct
+from intonly.steps.correct import compensated, correct
 from intonly.steps.quantize import quantize_graph, weighted_nodes
 from intonly.torch_exec import TorchRunner, fake_quantize
 from tests.steps.graphs import CODES, N, Net, journey, run_float, samples

@@ -18,7 +18,7 @@ from intonly.core.memory import affordable, last_uses
 from intonly.core.number_format import QParams
 from intonly.core.spec import check
 from intonly.ops import OPS
-from intonly.steps.compensated import Inputs, compensates
+from intonly.steps.correct.compensated import Inputs, compensates
 
 MEMORY_BYTES = 2 << 30
 """Most activation memory that the corrections hold; it limits how many samples they use."""
@@ -40,7 +40,7 @@ def correct(
         reference: the canonical FLOAT graph: its weights are rounded anew, its mean outputs are what biases aim at.
         batches: calibration inputs by name, in model units. As many samples as fit in MEMORY_BYTES are used, spread
             evenly over all; both graphs see the same ones.
-        rounding: "nearest" leaves weights as they are, "compensated" rounds them anew, see `steps.compensated`.
+        rounding: "nearest" leaves weights as they are, "compensated" rounds them anew, see `steps.correct.compensated`.
         pinned: weights that keep their codes, and biases of theirs.
     """
     import torch
