@@ -87,7 +87,7 @@ def probes_of(
         def x(origin: str) -> QParams:
             return activation(origin, settings[origin].activation_bits)
 
-        for node, inputs in inputs_of_layers(graph, batches, x, MEMORY_BYTES, applies):
+        for node, inputs in inputs_of_layers(graph, batches, x, MEMORY_BYTES, applies, centered=recipe.bias_correction):
             for bits in weight_bits:
                 qparams = units(node.origin, bits)
                 if qparams.format.levels is None:

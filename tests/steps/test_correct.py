@@ -12,7 +12,7 @@ import torch
 from intonly.core.graph import Graph
 from intonly.core.number_format import INT8, QParams, uniform
 from intonly.core.ranges import Ranges
-from intonly.core.records import InputSpec, Recipe
+from intonly.core.records import InputSpec, LayerRule, Recipe
 from intonly.steps import correct as module
 from intonly.steps.calibrate import calibrate
 from intonly.steps.canonicalize import canonicalize
@@ -177,11 +177,16 @@ def test_covariance_is_that_of_the_patches(options, rng):
     w = graph.params[node.inputs[1]].astype(np.float64)
     batches = [torch.from_numpy(rng.normal(size=(3, 4, 6, 6)) + 0.5), torch.from_numpy(rng.normal(size=(2, 4, 6, 6)))]
     groups = options.get("groups", 1)
-    covariance = compensated._second_moments(node, batches, w.shape)
-    y = np.concatenate([run_float(graph, {"x": x.numpy()})[node.output] for x in batches])
+    pairs = [(x, 2 * x + 1) for x in batches]
+    y, real = (np.concatenate([run_float(graph, {"x": pair[k].numpy()})[node.output] for pair in pairs]) for k in (0, 1))
     rows = w.reshape(groups, 8 // groups, -1)
-    power = np.einsum("gok,gkl,gol->go", rows, covariance, rows).reshape(-1)
-    np.testing.assert_allclose(power, (y**2).mean((0, 2, 3)), rtol=1e-6)
+    for centered in (False, True):
+        moments, cross, count = compensated._second_moments(node, pairs, w.shape, centered=centered)
+        assert count == y.size // 8
+        means = (y.mean((0, 2, 3), keepdims=True), real.mean((0, 2, 3), keepdims=True)) if centered else (0, 0)
+        for found, product in ((moments, (y - means[0]) ** 2), (cross, (y - means[0]) * (real - means[1]))):
+            power = np.einsum("gok,gkl,gol->go", rows, found, rows).reshape(-1)
+            np.testing.assert_allclose(power, product.mean((0, 2, 3)), rtol=1e-4)
 
 
 def test_white_inputs_are_rounded_to_nearest():
@@ -236,6 +241,34 @@ def test_pinned_weights_and_biases_stay():
     assert second.inputs[2] != "b.bias"
 
 
+def test_a_layer_makes_up_for_what_was_lost_before_it(monkeypatch):
+    """Weights would aim at what they make of inputs that are wrong already."""
+    n = Net(12)
+    graph = n.graph([n.linear(n.linear(n.rows(24), 16, name="a"), 8, name="b")])
+    rules = (LayerRule("a", weight_bits=2), LayerRule("b", weight_bits=8))
+    x = {"x": correlated(8).reshape(64, -1)[:, :24]}
+    p = Prepared(graph, replace(LOW, rules=rules), x)
+    wanted = p.values(p.graph, quantized=False)["b"]
+
+    def error() -> float:
+        return float(((p.values(p.corrected(bias=True, rounding="compensated"))["b"] - wanted) ** 2).mean())
+
+    found = error()
+    monkeypatch.setattr(compensated, "_aim", lambda moments, cross, count: np.eye(len(moments)))
+    assert found < 0.7 * error()
+
+
+def test_few_samples_leave_weights_almost_alone():
+    """A handful of samples would be learned by heart, at the cost of all others."""
+    n = Net(13)
+    graph = n.graph([n.linear(n.relu(n.linear(n.rows(64), 48, name="a")), 8, name="b")])
+    x, others = samples(graph, 8, 1), samples(graph, 256, 2)
+    p = Prepared(graph, replace(LOW, weight_bits=4), x)
+    wanted = run_float(p.graph, others)["b"]
+    nearest, after = (((run_float(g, others)["b"] - wanted) ** 2).mean() for g in (p.quantized, p.corrected(rounding="compensated")))
+    assert after < 1.2 * nearest
+
+
 def test_later_layers_see_the_errors_of_earlier_ones():
     """Corrections made one by one on clean inputs would not fit together."""
     n = Net(9)
@@ -283,14 +316,15 @@ def test_memory_limits_the_samples(fixed, monkeypatch):
     used: list[int] = []
     moments = compensated._second_moments
 
-    def counting(node, inputs, shape):
-        used.append(sum(map(len, inputs)))
-        return moments(node, inputs, shape)
+    def counting(node, inputs, shape, **options):
+        pairs = list(inputs)
+        used.append(sum(len(x) for x, _ in pairs))
+        return moments(node, pairs, shape, **options)
 
     monkeypatch.setattr(compensated, "_second_moments", counting)
     p.corrected(rounding="compensated")
     elements = 576 * (8 if fixed else 1)  # the convolution and the relu behind it
-    monkeypatch.setattr(module, "MEMORY_BYTES", 8 * elements * 2)
+    monkeypatch.setattr(module, "MEMORY_BYTES", module.BYTES_AN_ELEMENT * elements * 2)
     p.corrected(bias=True, rounding="compensated")
     monkeypatch.setattr(module, "MEMORY_BYTES", 1)
     p.corrected(bias=True, rounding="compensated")

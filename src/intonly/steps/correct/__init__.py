@@ -22,6 +22,8 @@ from intonly.steps.correct.compensated import Inputs, compensates
 
 MEMORY_BYTES = 2 << 30
 """Most activation memory that the corrections hold; it limits how many samples they use."""
+BYTES_AN_ELEMENT = 12
+"""What a live activation takes: in the quantized network, in the float one, and once more while it is made."""
 
 
 def correct(
@@ -37,7 +39,7 @@ def correct(
     """Return the QUANTIZED graph with corrected weight codes and biases.
 
     Args:
-        reference: the canonical FLOAT graph: its weights are rounded anew, its mean outputs are what biases aim at.
+        reference: the canonical FLOAT graph: its weights are rounded anew, its outputs are what weights and biases aim at.
         batches: calibration inputs by name, in model units. As many samples as fit in MEMORY_BYTES are used, spread
             evenly over all; both graphs see the same ones.
         rounding: "nearest" leaves weights as they are, "compensated" rounds them anew, see `steps.correct.compensated`.
@@ -49,9 +51,9 @@ def correct(
 
     if not bias_correction and rounding == "nearest":
         return graph
-    batches = affordable(graph, batches, MEMORY_BYTES, 8)
+    batches = affordable(graph, batches, MEMORY_BYTES, BYTES_AN_ELEMENT)
     weights = _real_weights(reference)
-    runner = TorchRunner(graph)
+    runner, real = TorchRunner(graph), Walk(reference, batches)
     live: list[dict[str, Any]] = []
     for batch in batches:
         values = {}
@@ -63,21 +65,23 @@ def correct(
     last_use = last_uses(graph)
     params, values_of, nodes = dict(graph.params), dict(graph.values), list(graph.nodes)
     with torch.no_grad():
-        wanted = _mean_outputs(reference, batches) if bias_correction else {}
         for i, node in enumerate(graph.nodes):
             spec = OPS[node.op]
             weighted = spec.weight is not None and node.inputs[spec.weight] in params
+            shifts = weighted and bias_correction and not _is_pinned(node, pinned)
             if weighted and rounding == "compensated":
                 assert spec.weight is not None
                 name = node.inputs[spec.weight]
                 qparams = values_of[name].qparams
                 if qparams is not None and name not in pinned and compensates(node, weights[node.origin], qparams):
-                    inputs = Inputs.of(node, [b[node.inputs[0]] for b in live], weights[node.origin].shape)
+                    pairs = zip((b[node.inputs[0]] for b in live), real.inputs_of(node.output), strict=True)
+                    inputs = Inputs.of(node, pairs, weights[node.origin].shape, centered=shifts)
                     params[name] = inputs.codes(weights[node.origin], qparams)
                     runner.params[name] = runner.tensor_of(name, params[name])
             made = [spec.run_torch(node, [b.get(n, runner.params.get(n)) if n else None for n in node.inputs]) for b in live]
-            if weighted and node.output in wanted and not _is_pinned(node, pinned):
-                node, shift = _shifted_bias(node, made, wanted[node.output], params, values_of)
+            wanted = real.advanced(node.output)
+            if shifts:
+                node, shift = _shifted_bias(node, made, _mean(node, wanted), params, values_of)
                 nodes[i] = node
                 made = [m + shift for m in made]
             qparams = values_of[node.output].qparams
@@ -93,30 +97,50 @@ def correct(
     return graph
 
 
+class Walk:
+    """The float network on the same samples, node by node beside the quantized one; only values still to be read are kept."""
+
+    def __init__(self, reference: Graph, batches: Sequence[Mapping[str, Any]]) -> None:
+        import torch
+
+        from intonly.torch_exec import TorchRunner
+
+        self._params = TorchRunner(reference).params
+        self._nodes = {node.output: node for node in reference.nodes}
+        last_use = last_uses(reference)
+        self._read_last = {name: reference.nodes[i].output for name, i in last_use.items()}
+        self._live: list[dict[str, Any]] = [{name: torch.as_tensor(b[name]).float() for name in reference.inputs} for b in batches]
+
+    def inputs_of(self, output: str) -> list[Any]:
+        """Return what the node that makes `output` reads first, batch by batch."""
+        return [values[self._nodes[output].inputs[0]] for values in self._live]
+
+    def advanced(self, output: str) -> list[Any]:
+        """Make the value called `output`, batch by batch; nothing where only the quantized network has it, a copy in other units."""
+        node = self._nodes.get(output)
+        if node is None:
+            return []
+        made = []
+        for values in self._live:
+            operands = [values.get(n, self._params.get(n)) if n else None for n in node.inputs]
+            values[output] = OPS[node.op].run_torch(node, operands)
+            made.append(values[output])
+            for name in node.inputs:
+                if self._read_last.get(name) == output:
+                    values.pop(name, None)
+        return made
+
+
 def _real_weights(reference: Graph) -> dict[str, npt.NDArray[Any]]:
     """Return the constant weight of each weighted layer, by origin."""
     found = {n.origin: n.inputs[OPS[n.op].weight or 0] for n in reference.nodes if OPS[n.op].weight is not None}
     return {origin: reference.params[name] for origin, name in found.items() if name in reference.params}
 
 
-def _mean_outputs(reference: Graph, batches: Sequence[Mapping[str, Any]]) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the mean output of each weighted layer of the float network, by value and channel."""
-    from intonly.torch_exec import TorchRunner
-
-    weighted = {node.output: node for node in reference.nodes if OPS[node.op].weight is not None}
-    sums: dict[str, Any] = dict.fromkeys(weighted, 0)
-    counts = dict.fromkeys(weighted, 0)
-
-    def observe(name: str, x: Any) -> None:
-        if name in weighted:
-            rows = _by_channel(weighted[name], x)
-            sums[name] = sums[name] + rows.sum(1)
-            counts[name] += rows.shape[1]
-
-    runner = TorchRunner(reference)
-    for batch in batches:
-        runner.run(batch, observe)
-    return {name: (sums[name] / counts[name]).numpy() for name in weighted if counts[name]}
+def _mean(node: Node, made: Sequence[Any]) -> npt.NDArray[np.float64]:
+    """Return the mean of a layer's outputs by channel."""
+    rows = [_by_channel(node, m) for m in made]
+    return np.asarray(sum(r.sum(1) for r in rows).numpy() / sum(r.shape[1] for r in rows), np.float64)
 
 
 def _by_channel(node: Node, x: Any) -> Any:
@@ -140,9 +164,7 @@ def _shifted_bias(
     import torch
 
     axis = made[0].ndim - 1 if node.op == "linear" else 1
-    rows = [_by_channel(node, m) for m in made]
-    mean = sum(r.sum(1) for r in rows).numpy() / sum(r.shape[1] for r in rows)
-    shift = wanted - mean
+    shift = wanted - _mean(node, made)
     old = params[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(shift.size)
     name = f"{node.origin}.bias.corrected"
     while name in values:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rounding of weights that passes each column's error on to the columns still to come, weighed by the layer's inputs.
 
-Source: Frantar et al. 2022 (GPTQ), equation 2, in its Cholesky form, most active columns first.
+What is aimed at is the float layer's output on the float network's inputs, so a layer also makes up for what the layers before
+it have lost. Source: Frantar et al. 2022 (GPTQ), equation 2, in its Cholesky form, most active columns first; Li et al. 2025
+(GPTAQ) for the aim, here as a ridge regression.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from intonly.core.number_format import QParams
 from intonly.ops import OPS, weight_of
 
 DAMPING = 0.01
-"""Share of the mean diagonal that is added to the diagonal of the second moments."""
+"""Least share of the mean diagonal that is added to the diagonal of the second moments."""
+NOISE = 1e-6
+"""What float32 products may leave of second moments that cancel, in shares of their mean diagonal."""
 MAX_COLUMNS = 4096
 """Layers with more weight columns than this are rounded to nearest."""
 
@@ -39,22 +43,30 @@ class Inputs:
     Args:
         order: (groups, K), columns from most to least active.
         upper: (groups, K, K), upper Cholesky factor of the inverse second moments in that order.
+        aim: (groups, K, K); w @ aim makes of the quantized inputs what comes nearest to what w makes of the real ones.
     """
 
     order: npt.NDArray[np.intp]
     upper: Floats
+    aim: Floats
 
     @classmethod
-    def of(cls, node: Node, inputs: Iterable[Any], shape: tuple[int, ...]) -> Inputs:
-        """Return what tensors of inputs say, for a weight of `shape`, output channels first."""
-        moments = _second_moments(node, inputs, shape)
-        factors = [_factor(m) for m in moments]
-        return cls(np.stack([order for order, _ in factors]), np.stack([upper for _, upper in factors]))
+    def of(cls, node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[int, ...], *, centered: bool) -> Inputs:
+        """Return what tensors of inputs say, for a weight of `shape`, output channels first.
+
+        Args:
+            inputs: (as the quantized network has them, as the float network has them), batch by batch.
+            centered: whether only deviations from the mean matter, because the bias takes care of the mean.
+        """
+        moments, cross, count = _second_moments(node, inputs, shape, centered=centered)
+        order, upper = zip(*(_factor(m, count) for m in moments), strict=True)
+        return cls(np.stack(order), np.stack(upper), np.stack([_aim(m, c, count) for m, c in zip(moments, cross, strict=True)]))
 
     def codes(self, w: npt.NDArray[Any], qparams: QParams) -> npt.NDArray[Any]:
         """Return the codes of a real weight, same shape. Weights that are exactly 0 stay 0: a pruned network keeps its zeros."""
         groups, columns = self.order.shape
-        rows = w.reshape(groups, -1, columns)
+        real = w.reshape(groups, -1, columns).astype(np.float64)
+        rows = np.where(real == 0, 0.0, real @ self.aim)
         scale = np.broadcast_to(qparams.scale, (w.shape[0],)).reshape(groups, -1)
         rounded = [_rounded(rows[g], scale[g], self.order[g], self.upper[g], qparams) for g in range(groups)]
         return np.stack(rounded).reshape(w.shape).astype(qparams.format.dtype)
@@ -66,12 +78,15 @@ def inputs_of_layers(
     quantized: Callable[[str], QParams],
     limit_bytes: int,
     wanted: Callable[[Node], bool],
+    *,
+    centered: bool,
 ) -> Iterator[tuple[Node, Inputs]]:
     """Yield the weighted layers of a FLOAT graph with what the float network's own inputs say, one at a time.
 
     Args:
         batches: inputs by name, in model units; as many samples as keep live activations within `limit_bytes` are used.
-        quantized: origin -> QParams of the layer's input. wanted: whether a node with a weight is asked for.
+        quantized: origin -> QParams of the layer's input. wanted: whether a node with a weight is asked for. centered: see
+            `Inputs.of`.
     """
     import torch
 
@@ -83,8 +98,8 @@ def inputs_of_layers(
     for i, node in enumerate(graph.nodes):
         name = weight_of(graph, node)
         if name and wanted(node):
-            xs = (fake_quantize(values[node.inputs[0]], quantized(node.origin)) for values in live)
-            yield node, Inputs.of(node, xs, graph.params[name].shape)
+            units, reals = quantized(node.origin), [values[node.inputs[0]] for values in live]
+            yield node, Inputs.of(node, ((fake_quantize(x, units), x) for x in reals), graph.params[name].shape, centered=centered)
         for values in live:
             with torch.no_grad():
                 operands = [values.get(n, runner.params.get(n)) if n else None for n in node.inputs]
@@ -94,33 +109,58 @@ def inputs_of_layers(
                     values.pop(n, None)
 
 
-def _second_moments(node: Node, inputs: Iterable[Any], shape: tuple[int, ...]) -> Floats:
-    """Return the second moments of the layer's patches, shape (groups, K, K)."""
+def _second_moments(node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[int, ...], *, centered: bool) -> tuple[Floats, Floats, int]:
+    """Return the second moments of the quantized patches, those of real with quantized ones, (groups, K, K), and how many there are."""
     import torch
-    import torch.nn.functional as F
 
     groups, columns = int(node.attrs.get("groups", 1)), int(np.prod(shape[1:]))
-    total = torch.zeros(groups, columns, columns, dtype=torch.float64)
+    moments, cross = (torch.zeros(groups, columns, columns, dtype=torch.float64) for _ in range(2))
+    mean, real_mean = (torch.zeros(groups, columns, 1, dtype=torch.float64) for _ in range(2))
     count = 0
-    for x in inputs:
-        if node.op == "linear":
-            patches = x.reshape(1, -1, columns)
-        else:
-            top, left, bottom, right = node.attrs["pads"]
-            x = F.pad(x, (left, right, top, bottom))
-            unfolded = F.unfold(x, shape[2:], dilation=node.attrs["dilations"], stride=node.attrs["strides"])  # N, C*kh*kw, L
-            patches = unfolded.reshape(x.shape[0], groups, columns, -1).permute(1, 0, 3, 2).reshape(groups, -1, columns)
-        total += (patches.transpose(1, 2) @ patches).double()
+    for x, real in inputs:
+        patches, reals = (_patches(node, values, groups, shape) for values in (x, real))
+        moments += (patches.transpose(1, 2) @ patches).double()
+        cross += (reals.transpose(1, 2) @ patches).double()
+        mean += patches.sum(1, dtype=torch.float64)[..., None]
+        real_mean += reals.sum(1, dtype=torch.float64)[..., None]
         count += patches.shape[1]
-    return (total / count).numpy()
+    noise = NOISE * moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(columns, dtype=torch.float64)
+    if centered:
+        moments -= mean @ mean.transpose(1, 2) / count
+        cross -= real_mean @ mean.transpose(1, 2) / count
+    return ((moments + noise) / count).numpy(), ((cross + noise) / count).numpy(), count
 
 
-def _factor(moments: Floats) -> tuple[npt.NDArray[np.intp], Floats]:
+def _patches(node: Node, x: Any, groups: int, shape: tuple[int, ...]) -> Any:
+    """Return what each output sees of `x`, (groups, patches, K)."""
+    import torch.nn.functional as F
+
+    columns = int(np.prod(shape[1:]))
+    if node.op == "linear":
+        return x.reshape(1, -1, columns)
+    top, left, bottom, right = node.attrs["pads"]
+    x = F.pad(x, (left, right, top, bottom))
+    unfolded = F.unfold(x, shape[2:], dilation=node.attrs["dilations"], stride=node.attrs["strides"])  # N, C*kh*kw, L
+    return unfolded.reshape(x.shape[0], groups, columns, -1).permute(1, 0, 3, 2).reshape(groups, -1, columns)
+
+
+def _aim(moments: Floats, cross: Floats, count: int) -> Floats:
+    """Return the ridge regression of real on quantized inputs, drawn towards the identity."""
+    ridge = np.eye(len(moments)) * _damping(moments, count)
+    return np.asarray(np.linalg.solve(moments + ridge, (cross + ridge).T).T)
+
+
+def _damping(moments: Floats, count: int) -> float:
+    """Return what is added to the diagonal: DAMPING, and more where there are few patches for so many columns."""
+    return float(np.diag(moments).mean()) * max(DAMPING, len(moments) / count) + 1e-12
+
+
+def _factor(moments: Floats, count: int) -> tuple[npt.NDArray[np.intp], Floats]:
     """Return the order of columns, and the upper factor of the damped inverse."""
     diagonal = np.diag(moments).copy()
     dead = diagonal <= 0
     h = moments.copy()
-    h[np.diag_indices_from(h)] += DAMPING * diagonal.mean() + 1e-12
+    h[np.diag_indices_from(h)] += _damping(moments, count)
     h[dead, dead] = 1.0
     order = np.argsort(-diagonal, kind="stable")
     return order, np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)])).T
