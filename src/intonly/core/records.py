@@ -233,11 +233,8 @@ class Recipe:
         percentile: share of values, in percent, that the "percentile" observer keeps on each side.
         bias_correction: shift each bias by the mean error of its layer on the calibration data.
         equalization: balance the channel ranges of successive layers; None = only where weights are per tensor.
-        rounding: "nearest", or "compensated": the error of each weight column is passed on to the columns still to be
-            rounded, weighed by the inputs seen in calibration.
-        reconstruction: learn from the samples how weights are rounded, which steps activations of few bits have, and what
-            biases are, "layer" by layer or "block" by block, so that each computes what the float network computes.
-        reconstruction_steps: minibatches that each block learns from, 1 to 100,000.
+        rounding: "nearest", or "compensated": weights aim at the float network's outputs on the calibration data, and the error of
+            each weight column is passed on to the columns still to be rounded.
         output: "int32" or "int8" codes for outputs that a weighted layer or an addition makes.
         samples: most calibration samples to use. seed: for everything random.
         rules: later rules win. Each must match at least one layer.
