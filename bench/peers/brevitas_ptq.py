@@ -2,9 +2,9 @@
 """Brevitas after training, put together as its own ImageNet benchmark does (brevitas_examples, ptq_evaluate.py).
 
 Batch norm merged, weights equalized over the graph, layers quantized one by one (layerwise: the inputs of convolutions and of
-the linear layer, with a zero point; residual sums and logits stay float), activations calibrated, GPTQ or learned rounding,
-bias correction. `--option` takes act=mse|stats, percentile=99.999, weight=mse|stats, gptq=1, act_order=0, learned=,
-iters=1000, lr=1e-3, batch=32, equalize=20.
+the linear layer, with a zero point; residual sums and logits stay float), activations calibrated, GPTQ, GPFQ, Qronos or
+learned rounding, bias correction. `--option` takes act=mse|stats, percentile=99.999, weight=mse|stats,
+columns=gptq|gpfq|qronos|none, act_order=0, quant_inputs=0 (GPTQ only), learned=, iters=1000, lr=1e-3, batch=32, equalize=20.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ptq_task import Task, run
 from resnet_cifar10 import ResNet
 from torch import nn
 
-BETTER = {"learned": "hard_sigmoid", "gptq": "0", "iters": "1000", "lr": "1e-2"}
+BETTER = {"columns": "none", "learned": "hard_sigmoid", "lr": "1e-2"}
 
 
 class Pooled(ResNet):
@@ -99,7 +99,7 @@ def quantize(task: Task) -> tuple[nn.Module, dict[str, Any]]:
         task = replace(task, options={**BETTER, **task.options})
     act, weight = task.option("act", "mse"), task.option("weight", "mse")
     percentile, equalize = task.option("percentile", 99.999), task.option("equalize", 20)
-    learned, gptq, order = task.option("learned", ""), task.option("gptq", 1), task.option("act_order", 0)
+    learned, columns, order = task.option("learned", ""), task.option("columns", "gptq"), bool(task.option("act_order", 0))
     iters, lr, batch = task.option("iters", 1000), task.option("lr", 1e-3), task.option("batch", 32)
     batches = task.batches()
     pooled = Pooled(len(task.model.layer1)).eval()
@@ -109,13 +109,18 @@ def quantize(task: Task) -> tuple[nn.Module, dict[str, Any]]:
     with torch.no_grad():
         model(batches[0][0])
     ptq.calibrate(batches, model)
-    if gptq:
-        ptq.apply_gptq(batches, model, act_order=bool(order), use_quant_activations=bool(task.option("quant_inputs", 0)))
+    if columns == "gptq":
+        ptq.apply_gptq(batches, model, act_order=order, use_quant_activations=bool(task.option("quant_inputs", 0)))
+    elif columns == "gpfq":
+        ptq.apply_gpfq(batches, model, act_order=order)
+    elif columns == "qronos":
+        ptq.apply_qronos(model, batches, act_order=order)
     if learned:
         learn_rounding(model, batches, learned, iters, lr, batch)
     ptq.apply_bias_correction(batches, model)
     method = f"equalization x{equalize}, weights {weight}, activations {act}"
-    method += f", gptq{' (act order)' if order else ''}" if gptq else ""
+    method += "" if columns == "none" else f", {columns}{' (act order)' if order else ''}"
+    method += " on quantized inputs" if task.option("quant_inputs", 0) else ""
     method += f", learned round {learned} ({iters} steps of {batch}, rate {lr})" if learned else ""
     return model, {
         "method": method + ", bias correction",
