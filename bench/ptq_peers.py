@@ -135,7 +135,7 @@ def kept() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Run what is asked, append its rows and print the table."""
+    """Run what is asked, append its rows and print the table; a peer that fails is named, and the others go on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="a peer's interpreter")
     parser.add_argument("--peers", default="", help="default: those with an interpreter, and intonly")
@@ -158,6 +158,7 @@ def main() -> None:
     images = handed_out(bed, test, options.draw, options.work)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE).stdout.strip()
     RESULTS.parent.mkdir(exist_ok=True)
+    failed = 0
     for widths in options.widths.split(","):
         for peer in options.peers.split(",") if options.peers else (*pythons, "intonly"):
             for effort in options.efforts.split(","):
@@ -165,10 +166,15 @@ def main() -> None:
                 weight_bits, activation_bits = map(int, widths.split("/"))
                 job = argparse.Namespace(weight_bits=weight_bits, activation_bits=activation_bits, effort=effort, options=chosen)
                 run = options.work / "-".join([peer, f"w{weight_bits}a{activation_bits}", effort, str(options.draw), *chosen])
-                if peer == "intonly":
-                    logits, said = our_run(source, bed.calibration(options.draw), test, job)
-                else:
-                    logits, said = peer_run(pythons[peer], peer, images, run, job)
+                try:
+                    if peer == "intonly":
+                        logits, said = our_run(source, bed.calibration(options.draw), test, job)
+                    else:
+                        logits, said = peer_run(pythons[peer], peer, images, run, job)
+                except RuntimeError as problem:
+                    print(f"W{weight_bits}A{activation_bits}, {effort}: {problem}", flush=True)
+                    failed += 1
+                    continue
                 head = {"commit": commit, "time": datetime.now(UTC).isoformat(timespec="seconds"), "bed": BED, "n": len(logits)}
                 row = {**head, "peer": peer, "widths": f"W{weight_bits}A{activation_bits}", "effort": effort, "draw": options.draw}
                 row |= {**score(logits, reference, test.labels), "float_top1": score(reference, reference, test.labels)["top1"]} | said
@@ -176,6 +182,7 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps({k: v for k, v in row.items() if k != "quantizers"}), flush=True)
     print_table(kept())
+    raise SystemExit(failed > 0)
 
 
 if __name__ == "__main__":
