@@ -48,7 +48,8 @@ OURS = {
 CAPTION = (
     "Top-1, agreement and SQNR are of one kind: logits on the same test images against the same float logits, from the same "
     "calibration images. They are not of one system: peers simulate their quantizers in float32, and what `float` names stays float; "
-    "intonly's logits come from integers, residual values at 8 bits and logits included. Minutes are of one thread of a shared machine."
+    "intonly's logits come from integers, residual values at 8 bits and logits included. Minutes are of one thread of a shared machine; "
+    "CPU minutes leave out what others took."
 )
 Array = npt.NDArray[Any]
 
