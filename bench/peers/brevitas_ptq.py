@@ -22,7 +22,8 @@ from ptq_task import Task, run
 from resnet_cifar10 import ResNet
 from torch import nn
 
-BETTER = {"columns": "none", "learned": "hard_sigmoid", "lr": "1e-2"}
+BETTER = {"columns": "qronos", "act_order": "1"}
+"""The best of what was tried, ahead of columns=none learned=hard_sigmoid lr=1e-2 iters=500."""
 
 
 class Pooled(ResNet):
