@@ -40,3 +40,9 @@ def test_a_backend_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.
     monkeypatch.setattr(model, "find_spec", lambda _: None)
     with pytest.raises(BackendError, match=r"pip install intonly\[torch\]"):
         QuantizedModel(artifact(resnet8()), backend="torch")
+
+
+def test_the_command_line_offers_every_backend():
+    """A backend that Python has could not be asked for on the command line."""
+    options = pytest.importorskip("intonly.cli.options")
+    assert tuple(options.BackendName) == BACKENDS

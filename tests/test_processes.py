@@ -13,9 +13,10 @@ import torch
 
 from intonly.core.errors import DataError
 from intonly.core.records import from_json, to_json
+from intonly.core.store import Folder
 from intonly.core.tables import SensitivityTable
 from intonly.processes import Processes, processes
-from intonly.steps.sensitivity import Folder, sensitivity
+from intonly.steps.sensitivity import sensitivity
 from tests.steps.sensitivity.nets import cut, data, image_net, probes, smooth_net
 from tests.two_processes import run_in_two
 

@@ -162,7 +162,7 @@ with processes() as mine:
 
 def shared(mine: Processes):
     """Return three batches that the processes share."""
-    return intonly.synthesize(small(), 20, share=mine, seed=2, **SHORT)
+    return intonly.synthesize(small(), 20, processes=mine, seed=2, **SHORT)
 
 
 def test_two_processes_make_the_bytes_of_one(tmp_path):

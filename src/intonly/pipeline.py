@@ -15,6 +15,7 @@ from intonly.core.graph import Dim, Graph
 from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Plan, Recipe, recipe_of, to_json
+from intonly.core.store import Folder
 from intonly.data import Dataset
 from intonly.loading import example_from, from_factory, load, peeked
 from intonly.model import FloatModel, QuantizedModel, to_model_units
@@ -25,7 +26,7 @@ from intonly.steps.correct import correct
 from intonly.steps.equalize import equalize
 from intonly.steps.lower import lower
 from intonly.steps.quantize import quantize_graph
-from intonly.steps.reconstruct import Folder, Reconstruction, blocks_of, reconstruct
+from intonly.steps.reconstruct import Reconstruction, blocks_of, reconstruct
 from intonly.synthesis import samples_of
 
 Progress = Callable[[str, int, int], None]
@@ -155,7 +156,7 @@ def simulated(
     """Return the quantized graph of a captured network, corrected on calibration data, and what it came from."""
     asked = recipe_of(recipe)
     report = progress or _silent
-    dataset = samples_of(source, data, samples=asked.samples, seed=asked.seed, run_dir=run_dir, progress=report)
+    dataset = samples_of(source, data, samples=asked.samples, seed=asked.seed, run_dir=run_dir, progress=report, processes=processes)
     canonical, specs, pinned, ranges = calibrated(source, asked, dataset, report, processes)
     batches = batches_of(dataset, canonical, specs)
     quantized, plan = quantize_graph(canonical, ranges, asked, {s.name: s for s in specs}, pinned)

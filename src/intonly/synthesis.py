@@ -23,10 +23,11 @@ from intonly.core.errors import DataError
 from intonly.core.files import write_atomic
 from intonly.core.graph import Dim, Graph, shape_text
 from intonly.core.records import InputSpec, to_json
+from intonly.core.store import ArrayFolder
 from intonly.data import RAW, SYNTHETIC_COUNT, Dataset, load_data, model_units, synthetic_count
 from intonly.loading import load
 from intonly.model import FloatModel
-from intonly.processes import Processes
+from intonly.processes import ALONE, Processes
 from intonly.steps.canonicalize import absorb_normalization
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class SyntheticData(Dataset):
     def save(self, path: str | Path) -> None:
         """Write an `.npz` that `load_data` reads: one array for each input, and how they were made as JSON text."""
         about = json.dumps(to_json(self.report), sort_keys=True)
-        held = {**self.arrays, ABOUT: np.asarray(about)}
-        write_atomic(Path(path), lambda file: np.savez(file, **held))  # type: ignore[arg-type]
+        held: dict[str, Any] = {**self.arrays, ABOUT: np.asarray(about)}
+        write_atomic(Path(path), lambda file: np.savez(file, **held))
 
 
 def synthesize(  # noqa: PLR0913 - all but the first are choices with a default
@@ -70,8 +71,8 @@ def synthesize(  # noqa: PLR0913 - all but the first are choices with a default
     outputs: Sequence[str] | str | None = None,
     run_dir: str | Path | None = None,
     device: str = "cpu",
-    share: Processes | None = None,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> SyntheticData:
     """Return samples for which a float network's values have the statistics that its batch norms store.
 
@@ -83,8 +84,9 @@ def synthesize(  # noqa: PLR0913 - all but the first are choices with a default
         steps, batch, learning_rate, per_image, reach, start: see `steps.distill.Settings`.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
         run_dir: folder in which finished work is kept; the same call goes on there after it was killed.
-        device: where the network runs. share: processes that share the batches, see `intonly.processes`; all get all samples.
+        device: where the network runs; several processes bring their own.
         progress: called with ("distill", done, total), by several threads, one at a time.
+        processes: among which the batches are shared, see `intonly.processes`; each of them returns all samples.
 
     Exactness: equal bytes for equal arguments, on one kind of processor and version of PyTorch, whatever the number of
     threads or processes, whether or not the run was killed in between.
@@ -92,27 +94,26 @@ def synthesize(  # noqa: PLR0913 - all but the first are choices with a default
     Raises:
         DataError: when the network has no batch norm, or an input cannot be distilled: tokens, or an unknown extent.
     """
-    from intonly.steps.distill import Folder, Settings, distill, matches
+    from intonly.steps.distill import Settings, distill, matches
 
     if count < 1:
         raise DataError(f"synthesize: count must be 1 or more, got {count}")
     source = load(model, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
     if not isinstance(source, FloatModel):
         raise DataError("synthesize: this network is quantized already and stores no statistics; give the float one")
-    asked = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "reach": reach}
-    settings = Settings(per_image=per_image, start=start, **{k: v for k, v in asked.items() if v is not None})  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "reach": reach, "start": start}
+    settings = Settings(per_image=per_image, **{k: v for k, v in asked.items() if v is not None})
     sources = tuple(_source(source, spec) for spec in source.specs)
-    mine = share or Processes(device=device)
     arrays, report = distill(
         source.graph,
         sources,
         count,
         settings=settings,
         seed=seed,
-        device=mine.device,
-        store=None if run_dir is None else Folder(run_dir),
-        shard=mine.shard,
-        reduce=mine.reduce,
+        device=device if processes.world == 1 else processes.device,
+        store=None if run_dir is None else ArrayFolder(run_dir),
+        shard=processes.shard,
+        reduce=processes.reduce,
         progress=progress,
     )
     made = {s.name: _as_handed_in(arrays[s.name] * s.std + s.mean, spec) for s, spec in zip(sources, source.specs, strict=True)}
@@ -129,16 +130,18 @@ def samples_of(
     seed: int = 0,
     run_dir: str | Path | None = None,
     progress: Progress | None = None,
+    processes: Processes = ALONE,
 ) -> Dataset:
     """Return what `load_data` returns, and for "synthetic" or "synthetic:N" what `synthesize` does.
 
     Args:
-        samples: at most this many. seed, run_dir, progress: for samples that are made.
+        samples: at most this many. seed, run_dir, progress, processes: for samples that are made.
     """
     count = synthetic_count(data)
     if count is None:
         return load_data(data, source.specs, samples=samples)
-    return synthesize(source, count if samples is None else min(count, samples), seed=seed, run_dir=run_dir, progress=progress)
+    wanted = count if samples is None else min(count, samples)
+    return synthesize(source, wanted, seed=seed, run_dir=run_dir, progress=progress, processes=processes)
 
 
 def _source(model: FloatModel, spec: InputSpec) -> Source:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from intonly.core.errors import DataError
-from intonly.steps.distill import Folder, Settings, Source, distill, matches, targets_of
+from intonly.core.store import ArrayFolder, Forgetful
+from intonly.steps.distill import Settings, Source, distill, matches, targets_of
 from intonly.steps.distill.descent import LOSSES, Descent, distilled_batch
 from intonly.steps.distill.start import generator_of, noise
 from intonly.steps.distill.statistics import Matcher
-from intonly.steps.distill.store import Forgetful
 from tests.steps.graphs import N, Net
 
 
@@ -187,10 +187,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, after, monkeypatch):
             raise Killed
 
     with pytest.raises(Killed):
-        distill(graph, (source(),), 4, settings=settings, store=Folder(tmp_path), progress=kill)
+        distill(graph, (source(),), 4, settings=settings, store=ArrayFolder(tmp_path), progress=kill)
     steps = []
     resumed, found = distill(
-        graph, (source(),), 4, settings=settings, store=Folder(tmp_path), progress=lambda stage, done, total: steps.append(done)
+        graph, (source(),), 4, settings=settings, store=ArrayFolder(tmp_path), progress=lambda stage, done, total: steps.append(done)
     )
     assert resumed["x"].tobytes() == whole["x"].tobytes()
     assert found == report
@@ -200,12 +200,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, after, monkeypatch):
 def test_a_damaged_checkpoint_is_done_again(tmp_path):
     """A file cut by a full disk would end every further run, or give samples of something else."""
     settings, graph = Settings(steps=3, batch=2), toy()
-    whole, _ = distill(graph, (source(),), 2, settings=settings, store=Folder(tmp_path))
+    whole, _ = distill(graph, (source(),), 2, settings=settings, store=ArrayFolder(tmp_path))
     (kept,) = tmp_path.glob("*.npz")
     kept.write_bytes(kept.read_bytes()[:200])
-    again, _ = distill(graph, (source(),), 2, settings=settings, store=Folder(tmp_path))
+    again, _ = distill(graph, (source(),), 2, settings=settings, store=ArrayFolder(tmp_path))
     assert again["x"].tobytes() == whole["x"].tobytes()
-    changed, _ = distill(toy(mean=(1.0, 0.0, 0.0)), (source(),), 2, settings=settings, store=Folder(tmp_path))
+    changed, _ = distill(toy(mean=(1.0, 0.0, 0.0)), (source(),), 2, settings=settings, store=ArrayFolder(tmp_path))
     assert changed["x"].tobytes() != whole["x"].tobytes()
 
 

@@ -11,7 +11,7 @@ import torch
 
 from intonly.core.number_format import INT8, UINT8, NumberFormat, QParams, uniform
 from intonly.formats import FORMATS
-from intonly.training.rounding import activation_limits, round_to, weight_limits
+from intonly.torch_exec.rounding import activation_limits, round_to, weight_limits
 
 
 @pytest.mark.parametrize("zero", [0, -128, 17])

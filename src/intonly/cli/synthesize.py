@@ -54,7 +54,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     asked: dict[str, Any] = {"seed": seed, "steps": steps, "batch": batch, "per_image": per_image, "run_dir": run_dir}
     shapes = options.shape_options(model, input_shape)
     with processes(device) as mine, console.Bars() as bars:
-        made = synthesize(model, samples, inputs=spec, outputs=options.names(outputs), share=mine, progress=bars, **asked, **shapes)
+        made = synthesize(model, samples, inputs=spec, outputs=options.names(outputs), processes=mine, progress=bars, **asked, **shapes)
     if mine.rank:
         return
     assert made.report is not None

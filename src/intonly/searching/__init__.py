@@ -111,7 +111,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     if not isinstance(source, FloatModel):
         raise DataError("this network is quantized already; a search needs the float one")
     folder = None if run_dir is None else Path(run_dir)
-    dataset = samples_of(source, data, samples=asked.samples, seed=asked.seed, run_dir=folder, progress=report)
+    dataset = samples_of(source, data, samples=asked.samples, seed=asked.seed, run_dir=folder, progress=report, processes=processes)
     calibration, judging = split(dataset)
     widths = tuple(activation_candidates or (asked.activation_bits,))
     ready = prepare(source, asked, calibration, weight_bits=candidates, activation_bits=widths, progress=report, processes=processes)

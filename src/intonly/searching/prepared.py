@@ -14,6 +14,7 @@ from intonly.core.graph import Graph
 from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe
+from intonly.core.store import Folder
 from intonly.core.tables import SensitivityTable
 from intonly.data import Dataset
 from intonly.model import FloatModel
@@ -53,7 +54,7 @@ class Prepared:
         Args:
             run_dir: where finished pieces are kept, and found again.
         """
-        from intonly.steps.sensitivity import METRICS, Folder, sensitivity
+        from intonly.steps.sensitivity import METRICS, sensitivity
 
         probes = probes_of(
             self.graph,

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
 from intonly.ops import OPS, weight_of, weighted_nodes
-from intonly.training.rounding import Limits, weight_limits
+from intonly.torch_exec.rounding import Limits, weight_limits
 
 Array = npt.NDArray[Any]
 SAME = 1e-4

@@ -13,12 +13,12 @@ from torch import nn
 from intonly.core.errors import DataError
 from intonly.ops import OPS
 from intonly.torch_exec import TorchRunner
+from intonly.torch_exec.rounding import round_to
 from intonly.training.entering import entries_of, in_model_units, named_tensors
 from intonly.training.integers import Integers, integers_of
 from intonly.training.layers import Layer
 from intonly.training.placement import Grid
 from intonly.training.program import Program, State
-from intonly.training.rounding import round_to
 from intonly.training.simulation import Tensors, follow, run_layer
 from intonly.training.tree import Branch
 

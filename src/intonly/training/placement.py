@@ -14,8 +14,8 @@ from intonly.core.graph import Graph, Node, element_count
 from intonly.core.number_format import INT32, QParams
 from intonly.core.records import InputSpec
 from intonly.ops import OPS
+from intonly.torch_exec.rounding import Limits, activation_limits
 from intonly.training.layers import Layer
-from intonly.training.rounding import Limits, activation_limits
 
 UNLIMITED = Limits(-math.inf, math.inf, -math.inf, math.inf, 1.0)
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from intonly.ops import OPS
+from intonly.torch_exec.rounding import Limits, round_to
 from intonly.training.layers import Layer
-from intonly.training.rounding import Limits, round_to
 
 MOMENTUM = 0.01
 """Share of a new batch in running statistics and ranges. Source: HAWQ-V3's published code."""

@@ -14,6 +14,7 @@ from intonly.core.number_format import INT8, QParams, uniform
 from intonly.core.records import InputSpec, Recipe
 from intonly.core.store import Folder
 from intonly.ops import weight_of, weighted_nodes
+from intonly.processes import ALONE, Processes
 from intonly.steps.lower import lower
 from intonly.steps.reconstruct import Reconstruction, reconstruct
 from intonly.steps.reconstruct.shared_grids import grids_of
@@ -28,10 +29,10 @@ def prepared(graph: Graph | None = None, recipe: Recipe = LOW, **options) -> Pre
     return Prepared(image_network() if graph is None else graph, recipe, {"x": correlated(4, 64)}, **options)
 
 
-def rebuilt(p: Prepared, unit: str = "block", steps: int = 40, **options) -> tuple[Graph, Reconstruction]:
+def rebuilt(p: Prepared, unit: str = "block", steps: int = 40, share: Processes = ALONE, **options) -> tuple[Graph, Reconstruction]:
     """Return the corrected graph and its reconstruction."""
     start = p.corrected(bias=True, rounding="nearest")
-    return start, reconstruct(start, p.graph, p.batches, unit=unit, steps=steps, pinned=p.pinned, **options)
+    return start, reconstruct(start, p.graph, p.batches, unit=unit, steps=steps, pinned=p.pinned, share=share, **options)
 
 
 def same(a: Graph, b: Graph) -> bool:

@@ -14,8 +14,9 @@ from intonly.core.errors import DataError, InvalidGraphError, RecipeError
 from intonly.core.graph import Graph
 from intonly.core.number_format import QParams, uniform
 from intonly.core.records import from_json, to_json
+from intonly.core.store import Folder
 from intonly.core.tables import SensitivityTable
-from intonly.steps.sensitivity import METRICS, Folder, sensitivity
+from intonly.steps.sensitivity import METRICS, sensitivity
 from tests.steps.graphs import N, Net, run_float
 from tests.steps.random_nets import random_network
 from tests.steps.sensitivity.nets import cut, data, image_net, noise, probes, relu_net, smooth_net

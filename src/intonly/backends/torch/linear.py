@@ -22,7 +22,7 @@ from intonly.backends.torch.base import Array, Prepare, Run, Site, Tensor, padde
 
 FLOAT32_LIMIT = 1 << 24
 """float32 holds every integer up to here."""
-HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call] # PyTorch gives it no types
 PATCH_BYTES = 32 << 20
 """Largest buffer of unfolded patches; larger batches are done in parts."""
 

@@ -23,15 +23,14 @@ import torch
 
 from intonly.core.errors import DataError
 from intonly.core.graph import Dim, Graph
+from intonly.core.store import Arrays, Forgetful, Store
 from intonly.steps.distill.descent import LOSSES, Descent, distilled_batch
 from intonly.steps.distill.records import Match, Progress, Report, Settings, Source
 from intonly.steps.distill.start import generator_of, noise
 from intonly.steps.distill.statistics import Matcher, Tally, Target, targets_of
-from intonly.steps.distill.store import Folder, Forgetful, Store
 
-__all__ = ["Folder", "Match", "Report", "Settings", "Source", "Store", "Target", "distill", "graph_digest", "matches", "targets_of"]
+__all__ = ["Match", "Report", "Settings", "Source", "Target", "distill", "graph_digest", "matches", "targets_of"]
 
-Arrays = dict[str, npt.NDArray[Any]]
 Shard = Callable[[Sequence[int]], list[int]]
 Gather = Callable[[torch.Tensor], torch.Tensor]
 
@@ -44,7 +43,7 @@ def distill(
     settings: Settings | None = None,
     seed: int = 0,
     device: str = "cpu",
-    store: Store | None = None,
+    store: Store[Arrays] | None = None,
     shard: Shard = list,
     reduce: Gather | None = None,
     progress: Progress | None = None,
@@ -131,7 +130,7 @@ class _one_thread:  # noqa: N801 - used as a context, like those of contextlib
 
 
 def _made(
-    matcher: Matcher, settings: Settings, seed: int, numbers: Sequence[int], store: Store, name: str, progress: Progress | None
+    matcher: Matcher, settings: Settings, seed: int, numbers: Sequence[int], store: Store[Arrays], name: str, progress: Progress | None
 ) -> list[Arrays]:
     """Return the batches of these numbers, in order."""
     done, lock, ended = 0, Lock(), Event()

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 
 from intonly.core.errors import DataError
+from intonly.core.store import Arrays, Store
 from intonly.steps.distill.records import Settings
 from intonly.steps.distill.start import generator_of, noise
 from intonly.steps.distill.statistics import Matcher
-from intonly.steps.distill.store import Store
 
 PATIENCE = 5
 """The learning rate falls to a tenth when the loss has not improved in a fifth of all steps: 100 of 500, as published."""
@@ -58,7 +58,7 @@ class Descent:
         """
         self.adam.zero_grad()
         loss = self.matcher.loss(self.samples)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         value = float(loss.detach())
         if not np.isfinite(value):
             raise DataError(f"synthesize: the loss is {value} at step {self.step}; take a smaller learning_rate, or another start")
@@ -93,7 +93,7 @@ class Descent:
         self.adam.param_groups[0]["lr"] = rate
 
 
-def distilled_batch(start: Callable[[], Descent], store: Store, name: str, stepped: Callable[[int], None]) -> dict[str, npt.NDArray[Any]]:
+def distilled_batch(start: Callable[[], Descent], store: Store[Arrays], name: str, stepped: Callable[[int], None]) -> Arrays:
     """Return the arrays of one batch, normalized float32 by input name, and LOSSES: before each step, and at last.
 
     Args:

@@ -19,7 +19,7 @@ from intonly.core.graph import Graph, Node
 from intonly.core.memory import affordable
 from intonly.core.number_format import QParams
 from intonly.core.spec import check
-from intonly.core.store import Folder, Forgetful, Store
+from intonly.core.store import Forgetful, Store
 from intonly.ops import weight_of, weighted_nodes
 from intonly.steps.reconstruct.blocks import Block, blocks_of
 from intonly.steps.reconstruct.fingerprint import fingerprint
@@ -29,7 +29,7 @@ from intonly.steps.reconstruct.shared_grids import grids_of
 if TYPE_CHECKING:
     from intonly.steps.reconstruct.learning import Share
 
-__all__ = ["Block", "Folder", "Outcome", "Reconstruction", "blocks_of", "reconstruct"]
+__all__ = ["Block", "Outcome", "Reconstruction", "blocks_of", "reconstruct"]
 
 MEMORY_BYTES = 4 << 30
 """Most activation memory that a reconstruction holds; it limits how many samples it uses."""
@@ -59,8 +59,8 @@ def reconstruct(
     steps: int,
     seed: int = 0,
     pinned: Mapping[str, QParams] | None = None,
-    store: Store | None = None,
-    share: Share | None = None,
+    store: Store[Any] | None = None,
+    share: Share,
     progress: Callable[[str], None] | None = None,
 ) -> Reconstruction:
     """Return the QUANTIZED graph with weights, biases and activation steps learned from samples.
@@ -80,10 +80,10 @@ def reconstruct(
     """
     import torch
 
-    from intonly.steps.reconstruct.learning import Alone, learned
+    from intonly.steps.reconstruct.learning import learned
     from intonly.steps.reconstruct.live import Live, real_weights
 
-    pinned, store, share = pinned or {}, store or Forgetful(), share or Alone()
+    pinned, store = pinned or {}, store or Forgetful()
     left = {node.origin: why for node in weighted_nodes(graph) if (why := obstacle(graph, node, pinned))}
     batches = affordable(graph, batches, MEMORY_BYTES, ELEMENT_BYTES)
     grids, weights = grids_of(graph), real_weights(reference)

@@ -50,18 +50,6 @@ class Share(Protocol):
 
 
 @dataclass(frozen=True)
-class Alone:
-    """The only process."""
-
-    rank: int = 0
-    world: int = 1
-
-    def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the tensor."""
-        return tensor
-
-
-@dataclass(frozen=True)
 class Samples:
     """What a block reads and should make, batch by batch.
 
@@ -170,7 +158,7 @@ def learn(simulation: Simulation, samples: Samples, *, steps: int, seed: int, sh
     for read, wanted, count in samples.minibatches(generator, steps, share):
         loss = (simulation.run(read) - wanted).square().sum() / (count * power)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         _sum_gradients(learned, share)
         optimizer.step()
         schedule.step()

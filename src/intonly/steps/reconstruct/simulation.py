@@ -15,8 +15,8 @@ from intonly.core.number_format import QParams
 from intonly.core.opspec import real_param
 from intonly.ops import OPS, weight_of
 from intonly.steps.reconstruct.blocks import Block
-from intonly.steps.reconstruct.grids import to_grid
 from intonly.torch_exec import fake_quantize
+from intonly.torch_exec.rounding import Limits, round_to
 
 Array = np.ndarray[Any, Any]
 
@@ -144,8 +144,9 @@ class Simulation:
     @staticmethod
     def _to_grid(qparams: QParams, factor: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
         scale = torch.tensor(float(qparams.scale))
-        zero, fmt = int(qparams.zero_point), qparams.format
-        return lambda x: to_grid(x, scale if factor is None else scale * factor.exp(), zero, fmt.qmin, fmt.qmax)
+        lo, hi = (float(code - int(qparams.zero_point)) for code in (qparams.format.qmin, qparams.format.qmax))
+        limits = Limits(lo, hi, lo - 0.5, hi + 0.5, 1.0)
+        return lambda x: round_to(x, scale if factor is None else scale * factor.exp(), limits)
 
 
 def _as_it_is(x: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ import torch
 
 from intonly.core.errors import DataError, RecipeError
 from intonly.core.graph import Graph, shape_text
-from intonly.core.store import Folder, Forgetful, Store
+from intonly.core.store import Forgetful, Store
 from intonly.core.tables import SensitivityTable
 from intonly.steps.sensitivity.fisher import fisher
 from intonly.steps.sensitivity.hessian_eigenvalue import hessian_eigenvalue
@@ -36,7 +36,7 @@ from intonly.steps.sensitivity.size import size
 from intonly.steps.sensitivity.sqnr import sqnr
 from intonly.steps.sensitivity.study import Batch, Progress, Reduce, Study, batch_of
 
-__all__ = ["METRICS", "Findings", "Folder", "Metric", "Probes", "Store", "sensitivity"]
+__all__ = ["METRICS", "Findings", "Metric", "Probes", "sensitivity"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def sensitivity(  # noqa: PLR0913 - all but three are choices with a default
     device: str | torch.device = "cpu",
     precision: Literal["float32", "float64"] = "float32",
     progress: Progress | None = None,
-    store: Store | None = None,
+    store: Store[Any] | None = None,
     reduce: Reduce | None = None,
 ) -> SensitivityTable:
     """Return the losses of every layer and width.

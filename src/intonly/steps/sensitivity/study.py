@@ -117,7 +117,7 @@ class Study:
     per_sample: bool
     name: str
     stage: str
-    store: Store
+    store: Store[Any]
     progress: Progress
     reduce: Reduce
 

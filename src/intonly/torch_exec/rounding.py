@@ -119,5 +119,5 @@ def round_to(x: torch.Tensor, step: torch.Tensor, limits: Limits) -> torch.Tenso
     """Return `x` on the grid of `step`, a positive tensor that broadcasts over it."""
     if limits.levels:
         levels = torch.tensor(limits.levels, dtype=x.dtype, device=x.device)
-        return cast(torch.Tensor, _Nearest.apply(x, step, levels, limits))  # type: ignore[no-untyped-call]
-    return cast(torch.Tensor, _Round.apply(x, step, limits))  # type: ignore[no-untyped-call]
+        return cast(torch.Tensor, _Nearest.apply(x, step, levels, limits))  # type: ignore[no-untyped-call] # as below
+    return cast(torch.Tensor, _Round.apply(x, step, limits))  # type: ignore[no-untyped-call] # PyTorch gives `apply` no types
