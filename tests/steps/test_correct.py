@@ -258,6 +258,18 @@ def test_a_layer_makes_up_for_what_was_lost_before_it(monkeypatch):
     assert found < 0.7 * error()
 
 
+def test_moments_of_inputs_that_hardly_vary(rng):
+    """Moments around the mean would be what float32 leaves of large numbers that cancel: no covariance of anything."""
+    n = Net(14)
+    graph = n.graph([n.conv(n.image(4, 12), 8, groups=4, pad=0, name="a")])
+    node = graph.nodes[0]
+    batches = [torch.from_numpy(100 + 0.01 * rng.normal(size=(64, 4, 12, 12))).float() for _ in range(2)]
+    moments, cross, _ = compensated._second_moments(node, [(x, x) for x in batches], graph.params[node.inputs[1]].shape, centered=True)
+    for found in (moments, cross):
+        np.testing.assert_allclose(np.diagonal(found, axis1=1, axis2=2), 1e-4, rtol=0.1)
+        np.linalg.cholesky(found)
+
+
 def test_few_samples_leave_weights_almost_alone():
     """A handful of samples would be learned by heart, at the cost of all others."""
     n = Net(13)

@@ -116,9 +116,12 @@ def _second_moments(node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[
     groups, columns = int(node.attrs.get("groups", 1)), int(np.prod(shape[1:]))
     moments, cross = (torch.zeros(groups, columns, columns, dtype=torch.float64) for _ in range(2))
     mean, real_mean = (torch.zeros(groups, columns, 1, dtype=torch.float64) for _ in range(2))
-    count = 0
-    for x, real in inputs:
-        patches, reals = (_patches(node, values, groups, shape) for values in (x, real))
+    count, origins = 0, None
+    for pair in inputs:
+        patches, reals = (_patches(node, x, groups, shape) for x in pair)
+        if origins is None:  # near the means, so that little cancels in float32
+            origins = tuple(p.mean(1, keepdim=True) if centered else torch.zeros(()) for p in (patches, reals))
+        patches, reals = patches - origins[0], reals - origins[1]
         moments += (patches.transpose(1, 2) @ patches).double()
         cross += (reals.transpose(1, 2) @ patches).double()
         mean += patches.sum(1, dtype=torch.float64)[..., None]
