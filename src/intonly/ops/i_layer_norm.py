@@ -52,7 +52,7 @@ def bias_codes(node: Node, weight: npt.NDArray[np.float64], bias: npt.NDArray[np
             f"{weight[channel]:.3g}; the quotient does not fit in 60 bits; ask for transformers = 'i-vit-fixed'",
             origin=node.origin,
         )
-    return codes.astype(np.int64)
+    return np.asarray(codes, np.int64)
 
 
 def run_quantized(node: Node, inputs: Sequence[Any], x_qparams: QParams) -> Any:

@@ -20,12 +20,14 @@ import numpy as np
 from intonly.core.errors import LoweringError
 from intonly.core.lowering import Lowering
 from intonly.core.number_format import INT64
-from intonly.ops.fixed_point import binary, scalar
+from intonly.ops.fixed_point import binary, rescaled, scalar
 
 LEAST_OCTAVE = 256
 """Steps that an octave has at least in the corrected forms: the rounding of `octave` then costs at most 0.4 %."""
-PRODUCT_BITS = 62
-"""What the product before the last shift stays below."""
+SATURATION_BITS = 31
+"""An exponential of at least 2^31 is as good as any larger one: what reads it takes sums of 2^31 - 1 at most."""
+LONGEST_OCTAVE = 1 << 29
+"""With more steps, the product before the last shift would need more than 62 bits."""
 
 
 def octave(step: float) -> int:
@@ -44,39 +46,36 @@ def stretched(x: Any) -> Any:
 
 
 def shift_exp(x: Any, step: float, n: int) -> Any:
-    """Return exp(step * x) in units of 1 / (octave << n) for an int64 tensor x, int64.
+    """Return exp(step * x) in units of 1 / (octave << n) for an int64 tensor x, int64; beyond 2^31, it may be any such number.
 
     NORMATIVE for the published operators; `emit_shift_exp` writes the same in primitives.
     """
     a = octave(step)
-    t = (-stretched(x)).clamp(max=n * a)
+    t = (-stretched(x)).clamp((n - SATURATION_BITS) * a, n * a)
     q = t.div(a, rounding_mode="floor")
     return ((2 * a - (t - q * a)) * 2 ** (n - q)) >> 1
 
 
-def emit_shift_exp(low: Lowering, x: str, limits: tuple[int, int], step: float, n: int) -> str:
+def emit_shift_exp(low: Lowering, x: str, largest: int, step: float, n: int) -> str:
     """Emit exp(step * x) in units of 1 / (octave << n); return its name.
 
     Args:
-        x: stored integers within `limits`. n: octaves down to which the result is more than 0 or 1; further down it stays there.
+        x: stored integers, at most `largest`. n: octaves below 0 after which the result stays what it is, at most 31.
 
     Raises:
-        LoweringError: when a positive x is so many octaves large that 64 bits do not hold its exponential.
+        LoweringError: when a step is so small that 64 bits do not hold an octave.
     """
-    a, largest = octave(step), int(stretched(limits[1]))
-    lowest = (-largest) // a
-    if (2 * a).bit_length() + n - lowest > PRODUCT_BITS:
-        raise LoweringError(
-            f"{low.origin}: the published exponential of up to {step * limits[1]:.3g} does not fit in 64 bits; "
-            "narrow the range of its input, or ask for transformers = 'i-vit-fixed'",
-            origin=low.origin,
-        )
+    a = octave(step)
+    if a > LONGEST_OCTAVE:
+        raise LoweringError(f"{low.origin}: a step of {step:.3g} is too small for the exponential by shifts", origin=low.origin)
+    largest = min(int(stretched(largest)), (SATURATION_BITS - n) * a)
+    lowest = -largest // a
     half, sixteenth = (binary(low, "floor_div", x, scalar(low, d, "shift")) for d in (2, 16))
     scaled = binary(low, "add", binary(low, "add", x, half), sixteenth, sign=-1)
-    scaled = binary(low, "minimum", scaled, scalar(low, largest, "largest"))  # it is; the bound rules do not know that
+    scaled = binary(low, "minimum", scaled, scalar(low, largest, "largest"))
     scaled = binary(low, "maximum", scaled, scalar(low, -n * a, "octaves"))
     t = binary(low, "mul", scaled, scalar(low, -1, "minus"))
-    q = binary(low, "floor_div", t, scalar(low, a, "octave"))
+    q = rescaled(low, binary(low, "floor_div", t, scalar(low, a, "octave")), 1.0, lowest, n)  # as an index of few bits
     begun = binary(low, "add", binary(low, "mul", q, scalar(low, a, "octave")), t, sign=-1)
     chord = binary(low, "add", begun, scalar(low, 2 * a, "chord"))
     chord = binary(low, "maximum", chord, scalar(low, a + 1, "chord_low"))  # it lies between these; for the bound rules again
