@@ -6,14 +6,14 @@ k <- floor((k + floor(v / k)) / 2) from k = 2^16, F = floor((2^31 - 1) / k), y =
 floor(bias / weight / unit), times weight. Ten steps cannot bring k below 64: a row whose sqrt(v) is smaller comes out too
 small (30 % at 64 times 0.7). eps is not used.
 
-Corrected ("fixed"): k = isqrt(v), at least 1, and the bias joins in the rescale, so that weights may be 0.
+Corrected ("fixed"): k = isqrt(v), at least 1, and a channel whose weight is 0 is its bias.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,10 @@ import numpy.typing as npt
 from intonly.core.errors import LoweringError
 from intonly.core.graph import Node
 from intonly.core.lowering import Lowered, Lowering
-from intonly.core.number_format import INT64, QParams
+from intonly.core.number_format import INT32, INT64, QParams
 from intonly.core.opspec import Example, OpSpec, constant_input, fixed, same_shape
 from intonly.ops import layer_norm
-from intonly.ops.fixed_point import affine, binary, per_tensor, scalar
+from intonly.ops.fixed_point import binary, per_tensor, scalar
 
 START = 1 << 16
 STEPS = 10
@@ -37,22 +37,38 @@ RESCALED_BITS = 31
 BIAS_LIMIT = 1 << 60
 
 
-def bias_codes(node: Node, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return floor(bias / weight / unit), int64 (C,).
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """How weight and bias join the normalized value y: (y + codes) * weight * unit, where y counts as 0 in `silent` channels.
+
+    Args:
+        codes: int64 (C,). weight: (C,). silent: bool (C,).
+    """
+
+    codes: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float64]
+    silent: npt.NDArray[np.bool_]
+
+
+def joined(node: Node, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64]) -> Joined:
+    """Return codes = floor(bias / weight / unit); in the corrected form, a channel without such an integer is its bias alone.
 
     Raises:
-        LoweringError: when a weight is 0, or next to nothing against its bias: the published form has no integer for it.
+        LoweringError: when a weight is 0, or next to nothing against its bias, and the form is the published one.
     """
+    unit = math.sqrt(bias.size) / 2**RESULT_BITS
     with np.errstate(divide="ignore", invalid="ignore"):
-        codes = np.floor(bias / weight / (math.sqrt(bias.size) / 2**RESULT_BITS))
-    if not (np.abs(codes) < BIAS_LIMIT).all():
-        channel = int(np.argmax(~(np.abs(codes) < BIAS_LIMIT)))
+        codes = np.floor(bias / weight / unit)
+    silent = ~(np.abs(codes) < BIAS_LIMIT)
+    if silent.any() and not node.attrs["fixed"]:
+        channel = int(np.argmax(silent))
         raise LoweringError(
             f"{node.origin} (i_layer_norm): the published form divides the bias of channel {channel}, {bias[channel]:.3g}, by its weight, "
             f"{weight[channel]:.3g}; the quotient does not fit in 60 bits; ask for transformers = 'i-vit-fixed'",
             origin=node.origin,
         )
-    return np.asarray(codes, np.int64)
+    one = 1 << RESULT_BITS
+    return Joined(np.where(silent, one, codes).astype(np.int64), np.where(silent, bias / (one * unit), weight), silent)
 
 
 def run_quantized(node: Node, inputs: Sequence[Any], x_qparams: QParams) -> Any:
@@ -69,11 +85,9 @@ def run_quantized(node: Node, inputs: Sequence[Any], x_qparams: QParams) -> Any:
     v = (d * d).sum(-1, keepdim=True)
     unit = math.sqrt(count) / 2**RESULT_BITS
     y = (d * (RECIPROCAL // (_isqrt(v).clamp(1) if node.attrs["fixed"] else _newton(v)))) >> 1
-    if node.attrs["fixed"]:
-        made = y * unit * weight + bias
-    else:
-        codes = bias_codes(node, weight.double().cpu().numpy(), bias.double().cpu().numpy())
-        made = (y + torch.from_numpy(codes).to(y.device)) * unit * weight
+    join = joined(node, weight.double().cpu().numpy(), bias.double().cpu().numpy())
+    codes, factor, silent = (torch.from_numpy(a).to(y.device) for a in (join.codes, join.weight * unit, join.silent))
+    made = (y.masked_fill(silent, 0) + codes).double() * factor
     return made.to(inputs[0].dtype).movedim(-1, node.attrs["axis"])
 
 
@@ -117,21 +131,24 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     limit = 1 << RESULT_BITS
     y = _limited(low, y, limit)
     normalized = Lowered(y, x.shape, x.perm, np.asarray(math.sqrt(count) / limit), np.zeros((), np.int64))
-    if node.attrs["fixed"]:
-        return affine(low, normalized, weight, bias, node.output)
-    codes = bias_codes(node, weight, bias).reshape((1,) * (len(x.shape) - 1) + (count,))
-    made = binary(low, "add", y, low.param(codes, INT64, f"{node.origin}.bias"))
-    return _rescaled(low, replace(normalized, name=made), codes, weight, node.output)
+    return _emit_affine(low, normalized, joined(node, weight, bias), node.output)
 
 
-def _rescaled(low: Lowering, x: Lowered, codes: npt.NDArray[np.int64], weight: npt.NDArray[np.float64], output: str) -> Lowered:
-    """Return weight * x in the units of `output`. Channels whose bias has more than 31 bits lose what is beyond them first."""
-    excess = [max(0, (int(abs(code)) + (1 << RESULT_BITS)).bit_length() - RESCALED_BITS) for code in codes.flat]
-    if any(excess):
-        divisor = low.param(np.array([1 << bits for bits in excess]).reshape(codes.shape), INT64, f"{low.origin}.excess")
-        kept = _limited(low, binary(low, "floor_div", x.name, divisor), 1 << RESCALED_BITS)
-        x = replace(x, name=kept)
-    return low.finished(x, output, factor=weight * 2.0 ** np.array(excess))
+def _emit_affine(low: Lowering, y: Lowered, join: Joined, output: str) -> Lowered:
+    """Return the normalized value with weight and bias, in the units of `output`.
+
+    Channels whose bias has more than 31 bits lose what is beyond them before the rescale.
+    """
+    along = (1,) * (len(y.shape) - 1) + (-1,)
+    name = y.name
+    if join.silent.any():
+        name = binary(low, "mul", name, low.param((~join.silent).astype(np.int64).reshape(along), INT32, f"{low.origin}.counts"))
+    name = binary(low, "add", name, low.param(join.codes.reshape(along), INT64, f"{low.origin}.bias"))
+    excess = np.array([max(0, (abs(int(code)) + (1 << RESULT_BITS)).bit_length() - RESCALED_BITS) for code in join.codes])
+    if excess.any():
+        name = binary(low, "floor_div", name, low.param((1 << excess).reshape(along), INT64, f"{low.origin}.excess"))
+        name = _limited(low, name, 1 << RESCALED_BITS)
+    return low.finished(replace(y, name=name), output, factor=join.weight * 2.0**excess)
 
 
 def _limited(low: Lowering, x: str, limit: int) -> str:
