@@ -13,10 +13,12 @@ from intonly.core.number_format import INT8, INT32, UINT8, QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe
 from intonly.ops import OPS
-from intonly.steps.quantize.groups import Groups, accumulators, asked_observers, consumer_bits, needed_bits
+from intonly.steps.quantize.groups import Groups, accumulators, asked_observers, attention_weights, consumer_bits, needed_bits
 from intonly.steps.quantize.observers import SMALLEST_RANGE, activation_qparams, choose_qparams
 from intonly.steps.quantize.settings import LayerSettings
 
+WEIGHT_BITS = 8
+"""The weights of an attention have this width; a recipe that asks activations for more gets its probabilities so."""
 OUTPUT_HEADROOM = 1 << 16
 """An int32 output spans this many times its calibrated range: it never saturates in practice, and keeps 15 bits of it."""
 
@@ -58,6 +60,8 @@ def quantize_activations(graph: Graph, asked: Asked) -> Graph:
     needs = needed_bits(graph, groups, asked.settings, asked.recipe)
     observers = asked_observers(graph, groups, asked.settings, needs)
     kept = accumulators(graph, asked.pinned)
+    if asked.recipe.activation_bits <= WEIGHT_BITS:
+        kept |= attention_weights(graph, asked.pinned)
     chosen: dict[str, QParams] = {}
     values = dict(graph.values)
     for name, value in graph.values.items():
