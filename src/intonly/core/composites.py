@@ -8,6 +8,7 @@ file say, change no integer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intonly.core.arith import Rescale
-from intonly.core.graph import Graph, Node, Stage, Value
+from intonly.core.graph import Graph, Node, Stage, Value, max_shape
 from intonly.core.number_format import INT16, INT32, INT64, UINT8, NumberFormat
 from intonly.core.primitives import PRIMITIVES
 
@@ -30,6 +31,9 @@ SHIFTS = (-13, 29)
 LARGEST_WEIGHT = 255
 RECIPROCAL_BITS, MEAN_BITS = 38, 22
 """1 / total is held as reciprocal / 2^38, below 2^31; a mean of codes as mean / 2^22, below 2^30."""
+
+ONE_BITS = 14
+"""What stands for 1.0 where a bias joins a rescale as its residual: 2^14."""
 
 
 class Body:
@@ -145,7 +149,72 @@ def weighted_mean(operands: Sequence[Value], *, v_zero_point: int, rescale: Resc
     return body.graph(body.emit("requantize", mean, rescale=rescale))
 
 
-BODIES: Mapping[str, Callable[..., Graph]] = {"softmax_weights": softmax_weights, "weighted_mean": weighted_mean}
+def normalized(
+    operands: Sequence[Value],
+    *,
+    middle: int,
+    centered: bool,
+    root_bits: int,
+    reciprocal_bits: int,
+    least_root: int,
+    result_bits: int,
+    eps_code: int,
+    rescale: Rescale,
+) -> Graph:
+    """Return the body of layer_norm (centered) and rms_norm over the last axis, of a fixed number `count` of elements.
+
+    With x counted from `middle`, u = count * x - total and D = sqrt(count * squares - total^2 + count^2 * eps), where total
+    is the sum of the row, or 0 when not centered, the normalized value is u / D; no mean is ever rounded. One division for
+    each row gives 1 / D.
+
+    Args:
+        root_bits, reciprocal_bits, result_bits: D is held as D * 2^root_bits, 1 / D as 2^reciprocal_bits / D, the result
+            as result * 2^result_bits.
+        least_root: what D * 2^root_bits is raised to: no row whose u are not all 0 has less.
+        eps_code: count^2 * eps in squared steps, times 4^root_bits, 1 or more.
+        rescale: gets the result, and 2^14 as its residual.
+    """
+    body = Body("normalized")
+    x = body.operand("x", operands[0])
+    count = max_shape(operands[0].shape)[-1]
+    row = {"axes": (len(operands[0].shape) - 1,), "keepdims": True}
+    length = body.scalar(count)
+    squares = body.emit("reduce_sum", body.emit("mul", x, x, a_zero_point=middle, b_zero_point=middle), **row)
+    spread = body.emit("mul", squares, length)
+    u = body.emit("mul", x, length, a_zero_point=middle)
+    if centered:
+        total = body.emit("reduce_sum", x, **row, x_zero_point=middle)
+        u = body.emit("add", u, total, sign=-1)
+        spread = body.emit("add", spread, body.emit("mul", total, total), sign=-1)
+        spread = body.emit("maximum", spread, body.scalar(0))  # it is 0 or more; the bound rules do not know that
+    spread = body.emit("mul", spread, body.scalar(4**root_bits))
+    root = body.emit("isqrt", body.emit("add", spread, body.scalar(eps_code), sign=1))
+    root = body.emit("maximum", root, body.scalar(least_root))
+    reciprocal = body.emit("floor_div", body.scalar(1 << reciprocal_bits), root)
+    product = body.emit("mul", u, reciprocal)
+    result = body.emit("floor_div", product, body.scalar(1 << (reciprocal_bits - root_bits - result_bits)))
+    limit = (math.isqrt(count) + 1) << result_bits  # |result| <= sqrt(count); for the bound rules again
+    result = body.emit("maximum", body.emit("minimum", result, body.scalar(limit)), body.scalar(-limit))
+    one = body.constant(np.full((1,) * (len(operands[0].shape) - 1) + (count,), 1 << ONE_BITS), INT16)
+    return body.graph(body.emit("requantize", result, one, rescale=rescale))
+
+
+def layer_norm(operands: Sequence[Value], **attrs: Any) -> Graph:
+    """Return the body of layer_norm, see `normalized`."""
+    return normalized(operands, centered=True, **attrs)
+
+
+def rms_norm(operands: Sequence[Value], **attrs: Any) -> Graph:
+    """Return the body of rms_norm, see `normalized`."""
+    return normalized(operands, centered=False, **attrs)
+
+
+BODIES: Mapping[str, Callable[..., Graph]] = {
+    "softmax_weights": softmax_weights,
+    "weighted_mean": weighted_mean,
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+}
 """Name of a composite -> (operands, attributes) -> body."""
 
 
@@ -159,6 +228,8 @@ def is_faithful(node: Node) -> bool:
     if node.body is None or node.op not in BODIES:
         return False
     body = node.body
+    if any(type(v) is int and name.endswith(("bits", "shift")) and not -64 < v < 64 for name, v in node.attrs.items()):
+        return False  # before 2 is raised to that power
     try:
         meant = BODIES[node.op]([body.values[name] for name in body.inputs], **node.attrs)
     except Exception:  # noqa: BLE001  attributes from a file can be anything; the body is what counts
