@@ -30,6 +30,7 @@ const char *intonly_check_attention(checker *c, const intonly_attention *s) {
     REQUIRE(in_range(s->q_zero, -256, 256) && in_range(s->v_zero, -256, 256), "zero points must be those of 8 bits");
     REQUIRE(in_range(s->shift, -13, 29) && in_range(s->weight_multiplier, 0, INT16_MAX),
             "shift must be -13..29, weight_multiplier 0..32767");
+    REQUIRE(s->shift >= 0 || s->weight_multiplier >= 1 << 14, "a shift to the left goes with a multiplier of 2^14 or more");
     REQUIRE(is_int32(s->multiplier) && in_range(s->y_shift, 1, 62), "multiplier must fit in int32, y_shift be 1..62");
     OBEY(check_limits(s->y_type, s->zero_point, s->lo, s->hi));
     REQUIRE(strides_sane(s->extent, s->mask_strides, INTONLY_RANK), "the strides of the mask are too large");

@@ -14,7 +14,7 @@
 #include "kernels/elements.h"
 #include "kernels/walk.h"
 
-enum { Q, K, V, MASK, Y };
+enum { QUERY, KEY, VALUE, COUNTS, MEAN };
 
 typedef struct attention {
     const intonly_attention *step;
@@ -34,7 +34,7 @@ static inline void attention_begin(attention *g, const intonly_attention *s, uin
     g->y = intonly_at(bases, s->y_ref);
     g->walk.extent = s->extent;
     g->walk.operands = 0;
-    intonly_walk_operand(&g->walk, s->q_strides); /* in the order of Q, K, V, ... */
+    intonly_walk_operand(&g->walk, s->q_strides); /* in the order of QUERY, KEY, ... */
     intonly_walk_operand(&g->walk, s->k_strides);
     intonly_walk_operand(&g->walk, s->v_strides);
     intonly_walk_operand(&g->walk, s->mask_strides);
@@ -80,14 +80,14 @@ static inline int32_t attention_weights(const attention *g, const uint8_t *mask,
 
 static inline void attention_row(const attention *g, const int64_t *places) {
     const intonly_attention *s = g->step;
-    const uint8_t *mask = g->mask == NULL ? NULL : g->mask + places[MASK];
+    const uint8_t *mask = g->mask == NULL ? NULL : g->mask + places[COUNTS];
     int32_t weight[INTONLY_MOST_KEYS], acc[INTONLY_MOST_DEPTH] = {0}, reciprocal;
     int16_t value[INTONLY_MOST_DEPTH];
     int64_t codes[INTONLY_MOST_DEPTH];
-    attention_scores(g, g->q + places[Q], g->k + places[K], weight);
+    attention_scores(g, g->q + places[QUERY], g->k + places[KEY], weight);
     int32_t total = attention_weights(g, mask, weight);
     for (int64_t t = 0; t < s->keys; ++t) {
-        attention_codes(g->v + places[V] + t * s->v_key, s->v_type, s->width, value);
+        attention_codes(g->v + places[VALUE] + t * s->v_key, s->v_type, s->width, value);
         for (int64_t c = 0; c < s->width; ++c) acc[c] += weight[t] * value[c];
     }
     const int64_t zero = s->v_zero * total;
@@ -96,7 +96,7 @@ static inline void attention_row(const attention *g, const int64_t *places) {
     for (int64_t c = 0; c < s->width; ++c)
         codes[c] = intonly_round_clamp((uint64_t)(weight_mean(acc[c] - zero, reciprocal) * s->multiplier),
                                        (uint64_t)s->y_shift, (int32_t)s->zero_point, (int32_t)s->lo, (int32_t)s->hi);
-    intonly_store(codes, s->width, g->y + places[Y], s->y_type, intonly_bytes_of(s->y_type));
+    intonly_store(codes, s->width, g->y + places[MEAN], s->y_type, intonly_bytes_of(s->y_type));
 }
 
 static inline void attention_any(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
@@ -104,8 +104,8 @@ static inline void attention_any(const void *step, uint8_t *const *bases, unsign
     for (attention_begin(&g, (const intonly_attention *)step, bases, part, parts); g.walk.rows > 0;
          intonly_walk_next(&g.walk)) {
         for (int64_t row = g.walk.first; row < g.walk.end; ++row) {
-            int64_t places[Y + 1];
-            for (int k = 0; k <= Y; ++k) places[k] = g.walk.offset[k] + row * g.walk.strides[k][INTONLY_LAST];
+            int64_t places[MEAN + 1];
+            for (int k = 0; k <= MEAN; ++k) places[k] = g.walk.offset[k] + row * g.walk.strides[k][INTONLY_LAST];
             attention_row(&g, places);
         }
     }
