@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from intonly.core.arith import RESIDUAL_BITS
 from intonly.core.graph import Graph, Node, Value
 from intonly.core.number_format import INT8, INT32, UINT8, QParams
 from intonly.core.ranges import Ranges
@@ -136,7 +137,9 @@ def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
         for k, name in enumerate(inputs):
             qparams = graph.values[name].qparams if name and name not in graph.params else None
             bits = consumer_bits(node, name, asked.settings, asked.recipe) if qparams is not None else None
-            if qparams is None or bits is None or qparams.format.bits <= bits or name in asked.pinned:
+            # A residual of up to 16 bits joins as it is: to narrow it would cost a step, and bits.
+            joins = qparams is not None and OPS[node.op].accepts_acc and qparams.format.bits <= RESIDUAL_BITS
+            if qparams is None or bits is None or qparams.format.bits <= bits or name in asked.pinned or joins:
                 continue
             settings = asked.settings.get(node.origin)
             observer = settings.activation_observer if settings is not None else asked.recipe.activation_observer
