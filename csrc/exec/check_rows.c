@@ -65,7 +65,7 @@ const char *intonly_check_norm(checker *c, const intonly_norm *s) {
     REQUIRE(in_range(s->root_bits, 0, 31) && in_range(s->reciprocal_bits, 0, 62) && in_range(s->result_bits, 0, 30) &&
                 s->root_bits + s->result_bits <= s->reciprocal_bits,
             "root_bits and result_bits must be at most reciprocal_bits, and that 62");
-    REQUIRE(s->least_root >= 1 && s->eps_code >= 1, "least_root and eps_code must be 1 or more");
+    REQUIRE(in_range(s->least_root, 1, INT64_C(1) << 62) && s->eps_code >= 1, "least_root must be 1..2^62, eps_code 1 or more");
     OBEY(check_limits(s->y_type, s->zero_point, s->lo, s->hi));
     const epilogue e = {.form = INTONLY_FORM_WIDE,
                         .multiplier = s->multiplier,

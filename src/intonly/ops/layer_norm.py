@@ -22,6 +22,8 @@ from intonly.ops.fixed_point import per_tensor
 INPUT_BITS = 16
 SQUARE_LIMIT_BITS = 61
 """Everything under the root stays below 2^62."""
+RECIPROCAL_BITS = 52
+"""No more for a reciprocal: it is right to 2^-20 at the largest deviation, and has 32 bits at most deviations."""
 PRODUCT_BITS = 62
 """A centered value times the reciprocal of the deviation stays below 2^62."""
 RESULT_BITS = 23
@@ -55,7 +57,7 @@ def precision(count: int, reach: int, eps_steps: float, origin: str, op: str = "
     centered_bits = (2 * count * reach).bit_length()
     # A row of codes that are not all equal has D^2 >= count - 1, one that is not all 0 has count * squares >= count.
     least_bits = max(0, root_bits + (max(count - 1, 1).bit_length() - 1) // 2)
-    reciprocal_bits = min(PRODUCT_BITS, PRODUCT_BITS - centered_bits + least_bits)
+    reciprocal_bits = min(RECIPROCAL_BITS, PRODUCT_BITS - centered_bits + least_bits)
     least_bits = reciprocal_bits - (PRODUCT_BITS - centered_bits)
     result_bits = min(RESULT_BITS - math.isqrt(count).bit_length(), reciprocal_bits - max(root_bits, 0))
     if root_bits < 0 or result_bits < 8:
