@@ -28,6 +28,9 @@ NEAR = (1 << 15) - 1
 """Distances are cut to 15 bits before they are scaled; the scaling halves them at most, and 2^14 is beyond FARTHEST."""
 SHIFTS = (-13, 29)
 """Right shifts of a distance for which `NEAR` keeps that promise and the rescale is legal."""
+LOWEST = -(1 << 30)
+"""What stands for the score of a masked key while the maximum is found. Scores reach half of it at most, 2^13 products of
+bytes, so that no difference leaves int32."""
 LARGEST_WEIGHT = 255
 RECIPROCAL_BITS, MEAN_BITS = 38, 22
 """1 / total is held as reciprocal / 2^38, below 2^31; a mean of codes as mean / 2^22, below 2^30."""
@@ -106,7 +109,7 @@ def softmax_weights(operands: Sequence[Value], *, shift: int, multiplier: int) -
     fmt = operands[0].format
     assert fmt is not None
     keys = body.operand("keys", operands[1]) if len(operands) > 1 else None
-    counted = x if keys is None else body.emit("select", keys, x, body.constant(fmt.decoded_min, fmt))
+    counted = x if keys is None else body.emit("select", keys, x, body.constant(max(fmt.decoded_min, LOWEST), fmt))
     largest = body.emit("reduce_max", counted, axes=(len(operands[0].shape) - 1,), keepdims=True)
     near = body.rescaled(body.emit("add", largest, x, sign=-1), 2.0**-shift, 0, NEAR)
     distance = body.rescaled(near, multiplier / 2.0**15, 0, FARTHEST)
@@ -186,7 +189,7 @@ def normalized(
         total = body.emit("reduce_sum", x, **row, x_zero_point=middle)
         u = body.emit("add", u, total, sign=-1)
         spread = body.emit("add", spread, body.emit("mul", total, total), sign=-1)
-        spread = body.emit("maximum", spread, body.scalar(0))  # it is 0 or more; the bound rules do not know that
+    spread = body.emit("maximum", spread, body.scalar(0))  # it is 0 or more; the bound rules do not know that
     spread = body.emit("mul", spread, body.scalar(4**root_bits))
     root = body.emit("isqrt", body.emit("add", spread, body.scalar(eps_code), sign=1))
     root = body.emit("maximum", root, body.scalar(least_root))
