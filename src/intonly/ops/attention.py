@@ -98,15 +98,15 @@ def causal(call: Call, q: str, k: str) -> list[str]:
     return _mask(call, np.tri(*map(int, extents), dtype=bool))  # type: ignore[arg-type]
 
 
-def from_torch(call: Call) -> list[str]:
+def from_torch(call: Call) -> str:
     """aten scaled_dot_product_attention, and its kernel for CPUs, which also makes the logarithms of the rows' sums."""
     if call.args.get("dropout_p"):
         call.refuse("dropout inside attention; call model.eval() before capture, and pass dropout_p=0.0 there")
     q, k, v, mask = [*call.inputs, ""][:4]
-    return [emit(call, q, k, v, mask=mask, is_causal=bool(call.args.get("is_causal")), scale=call.args.get("scale"))]
+    return emit(call, q, k, v, mask=mask, is_causal=bool(call.args.get("is_causal")), scale=call.args.get("scale"))
 
 
-def from_onnx(call: Call) -> list[str]:
+def from_onnx(call: Call) -> str:
     """ONNX Attention (opset 23): heads on an axis of their own, or side by side on the last axis of three."""
     for name, what in (("softcap", "a soft cap of scores"), ("qk_matmul_output_mode", "scores as an output")):
         if call.args.get(name):
@@ -122,7 +122,7 @@ def from_onnx(call: Call) -> list[str]:
         batch, _, length, _ = call.shape(made)
         width = extent(call, made, 1, "joins") * extent(call, made, 3, "joins")
         made = reshape.emit(call, transpose.emit(call, made, (0, 2, 1, 3)), (batch, length, width))
-    return [made]
+    return made
 
 
 def _split(call: Call, name: str, heads: int | None) -> str:
