@@ -32,6 +32,7 @@ from intonly.ops import (
     summation,
     transpose,
     unary,
+    where,
 )
 
 MODULES = (
@@ -61,6 +62,7 @@ MODULES = (
     slicing,
     summation,
     transpose,
+    where,
 )
 
 OPS: dict[str, OpSpec] = {module.SPEC.name: module.SPEC for module in MODULES}

@@ -15,6 +15,7 @@ from intonly.core.graph import Node, Shape, Value, broadcast_shapes, max_shape, 
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import UINT8
 from intonly.core.opspec import Call, Example, OpSpec
+from intonly.ops import attention
 from intonly.ops.fixed_point import EXP_BITS, binary, exponential, per_tensor, ranked, rescaled, scalar
 
 INPUT_BITS = 16
@@ -179,8 +180,8 @@ SPEC = OpSpec(
     infer,
     run_torch,
     lower,
-    from_torch=dict.fromkeys(("softmax", "_softmax", "special_softmax"), torch_importer("softmax")),
-    from_onnx={"Softmax": onnx_importer("softmax")},
+    from_torch={**dict.fromkeys(("softmax", "_softmax", "special_softmax"), torch_importer("softmax")), **attention.FROM_TORCH},
+    from_onnx={"Softmax": onnx_importer("softmax"), **attention.FROM_ONNX},
     input_bits=INPUT_BITS,
     fixed_range=lambda node: (0.0, 1.0),
     examples=(
