@@ -49,6 +49,9 @@ class Call(Protocol):
     def constant(self, name: str) -> npt.NDArray[Any] | None:
         """Return the value when it is constant, else None."""
 
+    def kind(self, name: str) -> str:
+        """Return what the source says that tensor argument `name` holds: "real", "int" or "bool"."""
+
     def param(self, array: npt.NDArray[Any], hint: str) -> str:
         """Add a constant; return its name."""
 

@@ -35,6 +35,7 @@ from intonly.ops import (
     summation,
     transpose,
     unary,
+    where,
 )
 
 MODULES = (
@@ -67,6 +68,7 @@ MODULES = (
     slicing,
     summation,
     transpose,
+    where,
 )
 
 OPS: dict[str, OpSpec] = {module.SPEC.name: module.SPEC for module in MODULES}
