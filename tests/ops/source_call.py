@@ -15,6 +15,7 @@ from intonly.core.opspec import Refusal
 from intonly.core.spec import check
 from intonly.ops import OPS
 from intonly.steps.capture.builder import GraphBuilder
+from intonly.steps.capture.torch_graph import kind_of
 from intonly.torch_exec import TorchRunner
 
 
@@ -28,6 +29,7 @@ class SourceCall:
     args: Mapping[str, Any] = field(default_factory=dict)
     opset: int = 21
     origin: str = "layer"
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def shape(self, name: str) -> Any:
         """Return the shape of a value."""
@@ -36,6 +38,10 @@ class SourceCall:
     def constant(self, name: str) -> Any:
         """Return the value when it is constant."""
         return self.builder.params.get(name)
+
+    def kind(self, name: str) -> str:
+        """Return what an argument holds; real unless said otherwise."""
+        return self.kinds.get(name, "real")
 
     def param(self, array: Any, hint: str) -> str:
         """Add a constant."""
@@ -72,15 +78,18 @@ def torch_graph(module: torch.nn.Module, xs: Sequence[np.ndarray]) -> Graph:
 def _torch_call(builder: GraphBuilder, node: Any, names: Mapping[Any, str]) -> SourceCall:
     inputs: list[str] = []
     args: dict[str, Any] = {}
+    kinds: dict[str, str] = {}
     for position, declared in enumerate(node.target._schema.arguments):
         given = node.args[position] if position < len(node.args) else node.kwargs.get(declared.name, declared.default_value)
         if "Tensor" in str(declared.type) and not isinstance(given, int | float):
             inputs.append(names[given] if given is not None else "")
+            if given is not None:
+                kinds[names[given]] = kind_of(given.meta["val"].dtype)
         else:
             args[declared.name] = given
     while inputs and not inputs[-1]:
         inputs.pop()
-    return SourceCall(builder, node.target._schema.name.split("::")[1], inputs, args)
+    return SourceCall(builder, node.target._schema.name.split("::")[1], inputs, args, kinds=kinds)
 
 
 def assert_same_as_torch(module: torch.nn.Module, *xs: np.ndarray, op: str | None = None) -> Graph:
@@ -124,7 +133,8 @@ def assert_same_as_onnx(
     constants, attrs = constants or {}, attrs or {}
     call = onnx_call(op, xs, constants, attrs, opset)
     node = helper.make_node(op, list(call.inputs), ["y"], **attrs)
-    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, call.shape(n)) for n in call.builder.inputs]
+    types = {f"x{k}": helper.np_dtype_to_tensor_dtype(x.dtype) for k, x in enumerate(xs) if x is not None}
+    inputs = [helper.make_tensor_value_info(n, types[n], call.shape(n)) for n in call.builder.inputs]
     held = [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in call.builder.params.items()]
     output = next(f for spec in OPS.values() for n, f in spec.from_onnx.items() if n == op)(call)
     assert isinstance(output, str)

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intonly.core.errors import LoweringError
-from intonly.core.graph import Dim, Value
+from intonly.core.errors import InvalidGraphError, LoweringError
+from intonly.core.graph import Dim, Node, Value
 from intonly.core.lowering import NHWC
 from intonly.core.number_format import INT8, INT16, INT32, UINT8, UINT16, QParams, uniform
 from intonly.core.opspec import Refusal
@@ -96,6 +96,63 @@ def test_input_of_more_bits_is_refused():
 def test_symbolic_row():
     """A row of symbolic length, as attention has it, that cannot be bounded."""
     softmax(RNG.uniform(-3, 3, (2, 5, 9)), symbolic=3, formats=INT16, target=UNIT[0]).assert_within(0.5, bound(9))
+
+
+MASK = QParams(UINT8, np.asarray(1.0))
+"""The exact units of a mask."""
+
+
+def exact_masked(x: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Return the softmax over the last axis among `keys`, by its definition; 0 in rows without keys."""
+    keys = np.broadcast_to(keys, x.shape)
+    distance = np.where(keys, x, -np.inf).max(axis=-1, keepdims=True, initial=-1e9) - x
+    e = np.where(keys, np.exp(-np.maximum(distance, 0)), 0.0)
+    return e / np.where(keys.any(axis=-1, keepdims=True), e.sum(axis=-1, keepdims=True), 1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 65), st.floats(-10, 4), st.floats(0, 1), st.booleans(), st.integers(0, 10**6))
+def test_masked_probabilities(n, exponent, share, is_constant, seed):
+    """A masked key that is counted in the maximum or in the sum, or that gets more than exactly 0; a row without keys that divides by 0."""
+    rng = np.random.default_rng(seed)
+    q = QParams(INT16N, np.asarray(2.0**exponent))
+    x = rng.integers(-32767, 32768, (2, 4, n)) * 2.0**exponent * rng.uniform(0, 1)
+    keys = rng.uniform(size=(4, n)) < share
+    keys[0] = False
+    mask = {"params": {1: keys}} if is_constant else {}
+    xs = [x, None if is_constant else keys.astype(np.float64)]
+    result = run_one("softmax", xs, {"axis": 2}, qparams={0: q, 1: MASK}, target=spanning(0, 1, UINT16), **mask)
+    np.testing.assert_allclose(result.exact, exact_masked(q.dequantize(q.quantize(x)), keys), rtol=0, atol=1e-12)
+    assert np.all(np.abs(result.real - result.exact) <= 0.5 / 65535 + bound(n))
+    assert not result.codes[:, ~keys].any(), "a masked key has exactly 0"
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1, 5), (1, 5), (5,), (2, 3, 4, 5)])
+@pytest.mark.parametrize("perm", [NHWC, (0, 1, 2, 3)])
+def test_mask_broadcasts_in_any_layout(shape, perm):
+    """A mask of fewer axes, or over scores stored NHWC, that lands on the wrong keys."""
+    x, keys = RNG.uniform(-3, 3, (2, 3, 4, 5)), (RNG.uniform(size=shape) < 0.6).astype(np.float64)
+    for options in ({"xs": [x, keys]}, {"xs": [x], "params": {1: keys}}):
+        result = run_one("softmax", attrs={"axis": 3}, qparams={0: symmetric(3.0), 1: MASK}, perms={0: perm}, **options)
+        result.assert_within(0.5, bound(5))
+
+
+def test_gradient_of_a_row_without_keys():
+    """NaN gradients from a row without keys, which would spoil training and learned rounding."""
+    x = torch.randn(2, 4, requires_grad=True)
+    made = OPS["softmax"].run_torch(Node("softmax", ("x", "m"), ("y",), {"axis": 1}), [x, torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0]])])
+    made.square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert x.grad[0].any()
+
+
+def test_unsuitable_masks_are_refused():
+    """A mask whose 0 is another code, or that is larger than the scores, taken as if it fitted."""
+    x, keys = RNG.uniform(-1, 1, (2, 4)), np.ones((2, 4))
+    with pytest.raises(LoweringError, match="zero point 7"):
+        run_one("softmax", [x, keys], {"axis": 1}, qparams={1: QParams(UINT8, np.asarray(1.0), np.asarray(7))})
+    with pytest.raises(InvalidGraphError, match="larger than the scores"):
+        run_one("softmax", [x, np.ones((3, 2, 4))], {"axis": 1}, qparams={1: MASK})
 
 
 def log_bound(n: int) -> float:

@@ -15,6 +15,7 @@ from intonly.ops import (
     conv2d,
     conv_transpose2d,
     gather,
+    i_layer_norm,
     identity,
     layer_norm,
     linear,
@@ -27,11 +28,14 @@ from intonly.ops import (
     prelu,
     reshape,
     resize_linear,
+    shift_gelu,
+    shiftmax,
     slicing,
     softmax,
     summation,
     transpose,
     unary,
+    where,
 )
 
 MODULES = (
@@ -49,6 +53,9 @@ MODULES = (
     prelu,
     softmax,
     unary,
+    i_layer_norm,
+    shift_gelu,
+    shiftmax,
     adaptive_avg_pool2d,
     avg_pool2d,
     concat,
@@ -61,6 +68,7 @@ MODULES = (
     slicing,
     summation,
     transpose,
+    where,
 )
 
 OPS: dict[str, OpSpec] = {module.SPEC.name: module.SPEC for module in MODULES}

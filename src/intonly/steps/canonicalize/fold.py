@@ -14,6 +14,8 @@ from intonly.core.errors import InvalidGraphError
 from intonly.core.graph import Graph, Node, Value
 from intonly.core.spec import check
 from intonly.ops import OPS
+from intonly.steps.canonicalize.attention import fold_factor, recognize_mask
+from intonly.steps.canonicalize.functions import with_known_functions
 from intonly.steps.canonicalize.rewrite import fresh_names, rewired
 
 Array = npt.NDArray[Any]
@@ -21,7 +23,7 @@ Rule = Callable[[Graph, Node, "dict[str, list[Node]]", "dict[str, Node]", Collec
 
 
 def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
-    """Return an equal float graph in which constants, batch norms, scales, shifts and pads are folded where they can be.
+    """Return an equal float graph in which constants, batch norms, scales, shifts, pads and masks are folded where they can be.
 
     Exactness: the float meaning is kept up to float32 rounding. The rules are applied until none applies. Outputs keep
     their names.
@@ -32,10 +34,19 @@ def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
     Raises:
         InvalidGraphError: when a batch norm has no finite meaning, or an output is constant.
     """
+    graph = with_known_functions(graph, pinned)
     for node in graph.nodes:
         if node.op == "batch_norm":
             _affine_of(graph, node)
-    rules: Sequence[Rule] = (_fold_constants, _drop_identity, _fold_batch_norm, _fold_channel_constant, _fold_pad)
+    rules: Sequence[Rule] = (
+        _fold_constants,
+        _drop_identity,
+        _fold_batch_norm,
+        _fold_channel_constant,
+        _fold_pad,
+        fold_factor,
+        recognize_mask,
+    )
     changed = True
     while changed:
         changed = False

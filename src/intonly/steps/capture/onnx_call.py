@@ -25,6 +25,7 @@ class OnnxCall:
         opset: version of the node's operator set; where a meaning changed between versions, importers ask it.
         values: the graph that grows.
         constants: what the constant inputs are, by name in the float graph.
+        dtypes: of the computed inputs, by name in the float graph.
     """
 
     origin: str
@@ -34,6 +35,7 @@ class OnnxCall:
     opset: int
     values: FloatValues
     constants: Mapping[str, Known]
+    dtypes: Mapping[str, np.dtype[Any]]
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a value; () for an absent one."""
@@ -42,6 +44,11 @@ class OnnxCall:
     def constant(self, name: str) -> npt.NDArray[Any] | None:
         """Return the value when it is constant, else None. A shape may contain a `Dim` (dtype object)."""
         return self.values.builder.params.get(name)
+
+    def kind(self, name: str) -> str:
+        """Return what a tensor argument holds: "real", "int" or "bool"."""
+        dtype = self.constants[name].array.dtype if name in self.constants else self.dtypes.get(name, np.dtype(np.float32))
+        return {"b": "bool", "i": "int", "u": "int"}.get(dtype.kind, "real")
 
     def param(self, array: npt.NDArray[Any], hint: str) -> str:
         """Add a constant; one that rearranges a quantized constant keeps its codes."""

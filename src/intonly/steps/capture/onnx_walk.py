@@ -243,9 +243,10 @@ class Walk:
             args.setdefault("num_outputs", len(node.output))
         names = ["" if o is None else self.values.param(o) if isinstance(o, Known) else reals_of(o).name for o in operands]
         constants = {name: o for name, o in zip(names, operands, strict=True) if isinstance(o, Known)}
+        dtypes = {name: reals_of(o).dtype for name, o in zip(names, operands, strict=True) if o is not None and not isinstance(o, Known)}
         opset = self.model.opsets.get("" if node.domain in DEFAULT_DOMAINS else node.domain, 0)
         try:
-            made = importer(OnnxCall(origin, operator, names, args, opset, self.values, constants))
+            made = importer(OnnxCall(origin, operator, names, args, opset, self.values, constants, dtypes))
         except IntonlyError as error:
             raise Refusal(str(error).removeprefix(f"{origin} ")) from error
         dtype = next((o.dtype for o in operands if isinstance(o, Computed)), np.dtype(np.float32))

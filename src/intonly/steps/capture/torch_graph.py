@@ -68,6 +68,7 @@ class TorchCall:
     operator: str
     inputs: Sequence[str]
     args: Mapping[str, Any]
+    kinds: Mapping[str, str]
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a value."""
@@ -76,6 +77,10 @@ class TorchCall:
     def constant(self, name: str) -> npt.NDArray[Any] | None:
         """Return the value when it is constant, else None."""
         return self.builder.params.get(name)
+
+    def kind(self, name: str) -> str:
+        """Return what a tensor argument holds: "real", "int" or "bool"."""
+        return self.kinds.get(name, "real")
 
     def param(self, array: npt.NDArray[Any], hint: str) -> str:
         """Add a constant; return its name."""
@@ -269,6 +274,7 @@ class ProgramReader:
         """Return the call with tensors by name and every other argument by its schema name."""
         inputs: list[str] = []
         args: dict[str, Any] = {}
+        kinds: dict[str, str] = {}
         for declared in node.target._schema.arguments:  # type: ignore[union-attr]
             given = argument(node, declared.name)
             if declared.name == SHAPE_ARGUMENTS.get(name):
@@ -280,9 +286,11 @@ class ProgramReader:
             else:
                 listed = given if isinstance(given, list | tuple) else [given]
                 inputs += [self._name(item) if isinstance(item, FxNode) else "" for item in listed]
+                tensors = [item for item in listed if isinstance(item, FxNode)]
+                kinds.update((self._name(item), kind_of(item.meta["val"].dtype)) for item in tensors)
         while inputs and not inputs[-1]:
             inputs.pop()
-        return TorchCall(self.builder, origin, name, inputs, args)
+        return TorchCall(self.builder, origin, name, inputs, args, kinds)
 
     def _new_shape(self, node: FxNode, name: str) -> tuple[int | Dim, ...]:
         old, new = self.symbols.shape(node.args[0].meta["val"].shape), self.symbols.shape(node.meta["val"].shape)  # type: ignore[union-attr]
@@ -331,6 +339,11 @@ def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
     """Return a tensor as NumPy holds it; reals become float32."""
     tensor = tensor.detach().cpu()
     return np.asarray(tensor.to(torch.float32).numpy() if tensor.dtype.is_floating_point else tensor.numpy())
+
+
+def kind_of(dtype: torch.dtype) -> str:
+    """Return "real", "int" or "bool"."""
+    return "bool" if dtype == torch.bool else "real" if dtype.is_floating_point else "int"
 
 
 def _kind(value: torch.Tensor) -> str:

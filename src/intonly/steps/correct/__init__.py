@@ -47,7 +47,7 @@ def correct(
     """
     import torch
 
-    from intonly.torch_exec import TorchRunner, fake_quantize
+    from intonly.torch_exec import TorchRunner, computed, fake_quantize
 
     if not bias_correction and rounding == "nearest":
         return graph
@@ -79,7 +79,7 @@ def correct(
                     inputs = Inputs.of(node, pairs, weights[node.origin].shape, samples=samples, centered=shifts)
                     params[name] = inputs.codes(weights[node.origin], qparams)
                     runner.params[name] = runner.tensor_of(name, params[name])
-            made = [spec.run_torch(node, [b.get(n, runner.params.get(n)) if n else None for n in node.inputs]) for b in live]
+            made = [computed(graph, node, [b.get(n, runner.params.get(n)) if n else None for n in node.inputs]) for b in live]
             wanted = real.advanced(node.output)
             if shifts:
                 node, shift = _shifted_bias(node, made, _mean(node, wanted), params, values_of)

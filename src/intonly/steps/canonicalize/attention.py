@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewrites around the scores of an attention: their factor, and masks that are written as very negative scores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from intonly.core.graph import Graph, Node, Value
+from intonly.ops import OPS
+from intonly.ops.attention import MASKING
+from intonly.steps.canonicalize.rewrite import fresh_names, rewired
+
+Array = npt.NDArray[Any]
+MOVES = ("transpose", "reshape")
+"""What may stand between a product and its factor."""
+
+
+def fold_factor(
+    graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]
+) -> Graph | None:
+    """Make a positive number that multiplies a matrix product, or one of its operands, part of the product's unit."""
+    if node.op != "mul" or node.output in pinned:
+        return None
+    source, factor = next(((node.inputs[1 - i], graph.params[n]) for i, n in enumerate(node.inputs) if n in graph.params), ("", None))
+    if factor is None or source in graph.params or source in pinned or factor.size != 1 or not factor.item() > 0:
+        return None
+    if graph.values[source].shape != graph.values[node.output].shape:
+        return None
+    product = _product_before(graph, source, consumers, producers, pinned)
+    if product is None and node.output not in graph.outputs:
+        product = _product_behind(graph, node.output, consumers, pinned)
+    if product is None:
+        return None
+    scaled = product.with_attrs(factor=product.attrs.get("factor", 1.0) * float(factor.item()))
+    if node.output in graph.outputs:
+        return _renamed(graph, node, source, (product, scaled))
+    return rewired(graph, node, source, changed=(product, scaled))
+
+
+def _product_before(
+    graph: Graph, name: str, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]
+) -> Node | None:
+    """Return the matmul that makes `name` for one reader only, with nothing but moves in between."""
+    while (producer := producers.get(name)) is not None and name not in pinned and graph.sole_consumer(name, consumers) is not None:
+        if producer.op == "matmul":
+            return producer
+        if producer.op not in MOVES:
+            return None
+        name = producer.inputs[0]
+    return None
+
+
+def _product_behind(graph: Graph, name: str, consumers: dict[str, list[Node]], pinned: Collection[str]) -> Node | None:
+    """Return the only matmul that reads `name`, as one operand, with nothing but moves in between."""
+    while (reader := graph.sole_consumer(name, consumers)) is not None and name not in pinned:
+        if reader.op == "matmul":
+            return reader if reader.inputs.count(name) == 1 else None
+        if reader.op not in MOVES:
+            return None
+        name = reader.output
+    return None
+
+
+def _renamed(graph: Graph, removed: Node, source: str, changed: tuple[Node, Node]) -> Graph:
+    """Return `graph` without `removed`, an output, whose name goes to what makes `source`."""
+
+    def named(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(removed.output if name == source else name for name in names)
+
+    nodes = [changed[1] if node is changed[0] else node for node in graph.nodes if node is not removed]
+    return graph.replace(nodes=tuple(replace(n, inputs=named(n.inputs), outputs=named(n.outputs)) for n in nodes))
+
+
+def recognize_mask(
+    graph: Graph, node: Node, consumers: dict[str, list[Node]], producers: dict[str, Node], pinned: Collection[str]
+) -> Graph | None:
+    """Give a softmax the mask that its scores hold as numbers of `MASKING` or less, chosen or added.
+
+    Exactness: a masked key gets 0; in float it has exp(-10^4) of the weight of a key whose score is as large. A row that has no
+    key left is 0 then, where in float it was uniform or not a number.
+    """
+    del consumers
+    if node.op != "softmax" or node.inputs[0] in pinned:
+        return None
+    producer = producers.get(node.inputs[0])
+    if producer is None or producer.inputs[0] in pinned:
+        return None
+    if producer.op == "where":
+        return _chosen(graph, node, producer)
+    if producer.op == "add" and producer.attrs["sign"] > 0:
+        for k in (0, 1):
+            other, bias = producer.inputs[k], producer.inputs[1 - k]
+            if bias in graph.params and other not in graph.params:
+                return _added_constant(graph, node, producer, other, bias)
+            chooser = producers.get(bias)
+            if chooser is not None and chooser.op == "where" and bias not in pinned:
+                found = _added_choice(graph, node, chooser, other)
+                if found is not None:
+                    return found
+    return None
+
+
+def _is_masking(graph: Graph, name: str) -> bool:
+    """Whether a value is constant and masks every score that it is added to or stands for."""
+    return name in graph.params and bool((graph.params[name] <= MASKING).all())
+
+
+def _chosen(graph: Graph, node: Node, where: Node) -> Graph | None:
+    """Scores where a condition holds, or does not, and masking numbers elsewhere."""
+    condition, a, b = where.inputs
+    if _is_masking(graph, b) and _covers(graph, node, a):
+        return _under(graph, node, a, condition)
+    if _is_masking(graph, a) and _covers(graph, node, b):
+        return _under(graph, node, b, condition, inverted=True)
+    return None
+
+
+def _added_choice(graph: Graph, node: Node, where: Node, scores: str) -> Graph | None:
+    """0 where a condition holds, or does not, and masking numbers elsewhere, added to the scores."""
+    condition, a, b = where.inputs
+    zeros = [name in graph.params and not graph.params[name].any() for name in (a, b)]
+    if not _covers(graph, node, scores):
+        return None
+    if zeros[0] and _is_masking(graph, b):
+        return _under(graph, node, scores, condition)
+    if zeros[1] and _is_masking(graph, a):
+        return _under(graph, node, scores, condition, inverted=True)
+    return None
+
+
+def _added_constant(graph: Graph, node: Node, add: Node, scores: str, bias: str) -> Graph | None:
+    """A constant that holds masking numbers, which are taken out of it."""
+    constant = graph.params[bias]
+    keys = constant > MASKING
+    if keys.all() or not _covers(graph, node, scores):
+        return None
+    mask, rest = fresh_names(graph, f"{node.origin}.mask", bias)
+    graph = _with_constants(graph, {mask: keys})
+    left = np.where(keys, constant, 0).astype(np.float32)
+    if not left.any():
+        return _under(graph, node, scores, mask)
+    nodes = tuple(replace(n, inputs=tuple(rest if i == bias else i for i in n.inputs)) if n is add else n for n in graph.nodes)
+    return _under(_with_constants(graph.replace(nodes=nodes), {rest: left}), node, add.output, mask)
+
+
+def _covers(graph: Graph, node: Node, scores: str) -> bool:
+    """Whether the scores have their full shape before the mask is applied."""
+    return graph.values[scores].shape == graph.values[node.output].shape
+
+
+def _with_constants(graph: Graph, constants: dict[str, Array]) -> Graph:
+    values = {name: Value(array.shape) for name, array in constants.items()}
+    return graph.replace(values={**graph.values, **values}, params={**graph.params, **constants})
+
+
+def _under(graph: Graph, node: Node, scores: str, condition: str, *, inverted: bool = False) -> Graph:
+    """Return the graph in which `node` reads `scores` under its mask, if it has one, and a condition or its opposite."""
+    known = node.inputs[1] if len(node.inputs) > 1 else ""
+    mask, zero, one = fresh_names(graph, *(f"{node.origin}.{hint}" for hint in ("mask", "zero", "one")))
+    if condition in graph.params and (not known or known in graph.params):
+        keys = (graph.params[condition] != 0) ^ inverted
+        keys = keys & (graph.params[known] != 0) if known else keys
+        graph = _with_constants(graph, {mask: keys})
+        return _replaced(graph, node, replace(node, inputs=(scores,) if keys.all() else (scores, mask)))
+    if not known and not inverted:
+        return _replaced(graph, node, replace(node, inputs=(scores, condition)))
+    graph = _with_constants(graph, {zero: np.asarray(0.0, np.float32), one: np.asarray(1.0, np.float32)})
+    chosen = (zero, known or one) if inverted else (known or one, zero)
+    both = Node("where", (condition, *chosen), (mask,), {}, mask)
+    shape = OPS["where"].infer(both, [graph.values[name] for name in both.inputs])
+    graph = graph.replace(values={**graph.values, mask: Value(shape)})
+    return _replaced(graph, node, both, replace(node, inputs=(scores, mask)))
+
+
+def _replaced(graph: Graph, node: Node, *new: Node) -> Graph:
+    return graph.replace(nodes=tuple(n for old in graph.nodes for n in (new if old is node else (old,))))
