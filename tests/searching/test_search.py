@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from intonly.core.errors import InfeasibleBudgetError, RecipeError
 from intonly.core.records import Recipe
 from intonly.searching import compare_searches
 from intonly.searching import run as running
+from intonly.searching.prepared import Prepared
 
 RECIPE = Recipe(rounding="nearest", bias_correction=False, samples=256)
 
@@ -64,6 +66,51 @@ def found(case, budget, **options):
     """Return the result of a search without a clock."""
     options = {"recipe": RECIPE, "metrics": ("hessian-trace",), "timed": False, **options}
     return compare_searches(case[0], budget, case[1], **options)
+
+
+@pytest.mark.parametrize("share", [55, 65])
+def test_a_refined_plan_loses_less(case, share):
+    """A refinement would be a random step, or break the budget."""
+    budget = f"size={share}%"
+    options = {"metrics": ("output-mse",), "contest": False}
+    (plain,), (refined,) = (found(case, budget, refine=rounds, **options) for rounds in (0, 3))
+    ready = searching.prepare(case[0], RECIPE, searching.split(case[1])[0], weight_bits=searching.CANDIDATES, activation_bits=(8,))
+    lost = [ready.sensitivity("output-mse", around=r.allocation.weight_bits).base for r in (plain, refined)]
+    assert lost[1] <= lost[0]
+    if refined.allocation.weight_bits != plain.allocation.weight_bits:
+        assert lost[1] < lost[0]
+    assert refined.chosen.size_bytes <= refined.problem.limits["size"]
+
+
+@pytest.mark.parametrize(("bases", "taken"), [((1.0, 0.5), True), ((1.0, 1.0), False)])
+def test_the_choice_follows_losses_around_it_while_the_whole_loses_less(case, monkeypatch, bases, taken):
+    """The rounds would be idle, or keep a choice that measures no better than the one before."""
+    options = {"metrics": ("output-mse",), "contest": False}
+    (plain,) = found(case, "size=60%", **options)
+    measured = Prepared.sensitivity
+    asked = []
+
+    def turned(self, metric, *, around=None, **rest):
+        table = measured(self, metric, **rest)
+        if around is None:
+            return table
+        asked.append(dict(around))
+        rows = tuple(tuple(1e3 * (i % 2) / bits for bits in table.weight_bits) for i, _ in enumerate(table.layers))
+        return replace(table, weight_loss=rows, base=bases[len(asked) - 1])
+
+    monkeypatch.setattr(Prepared, "sensitivity", turned)
+    (refined,) = found(case, "size=60%", refine=1, **options)
+    assert asked[0] == plain.allocation.weight_bits != asked[1]
+    assert refined.allocation.weight_bits == (asked[1] if taken else asked[0])
+    assert refined.problem.sensitivity == plain.problem.sensitivity
+
+
+def test_refining_needs_a_metric_that_knows_plans(case):
+    """Losses of the float network would be taken for those around a plan."""
+    with pytest.raises(RecipeError, match="metric 'fisher' foresees losses around the float network only"):
+        found(case, "size=60%", metrics=("fisher",), refine=1)
+    with pytest.raises(RecipeError, match="refine must be 0 rounds or more, got -1"):
+        found(case, "size=60%", metrics=("kl",), refine=-1)
 
 
 def test_a_uniform_plan_that_measures_better_is_the_plan(case):

@@ -41,6 +41,9 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     compare: Annotated[
         bool, typer.Option("--compare", help="One plan for each metric and solver, measured side by side; the best one is written.")
     ] = False,
+    refine: Annotated[
+        int, typer.Option("--refine", min=0, help="Rounds in which losses are measured again around the plan; for kl, output-mse, sqnr.")
+    ] = 0,
     time_limit: Annotated[float | None, typer.Option("--time-limit", min=0.01, help="Seconds for each solution.")] = None,
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", file_okay=False, help="Folder that keeps finished work; the same command goes on there.")
@@ -91,6 +94,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
         "run_dir": run_dir,
         "batch": batch,
         "contest": not compare,
+        "refine": refine,
         "device": device,
         "inputs": spec,
         "outputs": options.names(outputs),

@@ -43,6 +43,7 @@ class SensitivityTable:
         excluded: layer -> why it has no finite loss. An allocation gives these the widest widths.
         seed, samples, data_digest: what the numbers depend on.
         notes: what a reader should know before trusting them, one sentence each.
+        base: loss of the network around which they were measured; 0 for the float one.
     """
 
     metric: str
@@ -60,6 +61,7 @@ class SensitivityTable:
     samples: int = 0
     data_digest: str = ""
     notes: tuple[str, ...] = ()
+    base: float = 0.0
 
     def __post_init__(self) -> None:
         where = f"sensitivity table {self.metric!r}"

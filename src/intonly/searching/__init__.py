@@ -12,13 +12,14 @@ sum of layer times was wrong about the whole, the table is corrected and the cho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from intonly.core.budgets import Budget
 from intonly.core.errors import DataError, RecipeError
 from intonly.core.records import InputSpec, recipe_of
-from intonly.core.tables import Problem
+from intonly.core.tables import Problem, SensitivityTable
 from intonly.evaluation import opened
 from intonly.latency import LatencyStore
 from intonly.loading import peeked
@@ -29,7 +30,7 @@ from intonly.searching.costs import cost_tables
 from intonly.searching.disagreement import Disagreement, disagreement
 from intonly.searching.judging import Judge, split
 from intonly.searching.planning import uniform
-from intonly.searching.prepared import prepare
+from intonly.searching.prepared import Prepared, prepare
 from intonly.searching.records import Measured, SearchResult
 from intonly.searching.run import Run
 from intonly.steps.allocate import ties
@@ -78,6 +79,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     device: str = "cpu",
     timed: bool = True,
     contest: bool = True,
+    refine: int = 0,
     inputs: InputSpec | Sequence[InputSpec] | None = None,
     example_inputs: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
@@ -96,6 +98,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
         batch: samples of a call whose latency counts. device: where sensitivity runs. timed: False = no clock is read
             unless the budget limits latency. contest: True = where a uniform plan within the budget measures better on the
             judging samples, it is the plan, and a note says so; False = the solver's own choice whatever it measures.
+        refine: most rounds in which losses are measured again around the choice, with metrics that can do that: 0 or more.
         inputs, example_inputs, input_shapes, outputs: as for `load`.
         processes: among which calibration and sensitivity are shared; the first one measures, solves and judges, and each
             returns the same.
@@ -105,6 +108,8 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
         raise RecipeError(f"a search needs a metric and a solver at least, got metrics {metrics} and solvers {solvers}")
     if batch < 1 or (time_limit is not None and not time_limit > 0):
         raise RecipeError(f"batch must be 1 or more and time_limit above 0 seconds, got {batch} and {time_limit}")
+    if refine < 0:
+        raise RecipeError(f"refine must be 0 rounds or more, got {refine}")
     asked, limits = recipe_of(recipe), budget if isinstance(budget, Budget) else Budget.parse(budget)
     beginning, data = peeked(data)
     source = opened(model, beginning, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
@@ -129,8 +134,11 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     weight_ties, activation_ties = ties(ready.graph)
     if len(ready.choices.activation_bits) > 1:
         _check_looks_at_activations(metrics)
+    if refine:
+        _check_knows_plans(metrics)
     results = []
     for metric in metrics:
+        around = partial(_around, ready, metric, device, folder, report) if refine else None
         problem = Problem(
             ready.sensitivity(metric, device=device, run_dir=folder, progress=report),
             costs,
@@ -142,9 +150,31 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
             activation_candidates=ready.choices.activation_bits,
         )
         for solver in solvers:
-            run = Run(ready, problem, judge, solver, time_limit, batch, limits.max_drop, timed or wants_latency, contest)
+            run = Run(ready, problem, judge, solver, time_limit, batch, limits.max_drop, timed or wants_latency, contest, refine, around)
             results.append(run.result())
     return tuple(results)
+
+
+def _around(
+    ready: Prepared, metric: str, device: str, folder: Path | None, report: Progress, weight_bits: Mapping[str, int]
+) -> SensitivityTable:
+    return ready.sensitivity(metric, around=weight_bits, device=device, run_dir=folder, progress=report)
+
+
+def _check_knows_plans(metrics: Sequence[str]) -> None:
+    """Refuse metrics that know no losses around a plan.
+
+    Raises:
+        RecipeError: naming the metric, and those that could stand in its place.
+    """
+    from intonly.steps.sensitivity import METRICS
+
+    able = [metric.name for metric in METRICS if metric.around]
+    for name in metrics:
+        if name not in able:
+            raise RecipeError(
+                f"metric {name!r} foresees losses around the float network only, so its choice cannot be refined; use {', '.join(able)}"
+            )
 
 
 def _check_looks_at_activations(metrics: Sequence[str]) -> None:

@@ -47,12 +47,18 @@ class Prepared:
     processes: Processes = ALONE
 
     def sensitivity(
-        self, metric: str, *, device: str = "cpu", run_dir: Path | None = None, progress: Progress | None = None
+        self,
+        metric: str,
+        *,
+        around: Mapping[str, int] | None = None,
+        device: str = "cpu",
+        run_dir: Path | None = None,
+        progress: Progress | None = None,
     ) -> SensitivityTable:
         """Return the losses of every layer and width, by one metric.
 
         Args:
-            run_dir: where finished pieces are kept, and found again.
+            around: see `steps.sensitivity.sensitivity`. run_dir: where finished pieces are kept, and found again.
         """
         from intonly.steps.sensitivity import METRICS, sensitivity
 
@@ -77,6 +83,7 @@ class Prepared:
             metric=metric,
             seed=self.recipe.seed,
             labels=None if labels is None else mine.shard(labels),
+            around=around,
             device=device,
             progress=progress,
             store=None if run_dir is None else Folder(run_dir),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +11,7 @@ from itertools import product
 
 from intonly.core.errors import InfeasibleBudgetError
 from intonly.core.records import Plan
-from intonly.core.tables import Allocation, CostTable, Problem
+from intonly.core.tables import Allocation, CostTable, Problem, SensitivityTable
 from intonly.latency import latencies
 from intonly.searching.judging import Judge
 from intonly.searching.planning import plan_of_allocation, uniform
@@ -43,6 +44,8 @@ class Run:
         max_drop: most points to lose on the judging samples; None = whatever the plan loses.
         timed: whether plans are timed.
         contest: whether a uniform plan within the limits takes the place of a choice that measures worse.
+        refine: most rounds in which the losses are measured again around the choice, and the choice made again.
+        around: weight widths -> losses around them; see `steps.sensitivity.sensitivity`.
     """
 
     ready: Prepared
@@ -54,6 +57,8 @@ class Run:
     max_drop: float | None = None
     timed: bool = True
     contest: bool = True
+    refine: int = 0
+    around: Callable[[Mapping[str, int]], SensitivityTable] | None = None
 
     def result(self) -> SearchResult:
         """Return the plan and what it is worth.
@@ -63,7 +68,7 @@ class Run:
         """
         reference = uniform(self.ready.graph, self.ready.recipe, self.ready.choices, 8, 8, "w8a8")
         problem, allocation, factor = self._corrected(reference)
-        problem, allocation = self._fitting(problem, allocation)
+        problem, allocation = self._refined(*self._fitting(problem, allocation))
         allocation, contest = self._contested(problem, allocation)
         plan = self._plan(allocation)
         if self.max_drop is not None:
@@ -153,6 +158,24 @@ class Run:
             allocation = self._solved(problem)
             times *= 2
         return problem, allocation
+
+    def _refined(self, problem: Problem, allocation: Allocation) -> tuple[Problem, Allocation]:
+        """Return the choice of the last round whose whole network lost less than the one before.
+
+        Layers that are quantized together lose more, or less, than the sum of what each loses alone. So the losses are measured
+        again with all other layers at the widths chosen, and the choice is made from these.
+        """
+        best, lost = allocation, math.inf
+        for left in range(self.refine if self.around is not None else -1, -1, -1):
+            assert self.around is not None
+            table = self.around(allocation.weight_bits)
+            if not table.base < lost:
+                break
+            best, lost = allocation, table.base
+            if left == 0:
+                break
+            _, allocation = self._fitting(replace(problem, sensitivity=table), self._solved(replace(problem, sensitivity=table)))
+        return problem, allocation_of(problem, best.weight_bits, best.activation_bits, best.solver, best.gap)
 
     def _contested(self, problem: Problem, allocation: Allocation) -> tuple[Allocation, tuple[str, ...]]:
         """Return the choice, or the best uniform one within the limits where that measures better; and what to say of it."""

@@ -301,6 +301,37 @@ def test_measured_losses_are_those_of_a_changed_graph(seed):
         assert table.weight_loss[i][0] == pytest.approx(want, rel=1e-6, abs=1e-15)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_losses_around_a_plan_are_those_of_the_planned_network(seed):
+    """Refined choices would be made from losses of another network: layers left real, or errors against the planned outputs."""
+    graph = random_network(seed)
+    x = data(graph, 5)
+    given = probes(graph, x, (2, 3, 5))
+    plan = {origin: (2, 3, 5)[i % 3] for i, origin in enumerate(given.layers)}
+    table = sensitivity(graph, cut(x, 2), given, metric="output-mse", around=plan, precision="float64")
+    weights = {node.origin: node.inputs[1] for node in graph.nodes if node.origin in given.layers}
+    clean = run_float(graph, x)
+
+    def lost(**changes):
+        planned = {weights[origin]: given.weight(origin, bits) for origin, bits in {**plan, **changes}.items()}
+        found = run_float(graph.replace(params={**graph.params, **planned}), x)
+        return sum(((found[k] - clean[k]) ** 2).mean() for k in clean)
+
+    assert table.base == pytest.approx(lost(), rel=1e-6)
+    for origin, row in zip(given.layers, table.weight_loss, strict=True):
+        every = np.array([lost(**{origin: bits}) for bits in (2, 3, 5)])
+        np.testing.assert_allclose(row, every - every.min(), rtol=1e-5, atol=1e-6 * every.max())
+
+
+@pytest.mark.parametrize("metric", [m.name for m in METRICS if not m.around])
+def test_what_knows_no_plan_says_so(metric):
+    """A model of the float network would be taken for a measurement of the planned one."""
+    graph = smooth_net()
+    given = noise(graph)
+    with pytest.raises(RecipeError, match=r"around a plan kl, output-mse, sqnr can"):
+        sensitivity(graph, [data(graph, 20)], given, metric=metric, around=dict.fromkeys(given.layers, 4))
+
+
 def test_kl_is_in_nats_and_of_probabilities():
     """The divergence would be taken the wrong way round, averaged over classes, or of logits."""
     graph, x = relu_net(), data(relu_net(), 20)

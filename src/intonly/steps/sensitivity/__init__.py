@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -47,6 +47,7 @@ class Metric:
         meaning: one line for people who choose.
         looks_at: what its losses tell apart. The losses of what it does not look at are 0.
         sums: whether shares of the batches, each in a process of its own, give what all batches give in one.
+        around: whether it can say what one layer more or less adds to a network that is quantized already.
     """
 
     name: str
@@ -54,15 +55,16 @@ class Metric:
     function: Callable[[Study], Findings]
     looks_at: tuple[Literal["weights", "activations"], ...] = ("weights", "activations")
     sums: bool = True
+    around: bool = False
 
 
 METRICS = (
     Metric("hessian-trace", "mean curvature of the loss times the rounding error (HAWQ-V2, HAWQV3)", hessian_trace),
     Metric("hessian-eigenvalue", "largest curvature of the loss times the rounding error (HAWQ)", hessian_eigenvalue, ("weights",)),
     Metric("fisher", "squared slopes of the samples' losses along the rounding error (empirical Fisher)", fisher),
-    Metric("kl", "divergence of the predictions, measured with one layer quantized (ZeroQ)", kl),
-    Metric("output-mse", "squared error of the outputs, measured with one layer quantized", output_mse),
-    Metric("sqnr", "noise against signal at the outputs, measured with one layer quantized", sqnr),
+    Metric("kl", "divergence of the predictions, measured with one layer quantized (ZeroQ)", kl, around=True),
+    Metric("output-mse", "squared error of the outputs, measured with one layer quantized", output_mse, around=True),
+    Metric("sqnr", "noise against signal at the outputs, measured with one layer quantized", sqnr, around=True),
     Metric("orm", "orthogonality of the layers' outputs, no quantizer involved (OMPQ)", orm, ("weights",), sums=False),
     Metric("orm-debiased", "the same without the bias of small samples", orm_debiased, ("weights",), sums=False),
     Metric("size", "every layer alike: the baseline that any metric must beat", size, ("weights",)),
@@ -78,6 +80,7 @@ def sensitivity(  # noqa: PLR0913 - all but three are choices with a default
     seed: int = 0,
     labels: Any = None,
     loss: Kind = "auto",
+    around: Mapping[str, int] | None = None,
     device: str | torch.device = "cpu",
     precision: Literal["float32", "float64"] = "float32",
     progress: Progress | None = None,
@@ -95,6 +98,8 @@ def sensitivity(  # noqa: PLR0913 - all but three are choices with a default
         loss: what grows. "cross-entropy" with the labels; "own-predictions": cross-entropy with the predictions of the
             network itself; "squared-error": half the squared distance to its own outputs. "auto" takes the first that fits:
             the first two need one output (N, classes), and no input of that shape. Several outputs are each divided by their mean square.
+        around: origin -> weight bits of the network as it is planned. The losses are then what each width of a layer adds when all
+            others have these, less the smallest of its row, and `base` is the loss of the whole. None = all others are real.
         device, precision: where and how the network is computed. Sums are float64 always.
         progress: called with (metric, done, total).
         store: where finished pieces are kept and looked for.
@@ -103,12 +108,15 @@ def sensitivity(  # noqa: PLR0913 - all but three are choices with a default
     Exactness: deterministic for a seed; independent of the split into batches up to rounding.
 
     Raises:
-        RecipeError: when there is no such metric.
+        RecipeError: when there is no such metric, or it knows no losses around a plan.
         DataError: when there are no samples, labels do not fit, or no layer has a finite loss.
     """
     chosen = next((m for m in METRICS if m.name == metric), None)
     if chosen is None:
         raise RecipeError(f"unknown metric {metric!r}; known are {', '.join(m.name for m in METRICS)}")
+    if around is not None and not chosen.around:
+        able = ", ".join(m.name for m in METRICS if m.around)
+        raise RecipeError(f"metric {metric!r} foresees losses around the float network only; around a plan {able} can")
     given = _batches(graph, batches, labels)
     shared = reduce or _same
     samples = int(shared(torch.tensor([float(sum(map(len, given)))], dtype=torch.float64))[0])
@@ -125,7 +133,8 @@ def sensitivity(  # noqa: PLR0913 - all but three are choices with a default
         samples=samples,
         seed=seed,
         per_sample=network.keeps_samples(reads),
-        name=_fingerprint(graph, probes, digest, [metric, seed, kind, precision]),
+        around=around or {},
+        name=_fingerprint(graph, probes, digest, [metric, seed, kind, precision, *sorted((around or {}).items())]),
         stage=metric,
         store=store or Forgetful(),
         progress=progress or _silent,
@@ -136,10 +145,28 @@ def sensitivity(  # noqa: PLR0913 - all but three are choices with a default
     if kind == "squared-error" and len(reads) > 1:
         energies = output_sums(study, "energies", lambda y: y.double().square().sum()) / output_sums(study, "elements", torch.numel)
         study = study.with_loss(Loss(kind, reads, tuple(float(1 / e) if e > 0 else 1.0 for e in energies)))
-    return _table(chosen.function(study), study, metric, digest)
+    found = chosen.function(study)
+    return _table(found if around is None else _added(found), study, metric, digest, 0.0 if around is None else _base(found, study))
 
 
-def _table(found: Findings, study: Study, metric: str, digest: str) -> SensitivityTable:
+def _base(found: Findings, study: Study) -> float:
+    """Return the loss of the whole network as it is planned: what any layer's planned width gives."""
+    probes = study.probes
+    planned = [found.weight_loss[i, probes.weight_bits.index(study.around[origin])] for i, origin in enumerate(probes.layers)]
+    return float(np.mean([loss for loss in planned if np.isfinite(loss)]))
+
+
+def _added(found: Findings) -> Findings:
+    """Return what each width adds to the best one of its layer."""
+
+    def less(rows: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64] | None:
+        return None if rows is None or not rows.size else rows - rows.min(axis=1, keepdims=True)
+
+    weights = less(found.weight_loss)
+    return replace(found, weight_loss=found.weight_loss if weights is None else weights, activation_loss=less(found.activation_loss))
+
+
+def _table(found: Findings, study: Study, metric: str, digest: str, base: float) -> SensitivityTable:
     """Return the table; a layer with a number that is not finite is named in `excluded`, and its numbers are 0."""
     probes = study.probes
     weights, activations = found.weight_loss, found.activation_loss
@@ -172,6 +199,7 @@ def _table(found: Findings, study: Study, metric: str, digest: str) -> Sensitivi
         samples=study.samples,
         data_digest=digest,
         notes=found.notes,
+        base=base,
     )
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes out of the network when just one layer's weight, or just one layer's input, is quantized.
+"""What comes out of the network when just one layer's weight, or just one layer's input, changes its width.
 
-A batch is run once as it is; from then on only what lies behind the changed layer is run again.
+A batch is run once as it is; from then on only what lies behind the changed layer is run again. All other layers are real, or have
+the widths that the study is held around.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from intonly.torch_exec import fake_quantize
 
 Floats = npt.NDArray[np.float64]
 Distance = Callable[[Values, Values], Sequence[torch.Tensor]]
-"""(values of the network as it is, values with one layer changed) -> sums over the batch, one for each output."""
+"""(values of the float network, values with one layer changed) -> sums over the batch, one for each output."""
 
 
 def one_by_one(study: Study, name: str, distance: Distance) -> tuple[Floats, Floats]:
     """Return the summed distances, (layers, widths, outputs), for weights and for inputs."""
+    held = {layer.weight: study.weight(layer, study.around[layer.origin]) for layer in study.layers if layer.origin in study.around}
 
     def work(batch: Batch) -> dict[str, list[list[list[float]]]]:
         with torch.no_grad():
-            values = study.network.values(batch.arrays)
-            weights = [[_plain(distance(values, changed)) for changed in row] for row in _other_weights(study, values)]
-            activations = [[_plain(distance(values, changed)) for changed in row] for row in _other_inputs(study, values)]
+            clean = study.network.values(batch.arrays)
+            values = study.network.values(batch.arrays, held) if held else clean
+            weights = [[_plain(distance(clean, changed)) for changed in row] for row in _other_weights(study, values)]
+            activations = [[_plain(distance(clean, changed)) for changed in row] for row in _other_inputs(study, values)]
         return {"weights": weights, "activations": activations}
 
     sums = study.total(name, work)

@@ -104,6 +104,7 @@ class Study:
 
     Args:
         per_sample: whether the first axis counts samples in every layer (`Network.keeps_samples`).
+        around: weight widths that layers have beside the one that changes; layers without one are real.
         name: stands in front of every piece that is stored, and names all that it depends on.
         reduce: sums a float64 tensor over all processes; the identity when there is one.
     """
@@ -115,6 +116,7 @@ class Study:
     samples: int
     seed: int
     per_sample: bool
+    around: Mapping[str, int]
     name: str
     stage: str
     store: Store[Any]
