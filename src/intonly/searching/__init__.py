@@ -42,7 +42,7 @@ CANDIDATES = (2, 3, 4, 5, 6, 7, 8)
 
 
 def search(
-    model: Any, budget: str | Budget, data: Any, *, metric: str = "hessian-trace", solver: str = "exact", **options: Any
+    model: Any, budget: str | Budget, data: Any, *, metric: str = "fisher", solver: str = "exact", **options: Any
 ) -> SearchResult:
     """Return the plan with the least predicted loss within a budget, and all that it was chosen from.
 
