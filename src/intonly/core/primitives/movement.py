@@ -18,7 +18,7 @@ MAX_JOINED = 1 << 16
 def reshaped(old: Shape, new: Sequence[int], node: Node) -> Shape:
     """Return the shape that reshape gives: 0 keeps the axis at that place, one -1 takes what is left.
 
-    Symbolic extents must be kept (0), or be the only factor that -1 stands for.
+    Symbolic extents must be kept (0); one of them may be a factor of what -1 stands for.
     """
     known: list[int | Dim] = []
     for i, d in enumerate(new):
@@ -41,11 +41,10 @@ def reshaped(old: Shape, new: Sequence[int], node: Node) -> Shape:
     if -1 not in known:
         require(not left and total == fixed, node, problem)
         return tuple(known)
+    require(len(left) <= 1, node, f"{problem}: two symbolic extents may not be merged")
+    total *= math.prod(d.times for d in left)
     require(fixed > 0 and total % fixed == 0, node, problem)
-    rest: int | Dim = total // fixed
-    if left:
-        require(len(left) == 1 and rest == 1, node, f"{problem}: a symbolic extent may not be merged with another axis")
-        rest = left[0]
+    rest = total // fixed if not left else left[0].base.scaled(total // fixed)
     return tuple(rest if d == -1 else d for d in known)
 
 
