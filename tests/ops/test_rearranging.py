@@ -282,7 +282,8 @@ def test_reshape_names_symbolic_extents_by_their_place():
     assert reshape.encoded((n, 3, length, 4), (n, length, 12)) == (0, -1, 12)
     assert reshape.encoded((n, 4, 5), (n, -1)) == (0, 20)
     assert reshape.encoded((n, 4, 1), (-1, 4)) == (0, 4)
-    assert reshape.encoded((n, 4, 5), (-1, 5)) is None, "N * 4 is no extent"
+    assert reshape.encoded((n, 4, 5), (-1, 5)) == (-1, 5), "4 * N"
+    assert reshape.encoded((n, 4, 5), (2, -1, 5)) is None, "two rows would hold numbers of several samples"
     assert reshape.encoded((n, length, 4), (4, n, length)) is None, "two symbolic extents would move"
 
 

@@ -209,7 +209,9 @@ class ProgramReader:
             self.values[self.program.identity[node]] = self._value(source)
         elif self._reads_constants(node) and repeats(node, self.symbols):
             tensors = {operand: self._value(operand).tensor for operand in node.all_input_nodes if self._is_constant(operand)}
-            self.values[node] = Constant(for_one(node, tensors, self.symbols), self.program.origins[node])
+            made, source = for_one(node, tensors, self.symbols), next(iter(tensors))
+            is_same = base_name(node) == "expand" and made.shape == tensors[source].shape
+            self.values[node] = self._value(source) if is_same else Constant(made, self.program.origins[node])
         elif not isinstance(made, SCALARS) and made is not None:
             self.values[self.program.identity[node]] = self._imported(node, base_name(node))
 
