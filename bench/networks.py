@@ -197,6 +197,63 @@ def autoencoder() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(128, 640))
 
 
+class Attention(nn.Module):
+    """Attention of `heads` heads over all tokens."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return tokens (N, T, width)."""
+        n, tokens, width = x.shape
+        q, k, v = (f(x).reshape(n, tokens, self.heads, -1).transpose(1, 2) for f in (self.query, self.key, self.value))
+        p = torch.softmax(q @ k.transpose(-1, -2) * (width // self.heads) ** -0.5, -1)
+        return self.out((p @ v).transpose(1, 2).reshape(n, tokens, width))
+
+
+class Encoder(nn.Module):
+    """A transformer block: norms before its parts as in ViT, or after the sums as in BERT."""
+
+    def __init__(self, width: int, heads: int, *, before: bool) -> None:
+        super().__init__()
+        self.attention, self.before = Attention(width, heads), before
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return tokens (N, T, width)."""
+        if self.before:
+            x = x + self.attention(self.first(x))
+            return x + self.mlp(self.second(x))
+        x = self.first(x + self.attention(x))
+        return self.second(x + self.mlp(x))
+
+
+class VisionTransformer(nn.Module):
+    """DeiT without its distillation token. Source: Touvron et al. 2021, table 1."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 16, 16)
+        self.token = nn.Parameter(torch.randn(1, 1, width) * 0.5)
+        self.position = nn.Parameter(torch.randn(1, 197, width) * 0.2)
+        self.blocks = nn.Sequential(*(Encoder(width, heads, before=True) for _ in range(12)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, 1000)."""
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+def sentence_encoder() -> nn.Module:
+    """Return the encoder of MiniLM-L6 behind its embeddings: 6 blocks, 384 wide, 12 heads. Source: Wang et al. 2020."""
+    return nn.Sequential(nn.LayerNorm(384), *(Encoder(384, 12, before=False) for _ in range(6)))
+
+
 @dataclass(frozen=True)
 class Network:
     """A network to time. `shape` is one sample's; `batches` are the ones that the table shows."""
@@ -215,6 +272,8 @@ class Network:
     def samples(self, count: int, seed: int = 0) -> Array:
         """Return `count` normalized samples with some structure, float32: ramps and noise, as in pictures."""
         rng = np.random.default_rng(seed)
+        if len(self.shape) == 2:  # tokens
+            return (rng.normal(0, 1, (count, *self.shape)) + rng.normal(0, 0.5, (count, 1, self.shape[1]))).astype(np.float32)
         flat = len(self.shape) == 1
         c, *sides = (1, *self.shape) if flat else self.shape
         axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in sides), indexing="ij")
@@ -224,9 +283,19 @@ class Network:
         return x.reshape(count, *self.shape).astype(np.float32)
 
 
+def uneven(net: nn.Module) -> None:
+    """Give the layer norms of `net` uneven gains and offsets."""
+    with torch.no_grad():
+        for norm in net.modules():
+            if isinstance(norm, nn.LayerNorm):
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.normal_(0, 0.2)
+
+
 def settled(net: nn.Module, x: Tensor) -> nn.Module:
     """Return `net` in eval mode, its batch norms with uneven gains and the statistics of `x`."""
     norms = [module for module in net.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    uneven(net)
     with torch.no_grad():
         for norm in norms:
             norm.momentum = None  # the plain mean over what comes
@@ -245,4 +314,7 @@ NETWORKS = (
     Network("ResNet8", lambda: small_resnet(1), (3, 32, 32)),
     Network("DS-CNN", ds_cnn, (1, 49, 10)),
     Network("autoencoder", autoencoder, (640,)),
+    Network("DeiT-tiny", lambda: VisionTransformer(192, 3), (3, 224, 224)),
+    Network("DeiT-small", lambda: VisionTransformer(384, 6), (3, 224, 224)),
+    Network("MiniLM", sentence_encoder, (128, 384)),
 )

@@ -41,7 +41,9 @@ enum { INTONLY_CONSTANTS = 0, INTONLY_ARENA = 1, INTONLY_CALLER = 2 };
     STEP(map)       /* one element at a time, with broadcasting */                                                     \
     STEP(copy)      /* moves integers: transpose, slice, concat, pad, change of type */                                \
     STEP(gather)    /* picks rows by index */                                                                          \
-    STEP(halo)      /* fills the margin around an image */
+    STEP(halo)      /* fills the margin around an image */                                                             \
+    STEP(attention) /* means of values under weights that are exponentials of products */                              \
+    STEP(norm)      /* rows over their deviation: layer norm and RMS norm */
 
 /* S(name) is one word, V(name, count) are several. Every step begins with its kind, its length in words, into how many
  * parts it is worth dividing among threads, and whether it may run beside the steps before it.
@@ -146,6 +148,43 @@ enum { INTONLY_FORM_ACC = 0, INTONLY_FORM_WIDE = 1, INTONLY_FORM_NARROW = 2 };
     INTONLY_HEAD(S) INTONLY_IMAGE(S, x) S(n) S(h) S(w) S(pixel_bytes)                                                  \
     S(top) S(left) S(bottom) S(right) S(pattern)
 
+/* For queries q[r], keys k[t] and values v[t], at each place of the outer axes:
+ *
+ *     score[t]  = sum over `depth` bytes of (q[r] - q_zero) * k[t]
+ *     weight[t] = 255 * 2^(-(largest score - score[t]) in octaves), 0 where the mask is 0  (kernels/attention/weights.h)
+ *     mean[c]   = sum over t of weight[t] * (v[t][c] - v_zero) / sum of the weights, in units of 2^-22
+ *     y[r][c]   = clamp(zero_point + ((mean[c] * multiplier + 2^(y_shift-1)) >> y_shift), lo, hi) for `width` c
+ *
+ * The zero point of k moves all scores of a row alike, so nobody asks for it. Codes of 8 bits; depth and width are
+ * contiguous. extent, strides: outer axes, and the queries as the last (0 for k and v); k_key, v_key and mask_key: bytes
+ * from one key to the next. shift, weight_multiplier: from differences of scores to 1024ths of octaves. mask_ref -1: all
+ * keys count. */
+#define INTONLY_ATTENTION_FIELDS(S, V)                                                                                 \
+    INTONLY_HEAD(S) S(q_ref) S(q_type) S(q_zero) S(k_ref) S(k_type) S(v_ref) S(v_type) S(v_zero) S(mask_ref)           \
+    S(y_ref) S(y_type) V(extent, INTONLY_RANK) V(q_strides, INTONLY_RANK) V(k_strides, INTONLY_RANK)                   \
+    V(v_strides, INTONLY_RANK) V(mask_strides, INTONLY_RANK) V(y_strides, INTONLY_RANK)                                \
+    S(keys) S(depth) S(width) S(k_key) S(v_key) S(mask_key) S(shift) S(weight_multiplier)                              \
+    S(multiplier) S(y_shift) S(zero_point) S(lo) S(hi)
+
+#define INTONLY_MOST_KEYS 1024
+#define INTONLY_MOST_DEPTH 128      /* of depth, and of width */
+#define INTONLY_MOST_KEY_BYTES 65536 /* keys * depth, and keys * width, each rounded up to a multiple of 16 */
+
+/* Rows of `count` contiguous integers of at most 16 bits, x counted from `middle`:
+ *
+ *     total      = sum of x when centered, else 0; u = count * x - total
+ *     root       = max(floor(sqrt((count * sum of x^2 - total^2) * 4^root_bits + eps_code)), least_root)
+ *     reciprocal = floor(2^reciprocal_bits / root)
+ *     result     = floor(u * reciprocal / 2^(reciprocal_bits - root_bits - result_bits))
+ *     y[c]       = clamp(zero_point + ((result * multiplier[c] + offset[c]) >> shift[c]), lo, hi)
+ *
+ * extent, strides: the rows. multiplier int32, shift int8, offset int64 (with the rounding 2^(shift-1)): [count] each,
+ * space 0. Sums are formed modulo 2^64. */
+#define INTONLY_NORM_FIELDS(S, V)                                                                                      \
+    INTONLY_HEAD(S) S(x_ref) S(x_type) S(y_ref) S(y_type) V(extent, INTONLY_RANK) V(x_strides, INTONLY_RANK)           \
+    V(y_strides, INTONLY_RANK) S(count) S(middle) S(centered) S(root_bits) S(reciprocal_bits) S(least_root)            \
+    S(result_bits) S(eps_code) S(multiplier) S(shift) S(offset) S(zero_point) S(lo) S(hi)
+
 #define INTONLY_FIELD(name) int64_t name;
 #define INTONLY_FIELDS(name, count) int64_t name[count];
 typedef struct intonly_head { INTONLY_HEAD(INTONLY_FIELD) } intonly_head;
@@ -156,6 +195,8 @@ typedef struct intonly_map { INTONLY_MAP_FIELDS(INTONLY_FIELD, INTONLY_FIELDS) }
 typedef struct intonly_copy { INTONLY_COPY_FIELDS(INTONLY_FIELD, INTONLY_FIELDS) } intonly_copy;
 typedef struct intonly_gather { INTONLY_GATHER_FIELDS(INTONLY_FIELD, INTONLY_FIELDS) } intonly_gather;
 typedef struct intonly_halo { INTONLY_HALO_FIELDS(INTONLY_FIELD, INTONLY_FIELDS) } intonly_halo;
+typedef struct intonly_attention { INTONLY_ATTENTION_FIELDS(INTONLY_FIELD, INTONLY_FIELDS) } intonly_attention;
+typedef struct intonly_norm { INTONLY_NORM_FIELDS(INTONLY_FIELD, INTONLY_FIELDS) } intonly_norm;
 #undef INTONLY_FIELD
 #undef INTONLY_FIELDS
 

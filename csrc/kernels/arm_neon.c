@@ -2,10 +2,12 @@
  *
  * The table of the NEON kernels. They take signed and unsigned codes, so the planner changes neither.
  */
+#include "kernels/attention/arm_neon.h"
 #include "kernels/contract/arm_neon.h"
 #include "kernels/gemm/arm_neon.h"
 #include "kernels/kernels.h"
 #include "kernels/map/arm_neon.h"
+#include "kernels/norm/arm_neon.h"
 #include "kernels/window/arm_neon.h"
 
 void intonly_kernels_neon(intonly_kernels *table) {
@@ -22,4 +24,6 @@ void intonly_kernels_neon(intonly_kernels *table) {
     table->depthwise_size = intonly_depthwise_size_neon;
     table->depthwise_pack = intonly_depthwise_pack_neon;
     table->depthwise_accepts = intonly_depthwise_accepts_neon;
+    table->run[INTONLY_KIND_attention] = intonly_attention_neon;
+    table->run[INTONLY_KIND_norm] = intonly_norm_neon;
 }

@@ -2,6 +2,7 @@
  *
  * The table of the plain C kernels.
  */
+#include "kernels/attention/attention.h"
 #include "kernels/contract/contract.h"
 #include "kernels/copy/copy.h"
 #include "kernels/gather/gather.h"
@@ -10,6 +11,7 @@
 #include "kernels/kernels.h"
 #include "kernels/map/map.h"
 #include "kernels/map/table.h"
+#include "kernels/norm/norm.h"
 #include "kernels/window/window.h"
 
 void intonly_kernels_scalar(intonly_kernels *table) {

@@ -2,10 +2,12 @@
  *
  * The table of the AVX2 kernels.
  */
+#include "kernels/attention/x86_avx2.h"
 #include "kernels/contract/x86_avx2.h"
 #include "kernels/gemm/x86_avx2.h"
 #include "kernels/kernels.h"
 #include "kernels/map/x86_avx2.h"
+#include "kernels/norm/x86_avx2.h"
 #include "kernels/window/x86_avx2.h"
 
 void intonly_kernels_avx2(intonly_kernels *table) {
@@ -22,4 +24,6 @@ void intonly_kernels_avx2(intonly_kernels *table) {
     table->depthwise_size = intonly_depthwise_size_avx2;
     table->depthwise_pack = intonly_depthwise_pack_avx2;
     table->depthwise_accepts = intonly_depthwise_accepts_avx2;
+    table->run[INTONLY_KIND_attention] = intonly_attention_avx2;
+    table->run[INTONLY_KIND_norm] = intonly_norm_avx2;
 }

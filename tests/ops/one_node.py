@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from intonly.backends.native.rewrite import inlined
 from intonly.backends.interpreter import Interpreter
 from intonly.core.graph import Dim, Graph, Node, Stage, Value
 from intonly.core.lowering import Lowered, Lowering
@@ -161,7 +162,8 @@ def _lowered(
 
 
 def run_bounded(graph: Graph, fed: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the first output; every value is proven to fit its format, and found within its proven limits."""
+    """Return the first output; every value, also in composites, is proven to fit its format, and found within its limits."""
+    graph = inlined(graph)
     seen: dict[str, np.ndarray] = {}
     codes = Interpreter(graph).run(fed, seen.__setitem__)[graph.outputs[0]]
     limits = proven_limits(graph)

@@ -37,7 +37,7 @@ def run(
     along = [1] * x.ndim
     along[axis] = n
     gamma, beta = np.abs(weight).reshape(along), np.abs(bias).reshape(along)
-    return result, gamma * (np.abs(t) / root + 1.01 * 2.0**-p.result_bits) + beta * 2.0**-22
+    return result, gamma * (np.abs(t) * (1 / root + root * 2.0**-p.reciprocal_bits) + 1.01 * 2.0**-p.result_bits) + beta * 2.0**-22
 
 
 @pytest.mark.parametrize("fmt", [UINT8, INT8, UINT16, INT16], ids=lambda f: f.name)

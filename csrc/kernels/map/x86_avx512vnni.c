@@ -8,6 +8,7 @@
 
 #include "kernels/map/any.h"
 #include "kernels/map/table.h"
+#include "kernels/map/x86_avx512vnni_wide.h"
 
 static inline __m512i looked_up(const __m512i *quarter, __m512i bytes) {
     const __m512i lower = _mm512_permutex2var_epi8(quarter[0], bytes, quarter[1]);
@@ -25,5 +26,9 @@ void intonly_look_up_avx512vnni(const uint8_t *table, const uint8_t *x, uint8_t 
 }
 
 void intonly_map_avx512vnni(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
-    intonly_map_by_table(step, bases, part, parts, intonly_look_up_avx512vnni, map_any);
+    const intonly_map *s = (const intonly_map *)step;
+    if (is_wide_rows(s))
+        wide_rows(s, bases, part, parts);
+    else
+        intonly_map_by_table(s, bases, part, parts, intonly_look_up_avx512vnni, map_any);
 }

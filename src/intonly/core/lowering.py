@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intonly.core.arith import INT32_LIMIT, RESIDUAL_BITS, Limits, Rescale
+from intonly.core.composites import composite
 from intonly.core.errors import LoweringError
 from intonly.core.graph import Graph, Node, Shape, Stage, Value
 from intonly.core.number_format import INT32, NumberFormat, QParams
@@ -35,6 +36,7 @@ class Lowered:
         shape: its shape in the source layout.
         perm: stored axis k holds source axis perm[k]; identity unless the value is an image (NHWC storage).
         scale, zero_point: () or (C,) along source axis `axis`.
+        weights: the codes are weights: each stands for code / (sum of the codes along the last axis).
     """
 
     name: str
@@ -43,6 +45,7 @@ class Lowered:
     scale: npt.NDArray[np.float64]
     zero_point: npt.NDArray[np.int64]
     axis: int | None = None
+    weights: bool = False
 
     @property
     def zero(self) -> int:
@@ -99,6 +102,15 @@ class Lowering:
         name = self._unique(hint or f"{self.origin or 'node'}.{op}")
         node = Node(op, tuple(inputs), (name,), attrs or {}, self.origin)
         self.values[name] = PRIMITIVES[op].infer(node, [self.values[i] for i in inputs])
+        self.nodes.append(node)
+        return name
+
+    def composite(self, op: str, inputs: Sequence[str], attrs: Mapping[str, Any], hint: str = "") -> str:
+        """Add one composite node over stored values (core/composites.py); return the name of its output."""
+        name = self._unique(hint or f"{self.origin or 'node'}.{op}")
+        node = composite(op, inputs, [self.values[i] for i in inputs], name, attrs, self.origin)
+        assert node.body is not None
+        self.values[name] = node.body.values[node.body.outputs[0]]
         self.nodes.append(node)
         return name
 

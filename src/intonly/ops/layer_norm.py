@@ -5,37 +5,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from intonly.core.arith import Rescale
+from intonly.core.composites import ONE_BITS
 from intonly.core.errors import LoweringError
 from intonly.core.graph import Node
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.opspec import Call, Example, OpSpec, constant_input, fixed, same_shape
-from intonly.ops.fixed_point import affine, binary, per_tensor, scalar
+from intonly.ops.fixed_point import per_tensor
 
 INPUT_BITS = 16
 SQUARE_LIMIT_BITS = 61
-"""Everything under the root stays below 2^62, the operand of the division too."""
+"""Everything under the root stays below 2^62."""
+RECIPROCAL_BITS = 52
+"""No more for a reciprocal: it is right to 2^-20 at the largest deviation, and has 32 bits at most deviations."""
+PRODUCT_BITS = 62
+"""A centered value times the reciprocal of the deviation stays below 2^62."""
 RESULT_BITS = 23
 """The normalized value with its fraction stays below 2^23: as fine as the 16-bit constants of the rescale that follows."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Fraction bits: the deviation D is held as D * 2^root_bits, the normalized value as t * 2^result_bits.
-
-    `eps_code` is count^2 * eps in input steps, times 2^(2 * root_bits), at least 1.
-    """
+    """Fraction bits, see `composites.normalized`, whose arguments these are."""
 
     root_bits: int
+    reciprocal_bits: int
+    least_root: int
     result_bits: int
     eps_code: int
 
 
-def precision(count: int, reach: int, eps_steps: float, origin: str) -> Precision:
+def precision(count: int, reach: int, eps_steps: float, origin: str, op: str = "layer_norm") -> Precision:
     """Return the most fraction bits that keep every intermediate value within 64 bits.
 
     Args:
@@ -49,14 +55,19 @@ def precision(count: int, reach: int, eps_steps: float, origin: str) -> Precisio
     under_root = 2 * (count * reach) ** 2 + count**2 * eps_steps
     root_bits = math.floor((SQUARE_LIMIT_BITS - math.log2(under_root)) / 2)
     centered_bits = (2 * count * reach).bit_length()
-    result_bits = min(RESULT_BITS - math.isqrt(count - 1).bit_length(), SQUARE_LIMIT_BITS - centered_bits - root_bits)
+    # A row of codes that are not all equal has D^2 >= count - 1, one that is not all 0 has count * squares >= count.
+    least_bits = max(0, root_bits + (max(count - 1, 1).bit_length() - 1) // 2)
+    reciprocal_bits = min(RECIPROCAL_BITS, PRODUCT_BITS - centered_bits + least_bits)
+    least_bits = reciprocal_bits - (PRODUCT_BITS - centered_bits)
+    result_bits = min(RESULT_BITS - math.isqrt(count).bit_length(), reciprocal_bits - max(root_bits, 0))
     if root_bits < 0 or result_bits < 8:
         raise LoweringError(
-            f"{origin} (layer_norm): rows of {count} elements reaching {reach} steps, with eps = {eps_steps:.3g} squared steps, "
+            f"{origin} ({op}): rows of {count} elements reaching {reach} steps, with eps = {eps_steps:.3g} squared steps, "
             "do not fit in 64 bits; use fewer bits for the input",
             origin=origin,
         )
-    return Precision(root_bits, result_bits, max(1, math.floor(count**2 * eps_steps * 4.0**root_bits + 0.5)))
+    eps_code = max(1, math.floor(count**2 * eps_steps * 4.0**root_bits + 0.5))
+    return Precision(root_bits, reciprocal_bits, max(1, 1 << max(0, least_bits)), result_bits, eps_code)
 
 
 def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
@@ -70,14 +81,11 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
-    """Exact sums of the row and of its squares, an integer root, one division, one rescale per channel.
+    """Exact sums of the row and of its squares, an integer root, one division for each row, one rescale per channel.
 
-    With n elements in a row, u = n * x - sum(x) and D = sqrt(n * sum(x^2) - sum(x)^2 + n^2 * eps), both exact multiples
-    of n, the normalized value is u / D; no mean is ever rounded.
-
-    Exactness: |result - layer_norm| <= |weight| * (|t| / (2^root_bits * D) + 1.01 * 2^-result_bits) + |bias| * 2^-22, and
-    the rounding of the requantize, t the normalized value, against the exact layer norm of the dequantized input, where
-    the output's range holds it.
+    Exactness: |result - layer_norm| <= |weight| * (|t| * (1 / root + root * 2^-reciprocal_bits) + 1.01 * 2^-result_bits) +
+    |bias| * 2^-22, and the rounding of the requantize, t the normalized value and root the deviation as the body holds it,
+    against the exact layer norm of the dequantized input, where the output's range holds it.
     """
     x = per_tensor(inputs[0], node)
     fmt = low.format_of(x)
@@ -85,31 +93,34 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
         raise LoweringError(
             f"{node.origin} (layer_norm): its input has {fmt.bits} bits, at most {INPUT_BITS} are possible", origin=node.origin
         )
-    x = low.channels_last(x, node.attrs["axis"])
-    count = fixed(x.shape[node.attrs["axis"]], node, "the normalized axis")
-    middle = (fmt.decoded_min + fmt.decoded_max + 1) // 2  # the mean cancels, so any origin does; this one keeps squares small
-    reach = max(fmt.decoded_max - middle, middle - fmt.decoded_min)
-    p = precision(count, reach, node.attrs["eps"] / float(x.scale) ** 2, node.origin)
-
-    row = {"axes": (len(x.shape) - 1,), "keepdims": True}
-    length = scalar(low, count, "count")
-    total = low.emit("reduce_sum", [x.name], {**row, "x_zero_point": middle})
-    squared = binary(low, "mul", x.name, x.name, a_zero_point=middle, b_zero_point=middle)
-    squares = low.emit("reduce_sum", [squared], {**row, "x_zero_point": 0})
-    centered = binary(low, "add", binary(low, "mul", x.name, length, a_zero_point=middle), total, sign=-1)
-    spread = binary(low, "add", binary(low, "mul", squares, length), binary(low, "mul", total, total), sign=-1)
-    spread = binary(low, "maximum", spread, scalar(low, 0, "zero"))  # it is 0 or more; the bound rules do not know that
-    spread = binary(low, "mul", spread, scalar(low, 4**p.root_bits, "root_unit"))
-    deviation = low.emit("isqrt", [binary(low, "add", spread, scalar(low, p.eps_code, "eps"))])
-    numerator = binary(low, "mul", centered, scalar(low, 1 << (p.root_bits + p.result_bits), "unit"))
-    limit = (math.isqrt(count - 1) + 1) << p.result_bits  # |t| <= sqrt(n - 1); for the bound rules again
-    t = binary(low, "minimum", binary(low, "floor_div", numerator, deviation), scalar(low, limit, "limit"))
-    t = binary(low, "maximum", t, scalar(low, -limit, "limit"))
-
-    normalized = Lowered(t, x.shape, x.perm, np.asarray(2.0**-p.result_bits), np.zeros((), np.int64))
     weight, bias = constant_input(node, 1, low), constant_input(node, 2, low)
     assert weight is not None and bias is not None
-    return affine(low, normalized, weight, bias, node.output)
+    middle = (fmt.decoded_min + fmt.decoded_max + 1) // 2  # the mean cancels, so any origin does; this one keeps squares small
+    return normalized(low.channels_last(x, node.attrs["axis"]), weight, bias, middle, node, low)
+
+
+def normalized(
+    x: Lowered, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64], middle: int, node: Node, low: Lowering
+) -> Lowered:
+    """Return the norm that `node` is, layer_norm or rms_norm, of `x`, whose normalized axis is stored last, counted from `middle`."""
+    fmt, target = low.format_of(x), low.target(node.output)
+    if target is None:
+        raise LoweringError(f"{node.origin} ({node.op}): its output {node.output!r} needs QParams", origin=node.origin)
+    count = fixed(x.shape[node.attrs["axis"]], node, "the normalized axis")
+    reach = max(fmt.decoded_max - middle, middle - fmt.decoded_min)
+    p = precision(count, reach, node.attrs["eps"] / float(x.scale) ** 2, node.origin, node.op)
+    to = 1 / float(target.scale)
+    rescale = Rescale.from_real(
+        weight * 2.0**-p.result_bits * to,
+        zero_point=int(target.zero_point),
+        lo=target.format.qmin,
+        hi=target.format.qmax,
+        residual_factor=bias * 2.0**-ONE_BITS * to,
+        narrow=False,
+    )
+    attrs = {"middle": middle, **asdict(p), "rescale": rescale}
+    name = low.composite(node.op, [x.name], attrs, node.output)
+    return Lowered(name, x.shape, x.perm, target.scale, target.zero_point)
 
 
 def _emit(call: Call, x: str, weight: str, bias: str, axes: Sequence[int], eps: float) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from intonly.core.arith import Rescale
+from intonly.core.composites import MEAN_BITS
 from intonly.core.errors import InvalidGraphError
 from intonly.core.graph import Node, Shape, Value, broadcast_shapes, element_count, shape_text
 from intonly.core.lowering import Lowered, Lowering
@@ -40,15 +42,34 @@ def factor_of(node: Node) -> float:
 
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
-    """One matmul primitive, whose second operand is stored with the inner axis last."""
+    """One matmul primitive, whose second operand is stored with the inner axis last; of weights, a mean under them."""
     a, b = (per_tensor(x, node) for x in inputs)
     rank = len(b.shape)
     a, b = low.plain(a), low.arranged(b, (*range(rank - 2), rank - 1, rank - 2))
+    if a.weights:
+        return _mean(a, b, node, low)
     nothing = low.param(np.zeros((), np.int64), INT32, f"{node.origin}.bias")
     name = low.emit("matmul", [a.name, b.name, nothing], {"a_zero_point": a.zero, "b_zero_point": b.zero, "rescale": None})
     shape = low.graph.values[node.output].shape
     acc = Lowered(name, shape, tuple(range(len(shape))), np.asarray(a.scale * b.scale * factor_of(node)), np.zeros((), np.int64))
     return low.finished(acc, node.output)
+
+
+def _mean(e: Lowered, v: Lowered, node: Node, low: Lowering) -> Lowered:
+    """A mean under weights: one division for each row of weights, and one rescale."""
+    shape = low.graph.values[node.output].shape
+    unit = float(v.scale) * 2.0**-MEAN_BITS
+    target = low.target(node.output)
+    if target is None:  # an accumulator, as fine as means are
+        rescale = Rescale.from_real(1.0, zero_point=0, lo=-INT32.qmax, hi=INT32.qmax, narrow=False)
+        scale, zero = np.asarray(unit), np.zeros((), np.int64)
+    else:
+        scale, zero = target.scale, target.zero_point
+        rescale = Rescale.from_real(
+            unit / float(scale), zero_point=int(zero), lo=target.format.qmin, hi=target.format.qmax, narrow=False
+        )
+    name = low.composite("weighted_mean", [e.name, v.name], {"v_zero_point": v.zero, "rescale": rescale}, node.output)
+    return Lowered(name, shape, tuple(range(len(shape))), scale, zero)
 
 
 def macs(node: Node, values: Mapping[str, Value]) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
         x = x if constant.size == 1 else low.channels_last(x, axis)
         return low.finished(x, node.output, factor=constant.reshape(-1) if constant.size > 1 else constant.reshape(()))
     x = per_tensor(x, node)
+    if axis is not None and constant.size == 1 and float(constant.reshape(())) > 0:
+        return replace(x, scale=x.scale * float(constant.reshape(())))  # an accumulator in other units
     return low.finished(product(x, constant_codes(constant, x, low), low), node.output)
 
 

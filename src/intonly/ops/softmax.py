@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from intonly.core.composites import halving
 from intonly.core.errors import InvalidGraphError, LoweringError
 from intonly.core.graph import Node, Shape, Value, broadcast_shapes, max_shape, shape_text
 from intonly.core.lowering import Lowered, Lowering
@@ -112,6 +113,8 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     """
     x = per_tensor(inputs[0], node)
     keys = keys_of(x, inputs[1] if len(inputs) > 1 else None, node, low)
+    if low.target(node.output) is None:
+        return weights(x, keys, node, low)
     d, reach, row = distances(x, node, low, keys)
     e = exponential(low, d, float(x.scale), reach)
     if keys is not None:
@@ -120,6 +123,23 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     p = binary(low, "floor_div", numerator, row_total(e, row, low))
     probability = Lowered(p, x.shape, x.perm, np.asarray(2.0**-EXP_BITS), np.zeros((), np.int64))
     return low.finished(probability, node.output)
+
+
+def weights(x: Lowered, keys: str | None, node: Node, low: Lowering) -> Lowered:
+    """255 * exp(x - maximum) as codes, which the product that reads them divides by their sum.
+
+    The largest weight of a row is always 255, so weights are as fine in rows with many keys as in rows with few.
+
+    Exactness: see `composites.softmax_weights`.
+
+    Raises:
+        LoweringError: when one step of x is 5 or more.
+    """
+    found = halving(float(x.scale))
+    if found is None:
+        raise LoweringError(f"{node.origin} (softmax): one step of its input is {float(x.scale):.3g}; an exponential needs finer steps")
+    name = low.composite("softmax_weights", [x.name, *([keys] if keys else [])], {"shift": found[0], "multiplier": found[1]})
+    return Lowered(name, x.shape, x.perm, np.asarray(1.0), np.zeros((), np.int64), weights=True)
 
 
 def torch_importer(op: str) -> Callable[[Call], str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of every primitive. `EMIT` lists the whole closed set."""
+"""The steps of every primitive, and of attentions and norms. `EMIT` lists the whole closed set."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from intonly.backends.native.matmul import matmul
 from intonly.backends.native.plan import TYPES, Plan, Planner
 from intonly.backends.native.products import Packer
 from intonly.backends.native.reductions import pool, reduce_axes
+from intonly.backends.native.rows import attention, norm
 from intonly.core.graph import Graph, Node
 
 Emitter = Callable[[Planner, Packer, Node, str, Epilogue], None]
@@ -132,6 +133,14 @@ def _gather(plan: Planner, _: Packer, node: Node, name: str, __: Epilogue) -> No
         plan.copy(rows, y)
 
 
+def _attention(plan: Planner, _: Packer, node: Node, name: str, __: Epilogue) -> None:
+    attention(plan, node, name)
+
+
+def _norm(plan: Planner, _: Packer, node: Node, name: str, __: Epilogue) -> None:
+    norm(plan, node, name)
+
+
 EMIT: Mapping[str, Emitter] = {
     "conv2d": _conv2d,
     "matmul": _matmul,
@@ -155,4 +164,6 @@ EMIT: Mapping[str, Emitter] = {
     "slice": _slice,
     "pad": _pad,
     "gather": _gather,
+    "attention": _attention,
+    "norm": _norm,
 }

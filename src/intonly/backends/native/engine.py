@@ -18,7 +18,8 @@ from intonly.backends.inputs import checked_inputs
 from intonly.backends.native.constants import Constants
 from intonly.backends.native.emit import planned
 from intonly.backends.native.plan import Plan
-from intonly.backends.native.rewrite import inlined, unsigned
+from intonly.backends.native.rewrite import unsigned
+from intonly.backends.native.rows import with_rows
 from intonly.backends.native.tables import tabulated
 from intonly.core.errors import BackendError
 from intonly.core.graph import Dim, Graph, symbolic_sizes
@@ -82,7 +83,7 @@ class NativeEngine:
         self.isa = chosen_isa(isa)
         self.threads = threads
         self.source = graph
-        plain = inlined(graph)
+        plain = with_rows(graph)
         self.graph = tabulated(unsigned(plain) if _native.isa_facts(self.isa)["wants_signed"] == 0 else plain)
         self._constants = Constants()
         self._block: npt.NDArray[np.uint8] | None = None

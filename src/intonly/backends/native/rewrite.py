@@ -106,9 +106,11 @@ def _reads_with_zero(node: Node, k: int) -> bool:
     """Return whether operand `k` of a node enters with a zero point that can take up what the operand is raised by."""
     if node.op in MOVES:
         return node.op == "concat" or k == 0
+    if node.op == "attention":
+        return k < 3  # scores do not depend on the zero point of keys
     if node.op in PRODUCTS or node.op == "requantize":
         return k in (0, 1 if node.op == "requantize" else 3)
-    return node.op in ("add", "mul", "sum_pool2d", "reduce_sum", "lookup") and (node.op != "lookup" or k == 0)
+    return node.op in ("add", "mul", "sum_pool2d", "reduce_sum", "norm", "lookup") and (node.op != "lookup" or k == 0)
 
 
 def _raised(graph: Graph, names: set[str]) -> Graph:
@@ -135,7 +137,10 @@ def _raised(graph: Graph, names: set[str]) -> Graph:
             changed = _lifted(changed)
         nodes.append(changed)
         if node.output in names:
-            values[node.output] = PRIMITIVES[node.op].infer(changed, [values[i] for i in changed.inputs])
+            operands = [values[i] for i in changed.inputs]
+            known = PRIMITIVES.get(node.op)  # attentions and norms are none
+            raised = Value(values[node.output].shape, uniform(8, signed=False))
+            values[node.output] = raised if known is None else known.infer(changed, operands)
     return graph.replace(nodes=tuple(nodes), values=values, params=params)
 
 
@@ -152,6 +157,10 @@ def _with_zeros(node: Node, raised: Sequence[bool]) -> Node:
         changes = {f"{side}_zero_point": node.attrs[f"{side}_zero_point"] + OFFSET for side, up in zip("ab", raised, strict=True) if up}
     elif node.op in ("sum_pool2d", "reduce_sum") and raised[0]:
         changes["x_zero_point"] = _plus(node.attrs["x_zero_point"])
+    elif node.op == "norm" and raised[0]:
+        changes["middle"] = node.attrs["middle"] + OFFSET
+    elif node.op == "attention":
+        changes = {f"{side}_zero_point": node.attrs[f"{side}_zero_point"] + OFFSET for side, k in (("q", 0), ("v", 2)) if raised[k]}
     elif node.op == "lookup" and raised[0]:
         changes["offset"] = node.attrs["offset"] + OFFSET
     return node.with_attrs(**changes) if changes else node

@@ -16,11 +16,15 @@ from intonly.benchmarking.peers.onnx_file import float_onnx, write_onnx
 
 
 def quantize(source: Source, path: Path) -> None:
-    """Write the network as NNCF quantizes it after training."""
+    """Write the network as NNCF quantizes it after training, told so where it is a transformer."""
     nncf, openvino = library("nncf"), library("openvino")
     model = openvino.convert_model(str(float_onnx(source)))
     data = nncf.Dataset(list(source.calibration), dict)
-    made = nncf.quantize(model, data, subset_size=len(source.calibration), preset=nncf.QuantizationPreset.PERFORMANCE)
+    attends = any(op.get_type_name() == "Softmax" for op in model.get_ops()[:-2])
+    kind = nncf.ModelType.TRANSFORMER if attends else None
+    made = nncf.quantize(
+        model, data, subset_size=len(source.calibration), preset=nncf.QuantizationPreset.PERFORMANCE, model_type=kind
+    )
     openvino.save_model(made, str(path), compress_to_fp16=False)
 
 

@@ -39,6 +39,8 @@ def _inferred(graph: Graph) -> Graph:
     """Return `graph` with the shape and format of every made value inferred anew."""
     values = dict(graph.values)
     for node in graph.nodes:
+        if node.body is not None:
+            continue
         values[node.output] = PRIMITIVES[node.op].infer(node, [values[i] for i in node.inputs])
     return graph.replace(values=values)
 

@@ -8,15 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from intonly.core.arith import RESIDUAL_BITS
 from intonly.core.graph import Graph, Node, Value
 from intonly.core.number_format import INT8, INT32, UINT8, QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe
 from intonly.ops import OPS
-from intonly.steps.quantize.groups import Groups, accumulators, asked_observers, consumer_bits, needed_bits
+from intonly.steps.quantize.groups import Groups, accumulators, asked_observers, attention_weights, consumer_bits, needed_bits
 from intonly.steps.quantize.observers import SMALLEST_RANGE, activation_qparams, choose_qparams
 from intonly.steps.quantize.settings import LayerSettings
 
+WEIGHT_BITS = 8
+"""The weights of an attention have this width; a recipe that asks activations for more gets its probabilities so."""
 OUTPUT_HEADROOM = 1 << 16
 """An int32 output spans this many times its calibrated range: it never saturates in practice, and keeps 15 bits of it."""
 
@@ -58,6 +61,8 @@ def quantize_activations(graph: Graph, asked: Asked) -> Graph:
     needs = needed_bits(graph, groups, asked.settings, asked.recipe)
     observers = asked_observers(graph, groups, asked.settings, needs)
     kept = accumulators(graph, asked.pinned)
+    if asked.recipe.activation_bits <= WEIGHT_BITS:
+        kept |= attention_weights(graph, asked.pinned)
     chosen: dict[str, QParams] = {}
     values = dict(graph.values)
     for name, value in graph.values.items():
@@ -132,7 +137,9 @@ def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
         for k, name in enumerate(inputs):
             qparams = graph.values[name].qparams if name and name not in graph.params else None
             bits = consumer_bits(node, name, asked.settings, asked.recipe) if qparams is not None else None
-            if qparams is None or bits is None or qparams.format.bits <= bits or name in asked.pinned:
+            # A residual of up to 16 bits joins as it is: to narrow it would cost a step, and bits.
+            joins = qparams is not None and OPS[node.op].accepts_acc and qparams.format.bits <= RESIDUAL_BITS
+            if qparams is None or bits is None or qparams.format.bits <= bits or name in asked.pinned or joins:
                 continue
             settings = asked.settings.get(node.origin)
             observer = settings.activation_observer if settings is not None else asked.recipe.activation_observer

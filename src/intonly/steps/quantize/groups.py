@@ -141,3 +141,41 @@ def accumulators(graph: Graph, pinned: Mapping[str, QParams]) -> set[str]:
         if candidates and not (set(node.inputs) & set(graph.params)):
             kept.add(max(candidates, key=lambda name: order[name]))
     return kept
+
+
+def attention_weights(graph: Graph, pinned: Mapping[str, QParams]) -> set[str]:
+    """Return the values of attentions that need no units: softmaxes over keys that one product alone reads, and their scores.
+
+    The product divides by the sum of the weights, so that these are as fine as their width allows in every row; the
+    scores stay accumulators, as exact as they are.
+    """
+    consumers, producers = graph.consumers(), graph.producers()
+
+    def inner(name: str, reader: Node) -> bool:
+        return name in producers and name not in pinned and graph.sole_consumer(name, consumers) is reader
+
+    kept: set[str] = set()
+    for product in graph.nodes:
+        if product.op != "matmul" or product.inputs[0] == product.inputs[1] or not inner(product.inputs[0], product):
+            continue
+        softmax = producers[product.inputs[0]]
+        if softmax.op != "softmax" or softmax.attrs["axis"] != len(graph.values[softmax.output].shape) - 1:
+            continue
+        kept.add(softmax.output)
+        reader = softmax
+        chain: list[str] = []
+        while inner(reader.inputs[0], reader):
+            chain.append(reader.inputs[0])
+            reader = producers[reader.inputs[0]]
+            if reader.op == "matmul":
+                kept.update(chain)
+            if reader.op != "mul" or not _scales(graph, reader):
+                break
+    return kept
+
+
+def _scales(graph: Graph, node: Node) -> bool:
+    """Return whether a product is one with a positive number."""
+    constant = graph.params.get(node.inputs[1])
+    same = graph.values[node.inputs[0]].shape == graph.values[node.output].shape
+    return constant is not None and same and constant.size == 1 and float(constant.reshape(())) > 0
