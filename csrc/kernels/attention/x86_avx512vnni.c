@@ -124,7 +124,7 @@ static void pack_values(const attention_512 *g, const uint8_t *v, scratch *t) {
 /* Scores of `rows` queries and of `vectors` vectors of keys, from vector `at` on; both are constants, 24 products at
  * most. Sixteen scores of each row are raised to the largest that they meet. */
 ALWAYS_INLINE void scores_tile(const attention_512 *g, int row, int rows, int64_t at, int vectors, scratch *t) {
-    const uint8_t *keys = t->keys + at * BLOCK * g->depth, (*q)[INTONLY_MOST_DEPTH] = t->queries + row;
+    const uint8_t *keys = t->keys + at * BLOCK * g->depth;
     const int64_t next = BLOCK * g->depth;
     __m512i acc[ROWS][4], four;
 #pragma GCC unroll 12
@@ -137,7 +137,7 @@ ALWAYS_INLINE void scores_tile(const attention_512 *g, int row, int rows, int64_
         for (int v = 0; v < vectors; ++v) key[v] = load64(keys + v * next);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; ++r) {
-            SPREAD(four, q[r] + 4 * c);
+            SPREAD(four, t->queries[row + r] + 4 * c);
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; ++v) DOT(acc[r][v], key[v], four);
         }
