@@ -77,7 +77,14 @@ def assert_same(graph: Graph, arrays: dict[str, np.ndarray], isas: Sequence[str]
 
 
 def attention(
-    q: tuple, k: tuple, v: tuple, zeros=(1, -2, 3), weigh=(3, 20000), out: NumberFormat = INT8, mask: tuple | None = None, formats=(INT8,) * 3
+    q: tuple,
+    k: tuple,
+    v: tuple,
+    zeros=(1, -2, 3),
+    weigh=(3, 20000),
+    out: NumberFormat = INT8,
+    mask: tuple | None = None,
+    formats=(INT8,) * 3,
 ) -> Graph:
     """Return an attention of queries (.., M, K), keys (.., T, K) and values (.., T, D)."""
     b = Build()
@@ -184,7 +191,10 @@ def test_attention_between_layers():
     rescale = Rescale.from_real(np.full(32, 0.02), zero_point=3, lo=-128, hi=127)
 
     def linear(name: str, source: str) -> str:
-        w, bias = b.constant(f"{name}.w", rng.integers(-127, 128, (32, 32)), INT8), b.constant(f"{name}.b", rng.integers(-999, 999, 32), INT32)
+        w, bias = (
+            b.constant(f"{name}.w", rng.integers(-127, 128, (32, 32)), INT8),
+            b.constant(f"{name}.b", rng.integers(-999, 999, 32), INT32),
+        )
         return b.node("matmul", source, w, bias, a_zero_point=3, b_zero_point=0, rescale=rescale)
 
     def heads(name: str, perm: tuple[int, ...]) -> str:
@@ -288,7 +298,10 @@ def test_a_norm_of_signed_codes_between_products():
     rescale = Rescale.from_real(np.full(24, 0.02), zero_point=-4, lo=-128, hi=127)
 
     def linear(name: str, source: str) -> str:
-        w, bias = b.constant(f"{name}.w", rng.integers(-127, 128, (24, 24)), INT8), b.constant(f"{name}.b", rng.integers(-99, 99, 24), INT32)
+        w, bias = (
+            b.constant(f"{name}.w", rng.integers(-127, 128, (24, 24)), INT8),
+            b.constant(f"{name}.b", rng.integers(-99, 99, 24), INT32),
+        )
         return b.node("matmul", source, w, bias, a_zero_point=-4, b_zero_point=0, rescale=rescale)
 
     hidden = linear("a", x)

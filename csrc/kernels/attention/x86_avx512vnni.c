@@ -419,7 +419,7 @@ void intonly_attention_avx512vnni(const void *step, uint8_t *const *bases, unsig
                        .quads = (s->keys + 3) >> 2,
                        .groups = (s->width + GROUP - 1) >> 4};
     const finishing f = {.multiplier = _mm512_set1_epi64(s->multiplier),
-                         .half = _mm512_set1_epi64(INT64_C(1) << (s->y_shift - 1)),
+                         .half = _mm512_sll_epi64(_mm512_set1_epi64(1), _mm_cvtsi64_si128(s->y_shift - 1)),
                          .zero_point = _mm512_set1_epi64(s->zero_point),
                          .lo = _mm512_set1_epi64(s->lo),
                          .hi = _mm512_set1_epi64(s->hi),

@@ -87,7 +87,7 @@ static void find_512(const intonly_norm *s, norm_sums *sums) {
     root = _mm512_max_epi64(root, _mm512_set1_epi64(s->least_root));
     /* No quotient has more bits than that of the least root: what those above them bring down is below the divisor. */
     const int most = (int)s->reciprocal_bits + 2 - intonly_bit_length((uint64_t)s->least_root), bits = most > 0 ? most : 0;
-    rest = _mm512_set1_epi64((INT64_C(1) << s->reciprocal_bits) >> bits);
+    rest = _mm512_srl_epi64(_mm512_sll_epi64(one, _mm_cvtsi64_si128(s->reciprocal_bits)), _mm_cvtsi32_si128(bits));
     for (int bit = bits - 1; bit >= 0; --bit) {
         rest = _mm512_add_epi64(rest, rest);
         if (bit == s->reciprocal_bits) rest = one;

@@ -42,7 +42,16 @@ SPACE_SHIFT = 48
 ABSENT = -1
 TYPES = {"int8": 0, "uint8": 1, "int16": 2, "uint16": 3, "int32": 4, "uint32": 5, "int64": 6}
 MOST_PARTS = 64
-WORK_WORTH_SHARING = {"gemm": 200_000, "window": 50_000, "contract": 5_000, "map": 10_000, "copy": 20_000, "gather": 20_000, "attention": 20_000, "norm": 5_000}
+WORK_WORTH_SHARING = {
+    "gemm": 200_000,
+    "window": 50_000,
+    "contract": 5_000,
+    "map": 10_000,
+    "copy": 20_000,
+    "gather": 20_000,
+    "attention": 20_000,
+    "norm": 5_000,
+}
 """Work of a step, in multiply-accumulates or elements, below which it is faster on one thread: about two microseconds."""
 
 

@@ -22,9 +22,7 @@ def quantize(source: Source, path: Path) -> None:
     data = nncf.Dataset(list(source.calibration), dict)
     attends = any(op.get_type_name() == "Softmax" for op in model.get_ops()[:-2])
     kind = nncf.ModelType.TRANSFORMER if attends else None
-    made = nncf.quantize(
-        model, data, subset_size=len(source.calibration), preset=nncf.QuantizationPreset.PERFORMANCE, model_type=kind
-    )
+    made = nncf.quantize(model, data, subset_size=len(source.calibration), preset=nncf.QuantizationPreset.PERFORMANCE, model_type=kind)
     openvino.save_model(made, str(path), compress_to_fp16=False)
 
 
