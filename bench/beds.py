@@ -45,7 +45,7 @@ class Bed:
         """Return what a PyTorch module is traced with; None for files."""
         import torch
 
-        return (torch.zeros(2, 3, 32, 32),) if self.name.startswith("resnet") else None
+        return (torch.zeros(2, 3, 32, 32),) if self.name.startswith(("resnet", "vit")) else None
 
 
 def _images(path: Path) -> tuple[Array, Array]:
@@ -95,6 +95,19 @@ def _resnet(depth: int, suffix: str = "_jpeg") -> Bed:
         f"resnet{depth}{suffix}",
         lambda: load_resnet(ROOT / "resnet_cifar10" / f"resnet{depth}{suffix}.safetensors", depth),
         spec,
+        _cifar_draw("x"),
+        lambda: subset(cifar("test"), slice(None), "x"),
+    )
+
+
+def _vit() -> Bed:
+    from vit_cifar10 import load_vit
+
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    return Bed(
+        "vit_cifar10",
+        lambda: load_vit(ROOT / "vit_cifar10" / "vit.safetensors"),
+        InputSpec("x", "NHWC", "uint8", tuple(255 * m for m in mean), tuple(255 * s for s in std)),
         _cifar_draw("x"),
         lambda: subset(cifar("test"), slice(None), "x"),
     )
@@ -192,6 +205,7 @@ def classifiers() -> dict[str, Bed]:
     beds = (
         _resnet(20),
         _resnet(44),
+        _vit(),
         _tiny_images("ic_resnet8", 74.84),
         _tiny_images("ic_resnet8_large", 80.48),
         _kws("float.onnx", "kws_dscnn"),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Capture, quantize and verify network classes of `transformers`, built from configs with random weights.
 
-pip install transformers; python bench/transformers_classes.py [--size 96]
+pip install transformers; python bench/transformers_classes.py [--size 96] [--only Swin,DeiT]
 """
 
 from __future__ import annotations
@@ -19,20 +19,36 @@ import intonly
 from intonly.data import Dataset
 
 
-def classes() -> dict[str, Any]:
-    """Return the networks by name, default configurations (ResNet-50, MobileNetV2 1.0, RegNet-Y, ConvNeXt-T)."""
+def classes(size: int) -> dict[str, Any]:
+    """Return what makes the networks, by name: default configurations (ResNet-50, MobileNetV2 1.0, RegNet-Y, ConvNeXt-T, Swin-T).
+
+    ViT and DeiT are as wide as DeiT-tiny.
+    """
     import transformers as t
 
+    tiny = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "image_size": size}
     return {
-        "ResNet-50": t.ResNetForImageClassification(t.ResNetConfig()),
-        "MobileNetV2": t.MobileNetV2ForImageClassification(t.MobileNetV2Config()),
-        "RegNet": t.RegNetForImageClassification(t.RegNetConfig()),
-        "ConvNeXt": t.ConvNextForImageClassification(t.ConvNextConfig()),
+        "ResNet-50": lambda: t.ResNetForImageClassification(t.ResNetConfig()),
+        "MobileNetV2": lambda: t.MobileNetV2ForImageClassification(t.MobileNetV2Config()),
+        "RegNet": lambda: t.RegNetForImageClassification(t.RegNetConfig()),
+        "ConvNeXt": lambda: t.ConvNextForImageClassification(t.ConvNextConfig()),
+        "ViT": lambda: t.ViTForImageClassification(t.ViTConfig(**tiny)),
+        "DeiT": lambda: t.DeiTForImageClassification(t.DeiTConfig(**tiny)),
+        "Swin": lambda: t.SwinForImageClassification(t.SwinConfig(image_size=size)),
     }
 
 
 def settle(net: torch.nn.Module, x: torch.Tensor) -> torch.nn.Module:
-    """Give batch norms the statistics of some data, so that random weights do not explode."""
+    """Give batch norms the statistics of some data, and linear layers and tokens of transformers the usual spread of trained ones.
+
+    Random weights would explode in the one case, and hardly depend on the image in the other.
+    """
+    for module in net.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.xavier_uniform_(module.weight)
+    for name, parameter in net.named_parameters():
+        if name.endswith(("_token", "position_embeddings", "relative_position_bias_table")):
+            torch.nn.init.normal_(parameter, 0.0, 0.5)
     for module in net.modules():
         if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             module.momentum = None
@@ -46,14 +62,17 @@ def main() -> None:
     """Run every class and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--only", default="", help="names of networks, with commas")
     options = parser.parse_args()
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(16, 3, options.size, options.size)).astype(np.float32)
+    made = classes(options.size)
+    names = options.only.split(",") if options.only else list(made)
     table = Table("network", "nodes", "integer nodes", "SQNR dB", "agree %", "bytes", "least headroom bits", "s")
-    for name, net in classes().items():
+    for name in names:
         start = time.perf_counter()
-        source = intonly.load(settle(net, torch.from_numpy(x)), example_inputs=(torch.from_numpy(x[:2]),))
+        source = intonly.load(settle(made[name](), torch.from_numpy(x)), example_inputs=(torch.from_numpy(x[:2]),))
         spec = source.specs[0].name
         q = intonly.quantize(source, "w8a8", data=Dataset({spec: x}))
         result = intonly.verify(q)

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.skipif(not beds.ROOT.exists(), reason="the folder with 
         ("resnet20_jpeg", "w4a8", 94.0, 12.0),
         ("ic_resnet8", "w8a8", 96.0, 26.0),
         ("kws_dscnn", "w8a8", 97.0, 26.0),
+        ("vit_cifar10", "w8a8", 97.0, 32.0),
+        ("vit_cifar10", "w4a8", 96.0, 26.0),
     ],
 )
 def test_integers_follow_the_float_network(name, recipe, agreement, sqnr):

@@ -182,7 +182,7 @@ def _format(graph: Graph, name: str) -> NumberFormat:
 
 
 def _extents(shape: Shape) -> tuple[int | str, ...]:
-    return tuple(d.name if isinstance(d, Dim) else d for d in shape)
+    return tuple(d.text if isinstance(d, Dim) else d for d in shape)
 
 
 def _bytes(graph: Graph, name: str) -> int:

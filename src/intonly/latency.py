@@ -26,7 +26,7 @@ from intonly.benchmarking.machine import cpu_name, limited
 from intonly.benchmarking.rounds import medians, race
 from intonly.core.errors import DataError
 from intonly.core.files import write_atomic
-from intonly.core.graph import Dim, Graph, Node, resolve_shape
+from intonly.core.graph import Graph, Node, resolve_shape, symbolic_sizes
 from intonly.core.tables import CostRow, CostTable
 
 ROUNDS = 7
@@ -147,7 +147,7 @@ class _Timed:
     def __init__(self, graph: Graph, batch: int) -> None:
         self.engine = NativeEngine(graph)
         rng = np.random.default_rng(0)
-        sizes = {d.name: min(max(batch, d.min), d.max) for value in graph.values.values() for d in value.shape if isinstance(d, Dim)}
+        sizes = {name: min(max(batch, d.min), d.max) for name, d in symbolic_sizes(graph).items()}
         self.inputs: dict[str, Any] = {}
         for name in graph.inputs:
             value = graph.values[name]
@@ -187,7 +187,7 @@ def _layer_times(engines: Mapping[int, _Timed], signs: Mapping[str, str], progre
 
 def _signature(graph: Graph, origin: str, batch: int) -> str:
     """Return a digest of all that a layer's time depends on but its width: operations, shapes, forms, in its integer graph."""
-    sizes = {d.name: batch for value in graph.values.values() for d in value.shape if isinstance(d, Dim)}
+    sizes = dict.fromkeys(symbolic_sizes(graph), batch)
 
     def seen(node: Node) -> list[Any]:
         values = [graph.values[name] for name in (*node.inputs, node.output) if name]

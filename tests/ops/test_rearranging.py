@@ -145,7 +145,7 @@ def test_onnx_split_keeps_its_meaning(attrs, constants, opset, outputs, rng):
 @pytest.mark.parametrize(
     ("op", "attrs", "constants", "said"),
     [
-        ("Flatten", {"axis": 2}, {}, "while an axis is symbolic"),
+        ("Reshape", {}, {1: longs(-1, 7)}, "while an axis is symbolic"),
         ("Reshape", {}, {1: longs(2, -1)}, "cannot become"),
         ("Slice", {}, {1: longs(0), 2: longs(-1), 3: longs(0)}, "symbolic axis N"),
         ("Slice", {}, {1: longs(3), 2: longs(3), 3: longs(1)}, "leaves nothing"),
@@ -282,7 +282,8 @@ def test_reshape_names_symbolic_extents_by_their_place():
     assert reshape.encoded((n, 3, length, 4), (n, length, 12)) == (0, -1, 12)
     assert reshape.encoded((n, 4, 5), (n, -1)) == (0, 20)
     assert reshape.encoded((n, 4, 1), (-1, 4)) == (0, 4)
-    assert reshape.encoded((n, 4, 5), (-1, 5)) is None, "N * 4 is no extent"
+    assert reshape.encoded((n, 4, 5), (-1, 5)) == (-1, 5), "4 * N"
+    assert reshape.encoded((n, 4, 5), (2, -1, 5)) is None, "two rows would hold numbers of several samples"
     assert reshape.encoded((n, length, 4), (4, n, length)) is None, "two symbolic extents would move"
 
 

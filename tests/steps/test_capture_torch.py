@@ -307,13 +307,20 @@ def test_sizes_computed_from_the_batch_become_kept_axes() -> None:
 
 
 def test_a_batch_that_cannot_be_free_stays_as_in_the_example() -> None:
-    """Window attention (batch times windows) and models that fix their batch would be refused altogether."""
-    merging = net(lambda s, x: s.fc(x.reshape(-1, 3)).view(x.shape[0], 4, 5), fc=nn.Linear(3, 5))
+    """Models that mix samples or fix their batch would be refused altogether."""
+    mixing = net(lambda s, x: s.fc(x.transpose(0, 1).reshape(-1, 3)).view(4, x.shape[0], 5), fc=nn.Linear(3, 5))
     fixing = net(lambda s, x: x.relu() if x.shape[0] == 2 else -x)
-    for module in (merging, fixing):
+    for module in (mixing, fixing):
         graph, _ = capture_torch(module, (2, 4, 3))
         assert graph.values["x"].shape == (2, 4, 3)
         assert_same(graph, module, torch.randn(2, 4, 3))
+
+
+def test_a_batch_joined_with_other_axes_stays_free() -> None:
+    """A layer over all positions of all samples as rows would freeze the batch."""
+    module = net(lambda s, x: s.fc(x.reshape(-1, 3)).view(x.shape[0], 4, 5), fc=nn.Linear(3, 5))
+    graph, _ = capture_torch(module, (2, 4, 3))
+    assert_same(graph, module, torch.randn(5, 4, 3))
 
 
 def test_a_constant_repeated_over_the_batch_needs_no_repeating() -> None:

@@ -79,6 +79,8 @@ class _Writer:
         assert value.format is not None  # `check` refuses real values
         shape: list[int | str] = []
         for d in value.shape:
+            if isinstance(d, Dim) and d.times != 1:
+                raise InvalidGraphError(f"an input has the extent {d.text}; only what nodes make may have a multiple of a size")
             shape.append(d.name if isinstance(d, Dim) else d)
             if isinstance(d, Dim) and self.dims.setdefault(d.name, [d.min, d.max]) != [d.min, d.max]:
                 raise InvalidGraphError(f"the symbolic extent {d.name!r} has two different ranges; give it one")

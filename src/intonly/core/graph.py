@@ -24,11 +24,30 @@ class Stage(enum.Enum):
 
 @dataclass(frozen=True)
 class Dim:
-    """A symbolic extent: any integer from `min` to `max`, chosen at run time, equal wherever `name` stands."""
+    """A symbolic extent: `times` times a size that is chosen at run time and is equal wherever `name` stands.
+
+    `min` and `max` are those of the extent, both multiples of `times`. Extents of inputs have `times` 1; a reshape that joins
+    the batch with other axes, as windows of images do, makes others.
+    """
 
     name: str
     min: int = 1
     max: int = 1024
+    times: int = 1
+
+    @property
+    def text(self) -> str:
+        """The extent as people write it, N or 16*N."""
+        return self.name if self.times == 1 else f"{self.times}*{self.name}"
+
+    @property
+    def base(self) -> Dim:
+        """The size itself."""
+        return Dim(self.name, self.min // self.times, self.max // self.times)
+
+    def scaled(self, factor: int) -> Dim:
+        """Return `factor` times this extent."""
+        return Dim(self.name, self.min * factor, self.max * factor, self.times * factor)
 
 
 Shape = tuple[int | Dim, ...]
@@ -131,7 +150,12 @@ class Graph:
 
 def resolve_shape(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Return `shape` with every symbolic extent replaced by its size in `sizes`."""
-    return tuple(sizes[d.name] if isinstance(d, Dim) else d for d in shape)
+    return tuple(sizes[d.name] * d.times if isinstance(d, Dim) else d for d in shape)
+
+
+def symbolic_sizes(graph: Graph) -> dict[str, Dim]:
+    """Return the sizes that are chosen at run time, by name."""
+    return {d.name: d.base for value in graph.values.values() for d in value.shape if isinstance(d, Dim)}
 
 
 def max_shape(shape: Shape) -> tuple[int, ...]:
@@ -140,10 +164,10 @@ def max_shape(shape: Shape) -> tuple[int, ...]:
 
 
 def element_count(shape: Iterable[int | Dim]) -> int:
-    """Return the number of elements of one sample: symbolic extents count as 1."""
+    """Return the number of elements of one sample: symbolic sizes count as 1."""
     count = 1
     for d in shape:
-        count *= 1 if isinstance(d, Dim) else d
+        count *= d.times if isinstance(d, Dim) else d
     return count
 
 
@@ -165,5 +189,5 @@ def broadcast_shapes(a: Shape, b: Shape) -> Shape:
 
 def shape_text(shape: Shape) -> str:
     """Return a shape as people write it, for example (N, 3, 32, 32)."""
-    inner = ", ".join(d.name if isinstance(d, Dim) else str(d) for d in shape)
+    inner = ", ".join(d.text if isinstance(d, Dim) else str(d) for d in shape)
     return f"({inner},)" if len(shape) == 1 else f"({inner})"

@@ -94,6 +94,7 @@ class OpSpec:
             producer read by nobody else takes over the output's QParams.
         accepts_acc: may read one operand that is still an accumulator (add).
         leaves_acc: its output may stay an accumulator.
+        normalizes: its first input is normalized, and as wide as the recipe says for norms.
         input_bits: width its first input is quantized to when the recipe does not say otherwise; None = the recipe's.
         fixed_range: (node) -> real (lo, hi) that the output always spans, or None = calibrated.
         run_quantized: (node, input tensors, QParams of the first) -> output tensor: what the integers compute before the last
@@ -113,6 +114,7 @@ class OpSpec:
     limits_output: bool = False
     accepts_acc: bool = False
     leaves_acc: bool = False
+    normalizes: bool = False
     input_bits: int | None = None
     fixed_range: Callable[[Node], tuple[float, float] | None] = lambda node: None
     run_quantized: Callable[[Node, Sequence[Any], QParams], Any] | None = None

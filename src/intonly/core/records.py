@@ -216,6 +216,17 @@ class LayerRule:
         _check_bits(f"rule {self.match!r}", weight_bits=self.weight_bits, activation_bits=self.activation_bits)
 
 
+@dataclass(frozen=True)
+class NormRule:
+    """What is asked of the norms (layer norm, RMS norm) whose name matches the glob `match`: the width of what they read."""
+
+    match: str
+    input_bits: typing.Literal[8, 16]
+
+    def __post_init__(self) -> None:
+        _settle(self, RecipeError, f"norm rule {self.match!r}")
+
+
 MOST_RECONSTRUCTION_STEPS = 100_000
 
 
@@ -230,6 +241,8 @@ class Recipe:
         first_last_bits: width of weights and input of the first and last weighted layer when it is more than theirs;
             None = no exception.
         residual_bits: width of values that an addition reads, 8 or 16; consumers that ask for less get their own copy.
+        norm_bits: width of what layer norms and RMS norms read, 8 or 16: in a transformer, the sums of the residual stream. A value
+            is as wide as its widest reader asks, so 8 bits for a sum take 8 for `residual_bits`, too.
         percentile: share of values, in percent, that the "percentile" observer keeps on each side.
         bias_correction: shift each bias by the mean error of its layer on the calibration data.
         equalization: balance the channel ranges of successive layers; None = only where weights are per tensor.
@@ -239,7 +252,8 @@ class Recipe:
             "i-vit-fixed": the same by shifts where its known faults are corrected. See docs/transformers.md.
         output: "int32" or "int8" codes for outputs that a weighted layer or an addition makes.
         samples: most calibration samples to use. seed: for everything random.
-        rules: later rules win. Each must match at least one layer.
+        rules: for layers with weights; later rules win. Each must match at least one layer.
+        norm_rules: the same for norms.
     """
 
     name: str = "custom"
@@ -253,6 +267,7 @@ class Recipe:
     percentile: float = 99.99
     first_last_bits: int | None = 8
     residual_bits: typing.Literal[8, 16] = 8
+    norm_bits: typing.Literal[8, 16] = 16
     bias_correction: bool = True
     equalization: bool | None = None
     rounding: typing.Literal["nearest", "compensated"] = "nearest"
@@ -263,6 +278,7 @@ class Recipe:
     samples: int = 512
     seed: int = 0
     rules: tuple[LayerRule, ...] = ()
+    norm_rules: tuple[NormRule, ...] = ()
 
     def __post_init__(self) -> None:
         _settle(self, RecipeError, f"recipe {self.name!r}")

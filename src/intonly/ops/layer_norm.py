@@ -170,6 +170,7 @@ SPEC = OpSpec(
     lower,
     from_torch={"layer_norm": from_torch},
     from_onnx={"LayerNormalization": from_onnx},
+    normalizes=True,
     input_bits=INPUT_BITS,
     examples=(
         Example([(2, 5, 16), (16,), (16,)], {"axis": 2, "eps": 1e-5}, _params(16)),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from intonly.core.errors import InvalidGraphError
 from intonly.core.graph import Dim, Node, Shape, Value, shape_text
 from intonly.core.lowering import NHWC, Lowered, Lowering
 from intonly.core.opspec import Call, Example, OpSpec
@@ -36,28 +37,39 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 def encoded(old: Shape, new: Sequence[int | Dim]) -> tuple[int, ...] | None:
     """Return `new` (at most one -1) as the attribute `shape` says it, or None when symbolic extents cannot be written.
 
-    A symbolic extent must stand where it stood (0) or be the only one that -1 stands for.
+    A symbolic extent must stand where it stood (0) or be part of what -1 stands for.
     """
-    known, left = [d for d in new if d != -1], [d for d in old if isinstance(d, Dim)]
-    for d in known:
-        if isinstance(d, Dim):
-            if d not in left:
-                return None
-            left.remove(d)
     if -1 in new:
-        have = math.prod(d for d in old if not isinstance(d, Dim))
-        want = math.prod(d for d in known if not isinstance(d, Dim))
-        if want == 0 or have % want or len(left) > 1 or (left and have != want):
+        rest = _rest(old, [d for d in new if d != -1])
+        if rest is None:
             return None
-        new = [(left[0] if left else have // want) if d == -1 else d for d in new]
-    code = [(0 if i < len(old) and old[i] == d else -1) if isinstance(d, Dim) else d for i, d in enumerate(new)]
-    return tuple(code) if code.count(-1) <= 1 else None
+        new = [rest if d == -1 else d for d in new]
+    code = tuple((0 if i < len(old) and old[i] == d else -1) if isinstance(d, Dim) else d for i, d in enumerate(new))
+    try:
+        made = reshaped(old, code, Node("reshape", (), ("",)))
+    except InvalidGraphError:
+        return None
+    return code if made == tuple(new) else None
+
+
+def _rest(old: Shape, known: Sequence[int | Dim]) -> int | Dim | None:
+    """Return the one extent by which `known` is short of the elements of `old`, None when there is no such extent."""
+    have, want = (math.prod(d.times if isinstance(d, Dim) else d for d in part) for part in (old, known))
+    left = [d for d in old if isinstance(d, Dim)]
+    for name in (d.name for d in known if isinstance(d, Dim)):
+        match = next((d for d in left if d.name == name), None)
+        if match is None:
+            return None
+        left.remove(match)
+    if want == 0 or have % want or len(left) > 1:
+        return None
+    return left[0].base.scaled(have // want) if left else have // want
 
 
 def runs(old: Shape, new: Shape) -> list[Run]:
     """Return the shortest runs of old axes that become runs of new axes; axes of extent 1 belong to none."""
     names = list(dict.fromkeys(d.name for d in (*old, *new) if isinstance(d, Dim)))
-    sizes = [[PRIMES[names.index(d.name)] if isinstance(d, Dim) else d for d in shape] for shape in (old, new)]
+    sizes = [[PRIMES[names.index(d.name)] * d.times if isinstance(d, Dim) else d for d in shape] for shape in (old, new)]
     result: list[Run] = []
     rest = [[i for i, d in enumerate(shape) if d != 1] for shape in sizes]
     while rest[0] or rest[1]:

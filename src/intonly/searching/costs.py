@@ -12,6 +12,7 @@ from intonly.pipeline import Progress, journey
 from intonly.searching.planning import uniform
 from intonly.searching.prepared import Prepared
 from intonly.steps.allocate import bops_cost, ram_cost, size_cost
+from intonly.steps.quantize import norm_input_bits, norm_names
 
 SAMPLES = 32
 """What a network is calibrated on that is made for its speed alone."""
@@ -34,10 +35,11 @@ def cost_tables(
     made = ready.choices
     widths = made.table_weight_bits, made.table_activation_bits
     reference = {origin: made.fixed.get(origin, (8, 8)) for origin in made.layers}
+    norms = {name: norm_input_bits(name, ready.recipe) for name in norm_names(ready.graph)}
     tables = (
         size_cost(ready.graph, *widths, reference_bytes, made_at=reference, baseline=reference_bytes),
         bops_cost(ready.graph, *widths),
-        ram_cost(ready.graph, *widths, residual_bits=ready.recipe.residual_bits),
+        ram_cost(ready.graph, *widths, residual_bits=ready.recipe.residual_bits, norm_bits=norms),
     )
     if not latency:
         return tables

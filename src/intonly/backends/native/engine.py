@@ -22,7 +22,7 @@ from intonly.backends.native.rewrite import unsigned
 from intonly.backends.native.rows import with_rows
 from intonly.backends.native.tables import tabulated
 from intonly.core.errors import BackendError
-from intonly.core.graph import Dim, Graph
+from intonly.core.graph import Dim, Graph, symbolic_sizes
 
 Array = npt.NDArray[Any]
 CACHE_BYTES = 1 << 20
@@ -159,9 +159,9 @@ class NativeEngine:
     @cached_property
     def _batch_dim(self) -> Dim | None:
         """The symbolic extent that all inputs and outputs have first, and none other beside it; None without one."""
-        dims = {d for value in self.source.values.values() for d in value.shape if isinstance(d, Dim)}
+        dims = list(symbolic_sizes(self.source).values())
         ends = [self.source.values[name].shape for name in (*self.source.inputs, *self.source.outputs)]
-        return dims.pop() if len(dims) == 1 and all(shape and isinstance(shape[0], Dim) for shape in ends) else None
+        return dims[0] if len(dims) == 1 and all(shape and isinstance(shape[0], Dim) for shape in ends) else None
 
     def profile(self, inputs: Mapping[str, Array], repeats: int = 20) -> list[StepTime]:
         """Return what each step costs on one thread, median over `repeats` runs."""

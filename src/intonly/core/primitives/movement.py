@@ -18,7 +18,8 @@ MAX_JOINED = 1 << 16
 def reshaped(old: Shape, new: Sequence[int], node: Node) -> Shape:
     """Return the shape that reshape gives: 0 keeps the axis at that place, one -1 takes what is left.
 
-    Symbolic extents must be kept (0), or be the only factor that -1 stands for.
+    Symbolic extents must be kept (0), or one of them be what -1 stands for: alone, or times what stands behind it, so that the
+    numbers of one sample stay together.
     """
     known: list[int | Dim] = []
     for i, d in enumerate(new):
@@ -41,12 +42,19 @@ def reshaped(old: Shape, new: Sequence[int], node: Node) -> Shape:
     if -1 not in known:
         require(not left and total == fixed, node, problem)
         return tuple(known)
+    require(len(left) <= 1, node, f"{problem}: two symbolic extents may not be merged")
+    total *= math.prod(d.times for d in left)
     require(fixed > 0 and total % fixed == 0, node, problem)
-    rest: int | Dim = total // fixed
-    if left:
-        require(len(left) == 1 and rest == 1, node, f"{problem}: a symbolic extent may not be merged with another axis")
-        rest = left[0]
+    rest = total // fixed if not left else left[0].base.scaled(total // fixed)
+    if left and rest != left[0]:
+        in_front = _elements(old[: old.index(left[0])]) == _elements(known[: known.index(-1)])
+        require(in_front, node, f"{problem}: a symbolic extent may be merged only with what stands behind it")
     return tuple(rest if d == -1 else d for d in known)
+
+
+def _elements(shape: Sequence[int | Dim]) -> tuple[int, list[str]]:
+    """Return the number of elements as a factor and the names of sizes."""
+    return math.prod(d.times if isinstance(d, Dim) else d for d in shape), sorted(d.name for d in shape if isinstance(d, Dim))
 
 
 def _run_reshape(node: Node, inputs: Sequence[Array]) -> Array:

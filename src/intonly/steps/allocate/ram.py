@@ -42,7 +42,14 @@ class _Stay:
         return packed_bytes(self.count, activation_bits if self.layer else self.bits)
 
 
-def ram_cost(graph: Graph, weight_bits: Sequence[int], activation_bits: Sequence[int], *, residual_bits: int = REFERENCE_BITS) -> CostTable:
+def ram_cost(
+    graph: Graph,
+    weight_bits: Sequence[int],
+    activation_bits: Sequence[int],
+    *,
+    residual_bits: int = REFERENCE_BITS,
+    norm_bits: Mapping[str, int] | None = None,
+) -> CostTable:
     """Return the peak bytes of live activations of one sample; one row for each moment that can be the peak.
 
     A value is as wide as its readers ask: a layer its activation width, an addition `residual_bits`, all others 8; outputs
@@ -51,8 +58,9 @@ def ram_cost(graph: Graph, weight_bits: Sequence[int], activation_bits: Sequence
 
     Args:
         graph: canonical FLOAT graph.
+        norm_bits: width of what each norm reads, by origin, where it is not that of the operator.
     """
-    stays = list(_stays(graph, residual_bits))
+    stays = list(_stays(graph, residual_bits, norm_bits or {}))
     layers = [node.origin for node in weighted_nodes(graph)]
     moments = []
     for moment in range(2 * len(graph.nodes)):
@@ -82,14 +90,14 @@ def _peaks(table: np.ndarray, constants: np.ndarray) -> list[int]:
     return sorted(kept)
 
 
-def _stays(graph: Graph, residual_bits: int) -> Iterator[_Stay]:
+def _stays(graph: Graph, residual_bits: int, norm_bits: Mapping[str, int]) -> Iterator[_Stay]:
     """Yield what is in memory, and from when to when."""
     consumers, root = graph.consumers(), unmoved(graph)
     position = {node.output: i for i, node in enumerate(graph.nodes)}
     merged = _merged(graph, consumers)
     runs = {node.output: _runs_at(graph, node, merged, position) for node in graph.nodes}
     end = 2 * len(graph.nodes) - 1
-    asked = _asked(graph, root, residual_bits)
+    asked = _asked(graph, root, residual_bits, norm_bits)
     for name, value in graph.values.items():
         if name in graph.params or name in merged:
             continue
@@ -136,7 +144,7 @@ def _runs_at(graph: Graph, node: Node, merged: Mapping[str, Node], position: Map
     return position[node.output]
 
 
-def _asked(graph: Graph, root: Mapping[str, str], residual_bits: int) -> dict[str, tuple[int, list[str]]]:
+def _asked(graph: Graph, root: Mapping[str, str], residual_bits: int, norm_bits: Mapping[str, int]) -> dict[str, tuple[int, list[str]]]:
     """Return, for each unmoved value, (the widest fixed width that is asked of it, 0 = none; one layer of each tie that asks)."""
     layers = {node.origin: root[node.inputs[0]] for node in weighted_nodes(graph)}
     fixed = dict.fromkeys(root.values(), 0)
@@ -159,7 +167,8 @@ def _asked(graph: Graph, root: Mapping[str, str], residual_bits: int) -> dict[st
             elif node.origin in layers and spec.weight is not None:
                 asking[to].append(node.origin)
             else:
-                bits = residual_bits if spec.accepts_acc else spec.input_bits if name == node.inputs[0] else None
+                own = norm_bits.get(node.origin, spec.input_bits) if name == node.inputs[0] else None
+                bits = residual_bits if spec.accepts_acc else own
                 fixed[to] = max(fixed[to], bits or REFERENCE_BITS)
     for before, after in reversed(passed):
         fixed[before] = max(fixed[before], fixed[after])

@@ -22,14 +22,11 @@ from intonly.core.opspec import Importer, Refusal
 from intonly.ops import OPS
 from intonly.steps.capture.builder import GraphBuilder
 from intonly.steps.capture.torch_program import Program, argument, base_name, is_random, module_path
-from intonly.steps.capture.torch_symbols import SCALARS, expand_convention, reshape_convention
+from intonly.steps.capture.torch_repeats import for_one, joined, period, regrouped, repeats
+from intonly.steps.capture.torch_symbols import SCALARS, Extents, expand_convention, reshape_convention
 
 SHAPE_ARGUMENTS = {"view": "size", "_unsafe_view": "size", "reshape": "shape", "expand": "size"}
 """Arguments that are given to importers in the words of our operators instead of torch's."""
-
-BROADCASTING = {"add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "maximum", "minimum", "where", "masked_fill"}
-BROADCASTING |= {"scaled_dot_product_attention", "cat", "concat", "concatenate"}
-"""Operators for which a constant need not be repeated over the batch: they repeat it themselves."""
 
 UNKNOWN_HINT = "intonly has no such operator; rewrite the layer with operators it has, or leave it out of the captured model"
 HINTS = {
@@ -61,7 +58,11 @@ class BatchRefusal(Exception):
 
 @dataclass(frozen=True)
 class TorchCall:
-    """One aten call as importers see it (`core.opspec.Call`)."""
+    """One aten call as importers see it (`core.opspec.Call`).
+
+    Fields:
+        kinds, extents: what the program says of each input; a constant that it repeats over the batch may be shorter.
+    """
 
     builder: GraphBuilder
     origin: str
@@ -69,6 +70,7 @@ class TorchCall:
     inputs: Sequence[str]
     args: Mapping[str, Any]
     kinds: Mapping[str, str]
+    extents: Mapping[str, Extents]
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a value."""
@@ -205,14 +207,25 @@ class ProgramReader:
             self._fold(node)
         elif source is not None:
             self.values[self.program.identity[node]] = self._value(source)
-        elif self._repeats_constant(node) and all(base_name(reader) in BROADCASTING for reader in node.users):
-            self.values[node] = self._value(node.args[0])  # type: ignore[arg-type]
+        elif self._reads_constants(node) and repeats(node, self.symbols):
+            tensors = {operand: self._value(operand).tensor for operand in node.all_input_nodes if self._is_constant(operand)}
+            made, source = for_one(node, tensors, self.symbols), next(iter(tensors))
+            is_same = base_name(node) == "expand" and made.shape == tensors[source].shape
+            self.values[node] = self._value(source) if is_same else Constant(made, self.program.origins[node])
         elif not isinstance(made, SCALARS) and made is not None:
             self.values[self.program.identity[node]] = self._imported(node, base_name(node))
 
     def _repeats_constant(self, node: FxNode) -> bool:
         """Whether the call expands a constant to the symbolic batch."""
         return base_name(node) == "expand" and isinstance(node.args[0], FxNode) and isinstance(self._value(node.args[0]), Constant)
+
+    def _is_constant(self, node: FxNode) -> bool:
+        return isinstance(self.values.get(self.program.identity[node]), Constant)
+
+    def _reads_constants(self, node: FxNode) -> bool:
+        """Whether all tensors that the call reads are known."""
+        tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
+        return bool(tensors) and all(map(self._is_constant, tensors))
 
     def _select(self, node: FxNode) -> None:
         """Read one of several outputs."""
@@ -235,7 +248,7 @@ class ProgramReader:
         if not hint:
             may_be_batch = bool(self.symbols.dims)
             try:
-                made = self.importers[name](self._call(node, name, origin))
+                made = self._made(node, name, origin)
                 made = made if isinstance(made, str) else list(made)
                 self._check_shapes(node, made)
             except BatchRefusal:
@@ -248,6 +261,15 @@ class ProgramReader:
             self.batch_problem = f"{origin} ({name}): {hint}"
         self._refuse(origin, name, hint)
         return self._guess(origin, node.meta["val"])
+
+    def _made(self, node: FxNode, name: str, origin: str) -> str | Sequence[str]:
+        """Return what the importer of a call makes; a constant with several rows a sample meets operands of two leading axes."""
+        call = self._call(node, name, origin)
+        times = max((period(call.extents[x]) for x in call.inputs if x and call.constant(x) is not None), default=1)
+        if times == 1:
+            return self.importers[name](call)
+        made = self.importers[name](regrouped(call, times))
+        return joined(call, made) if isinstance(made, str) else [joined(call, m) for m in made]
 
     def _misuse(self, node: FxNode, name: str) -> str:
         """Return what to do about a call that no importer may see, "" for a known operator used as at inference, on reals."""
@@ -275,6 +297,7 @@ class ProgramReader:
         inputs: list[str] = []
         args: dict[str, Any] = {}
         kinds: dict[str, str] = {}
+        extents: dict[str, Extents] = {}
         for declared in node.target._schema.arguments:  # type: ignore[union-attr]
             given = argument(node, declared.name)
             if declared.name == SHAPE_ARGUMENTS.get(name):
@@ -286,11 +309,12 @@ class ProgramReader:
             else:
                 listed = given if isinstance(given, list | tuple) else [given]
                 inputs += [self._name(item) if isinstance(item, FxNode) else "" for item in listed]
-                tensors = [item for item in listed if isinstance(item, FxNode)]
-                kinds.update((self._name(item), kind_of(item.meta["val"].dtype)) for item in tensors)
+                for item in (item for item in listed if isinstance(item, FxNode)):
+                    kinds[self._name(item)] = kind_of(item.meta["val"].dtype)
+                    extents[self._name(item)] = self.symbols.shape(item.meta["val"].shape)
         while inputs and not inputs[-1]:
             inputs.pop()
-        return TorchCall(self.builder, origin, name, inputs, args, kinds)
+        return TorchCall(self.builder, origin, name, inputs, args, kinds, extents)
 
     def _new_shape(self, node: FxNode, name: str) -> tuple[int | Dim, ...]:
         old, new = self.symbols.shape(node.args[0].meta["val"].shape), self.symbols.shape(node.meta["val"].shape)  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ from torch.export.graph_signature import InputKind, TensorArgument
 from intonly.core.graph import Dim, Shape
 
 Extents = tuple[int | Dim | None, ...]
-"""A shape where None stands for an expression of symbols (5*N) that no Dim can name."""
+"""A shape where None stands for an expression of symbols (N + 1) that no Dim can name."""
 
 SCALARS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 
@@ -46,7 +46,11 @@ class Symbols:
         if not isinstance(size, torch.SymInt):
             return int(size)
         expr = size.node.expr
-        return int(expr) if expr.is_number else self.dims.get(expr)
+        if expr.is_number:
+            return int(expr)
+        times, symbol = expr.as_coeff_Mul()
+        found = self.dims.get(symbol)
+        return found.scaled(int(times)) if found is not None and times.is_Integer and times > 0 else None
 
     def shape(self, sizes: Iterable[Any]) -> Extents:
         """Return all extents of a tensor."""

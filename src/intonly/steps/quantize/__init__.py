@@ -17,7 +17,7 @@ from intonly.core.records import InputSpec, Plan, Recipe
 from intonly.core.spec import check
 from intonly.steps.quantize.activations import Asked, input_qparams, quantize_activations
 from intonly.steps.quantize.published import with_published_forms
-from intonly.steps.quantize.settings import LayerSettings, layer_settings, plan_of, weighted_nodes
+from intonly.steps.quantize.settings import LayerSettings, layer_settings, norm_input_bits, norm_names, plan_of, weighted_nodes
 from intonly.steps.quantize.weights import guarded_scale, quantize_weights, unshared_weights, weight_qparams, weight_scale
 
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
     "guarded_scale",
     "input_qparams",
     "layer_settings",
+    "norm_input_bits",
+    "norm_names",
     "plan_of",
     "quantize_graph",
     "weight_qparams",
@@ -49,4 +51,4 @@ def quantize_graph(
     graph = quantize_activations(graph, Asked(recipe, settings, ranges, specs, pinned))
     graph = quantize_weights(graph, settings, pinned).replace(stage=Stage.QUANTIZED)
     check(graph)
-    return graph, plan_of(recipe, settings)
+    return graph, plan_of(recipe, settings, norm_names(graph))

@@ -13,7 +13,7 @@ from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
 from intonly.core.records import Recipe
 from intonly.ops import OPS
-from intonly.steps.quantize.settings import LayerSettings
+from intonly.steps.quantize.settings import LayerSettings, norm_input_bits
 
 
 class Groups:
@@ -80,6 +80,8 @@ def consumer_bits(node: Node, name: str, settings: Mapping[str, LayerSettings], 
         return settings[node.origin].activation_bits
     if spec.accepts_acc:
         return max(recipe.residual_bits, recipe.activation_bits)
+    if spec.normalizes and name == node.inputs[0]:
+        return norm_input_bits(node.origin, recipe)
     if spec.input_bits is not None and name == node.inputs[0]:
         return spec.input_bits
     return max(8, recipe.activation_bits)

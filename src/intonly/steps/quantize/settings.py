@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -12,9 +12,9 @@ from typing import Literal
 from intonly.core.errors import InvalidGraphError, RecipeError
 from intonly.core.graph import Graph
 from intonly.core.number_format import NumberFormat
-from intonly.core.records import LayerRule, Plan, Recipe
+from intonly.core.records import LayerRule, NormRule, Plan, Recipe
 from intonly.formats import weight_format
-from intonly.ops import weighted_nodes
+from intonly.ops import OPS, weighted_nodes
 
 __all__ = ["LayerSettings", "layer_settings", "plan_of", "weighted_nodes"]
 
@@ -47,6 +47,12 @@ def layer_settings(graph: Graph, recipe: Recipe) -> dict[str, LayerSettings]:
             raise InvalidGraphError(f"two layers are called {name!r}; each needs a name of its own", origin=name)
     for rule in recipe.rules:
         _check_rule(rule, recipe, names)
+    norms = norm_names(graph)
+    for asked in recipe.norm_rules:
+        if not any(fnmatchcase(name, asked.match) for name in norms):
+            close = difflib.get_close_matches(asked.match, norms, SHOWN_LAYERS, 0.4) or norms[:SHOWN_LAYERS]
+            said = f"norms are {', '.join(close)}" if norms else "the network has none"
+            raise RecipeError(f"recipe {recipe.name!r}: norm rule {asked.match!r} matches no norm; {said}")
     return {name: _resolved(name, recipe, is_edge=name in (names[0], names[-1])) for name in names}
 
 
@@ -89,9 +95,20 @@ def _resolved(origin: str, recipe: Recipe, *, is_edge: bool) -> LayerSettings:
     return LayerSettings(weight_format(weight_bits, named), granularity, weight_observer, bits, observer)
 
 
-def plan_of(recipe: Recipe, settings: Mapping[str, LayerSettings]) -> Plan:
-    """Return the plan: the recipe with what was chosen for each layer spelled out."""
-    return replace(recipe, rules=tuple(_rule_of(origin, s) for origin, s in settings.items()))
+def norm_names(graph: Graph) -> list[str]:
+    """Return the origins of the norms, in order."""
+    return [node.origin for node in graph.nodes if OPS[node.op].normalizes]
+
+
+def norm_input_bits(origin: str, recipe: Recipe) -> int:
+    """Return the width of what a norm reads; later rules win."""
+    return next((rule.input_bits for rule in reversed(recipe.norm_rules) if fnmatchcase(origin, rule.match)), recipe.norm_bits)
+
+
+def plan_of(recipe: Recipe, settings: Mapping[str, LayerSettings], norms: Sequence[str] = ()) -> Plan:
+    """Return the plan: the recipe with what was chosen for each layer, and each of `norms`, spelled out."""
+    widths = tuple(NormRule(_escaped(origin), norm_input_bits(origin, recipe)) for origin in norms)  # type: ignore[arg-type]
+    return replace(recipe, rules=tuple(_rule_of(origin, s) for origin, s in settings.items()), norm_rules=widths or recipe.norm_rules)
 
 
 def _rule_of(origin: str, settings: LayerSettings) -> LayerRule:
