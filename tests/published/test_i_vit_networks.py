@@ -134,7 +134,7 @@ def test_nothing_is_lost_in_a_file(mode: str, tmp_path: Path) -> None:
 def test_accuracy_beside_the_exact_operators() -> None:
     """Check 8: hidden states of the W8A8 encoder leave the float ones, or the published operators cost more than known.
 
-    Mean cosine of 768 hidden states: exact 0.99994, i-vit 0.99986, i-vit-fixed 0.99993.
+    Mean cosine of 768 hidden states: exact 0.99995, i-vit 0.99986, i-vit-fixed 0.99993.
     """
     x, hidden = reference()
     cosines = {mode: cosine(quantized(mode).dequantize(quantized(mode)(x)), hidden) for mode in MODES}

@@ -17,7 +17,7 @@ from intonly.core.arith import Rescale
 from intonly.core.errors import LoweringError
 from intonly.core.graph import Node
 from intonly.core.lowering import Lowered, Lowering
-from intonly.core.number_format import INT16, INT32, INT64
+from intonly.core.number_format import INT16, INT32, INT64, QParams
 
 EXP_BITS = 30
 """Exponentials are Q30: 1.0 is 2^30, and whatever is below 2^-31 is 0."""
@@ -73,6 +73,17 @@ def rescaled(low: Lowering, x: str, factor: float, lo: int, hi: int, **options: 
     names = [x, *([options.pop("residual")] if "residual" in options else [])]
     options.setdefault("zero_point", 0)
     return low.emit("requantize", names, {"rescale": Rescale.from_real(factor, lo=lo, hi=hi, narrow=False, **options)})
+
+
+def shifted(low: Lowering, x: str, bits: int, hi: int) -> str:
+    """Emit floor(x / 2^bits), which is 0..hi, for 0 <= x < 2^31 and bits of 1 or more; return its name."""
+    below = binary(low, "minimum", x, scalar(low, INT32.qmax, "below"))  # it is; for the bound rules
+    return rescaled(low, below, 2.0**-bits, 0, hi, x_zero=1 << (bits - 1))  # takes the rounding's half away
+
+
+def integers(x: Any, qparams: QParams) -> npt.NDArray[np.int64]:
+    """Return the integers, less the zero point, of a tensor that lies on the grid of `qparams`."""
+    return np.asarray(np.round(x.detach().double().cpu().numpy() / float(qparams.scale)), np.int64)
 
 
 def binary(low: Lowering, op: str, a: str, b: str, **attrs: Any) -> str:

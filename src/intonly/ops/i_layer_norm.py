@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from intonly.core.arith import isqrt
 from intonly.core.errors import LoweringError
 from intonly.core.graph import Node
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import INT32, INT64, QParams
 from intonly.core.opspec import Example, OpSpec, constant_input, fixed, same_shape
 from intonly.ops import layer_norm
-from intonly.ops.fixed_point import binary, per_tensor, scalar
+from intonly.ops.fixed_point import binary, integers, per_tensor, rescaled, scalar
 
 START = 1 << 16
 STEPS = 10
@@ -75,32 +76,25 @@ def run_quantized(node: Node, inputs: Sequence[Any], x_qparams: QParams) -> Any:
     """The integers that `lower` computes, times their unit."""
     import torch
 
-    x, weight, bias = inputs
-    x = (x / x_qparams.scale.item()).round().long().movedim(node.attrs["axis"], -1)
+    x = np.moveaxis(integers(inputs[0], x_qparams), node.attrs["axis"], -1)
     count = x.shape[-1]
-    twice = 2 * x.sum(-1, keepdim=True) + count
-    mean = twice.div(2 * count, rounding_mode="floor")
-    mean = mean - ((mean * 2 * count == twice) & (mean % 2 == 1)).long()
+    twice = 2 * x.sum(-1, keepdims=True) + count
+    mean = twice // (2 * count)
+    mean = mean - ((mean * 2 * count == twice) & (mean % 2 == 1))
     d = x - mean
-    v = (d * d).sum(-1, keepdim=True)
-    unit = math.sqrt(count) / 2**RESULT_BITS
-    y = (d * (RECIPROCAL // (_isqrt(v).clamp(1) if node.attrs["fixed"] else _newton(v)))) >> 1
-    join = joined(node, weight.double().cpu().numpy(), bias.double().cpu().numpy())
-    codes, factor, silent = (torch.from_numpy(a).to(y.device) for a in (join.codes, join.weight * unit, join.silent))
-    made = (y.masked_fill(silent, 0) + codes).double() * factor
-    return made.to(inputs[0].dtype).movedim(-1, node.attrs["axis"])
+    v = (d * d).sum(-1, keepdims=True)
+    y = (d * (RECIPROCAL // (np.maximum(isqrt(v), 1) if node.attrs["fixed"] else newton(v)))) >> 1
+    join = joined(node, *(p.double().cpu().numpy() for p in inputs[1:]))
+    made = (np.where(join.silent, 0, y) + join.codes) * (join.weight * (math.sqrt(count) / 2**RESULT_BITS))
+    return torch.from_numpy(np.moveaxis(made, -1, node.attrs["axis"])).to(inputs[0])
 
 
-def _newton(v: Any) -> Any:
-    k = v * 0 + START
+def newton(v: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return what ten steps from 2^16 make of the square root of v."""
+    k = np.full_like(v, START)
     for _ in range(STEPS):
         k = (k + v // k) >> 1
     return k
-
-
-def _isqrt(v: Any) -> Any:
-    k = v.double().sqrt().long()
-    return k - (k * k > v).long() + ((k + 1) * (k + 1) <= v).long()
 
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
@@ -122,14 +116,15 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     weight, bias = constant_input(node, 1, low), constant_input(node, 2, low)
     assert weight is not None and bias is not None
     row = {"axes": (len(x.shape) - 1,), "keepdims": True, "x_zero_point": 0}
-    d = binary(low, "add", x.name, _emit_mean(low, low.emit("reduce_sum", [x.name], row), count), sign=-1)
+    mean = rescaled(low, _emit_mean(low, low.emit("reduce_sum", [x.name], row), count), 1.0, fmt.decoded_min, fmt.decoded_max)
+    d = binary(low, "add", x.name, mean, sign=-1)
     v = low.emit("reduce_sum", [binary(low, "mul", d, d)], row)
     v = binary(low, "maximum", v, scalar(low, 0, "nothing"))  # it is 0 or more; the bound rules do not know that
     root = _emit_isqrt(low, v) if node.attrs["fixed"] else _emit_newton(low, v)
     factor = binary(low, "floor_div", scalar(low, RECIPROCAL, "reciprocal"), root)
-    y = binary(low, "floor_div", binary(low, "mul", d, factor), scalar(low, 2, "shift"))
     limit = 1 << RESULT_BITS
-    y = _limited(low, y, limit)
+    twice = _limited(low, binary(low, "mul", d, factor), 2 * limit)
+    y = rescaled(low, twice, 0.5, -limit, limit, x_zero=1)  # the floor of the half
     normalized = Lowered(y, x.shape, x.perm, np.asarray(math.sqrt(count) / limit), np.zeros((), np.int64))
     return _emit_affine(low, normalized, joined(node, weight, bias), node.output)
 
@@ -143,7 +138,8 @@ def _emit_affine(low: Lowering, y: Lowered, join: Joined, output: str) -> Lowere
     name = y.name
     if join.silent.any():
         name = binary(low, "mul", name, low.param((~join.silent).astype(np.int64).reshape(along), INT32, f"{low.origin}.counts"))
-    name = binary(low, "add", name, low.param(join.codes.reshape(along), INT64, f"{low.origin}.bias"))
+    fmt = INT32 if np.abs(join.codes).max() < 1 << RESULT_BITS else INT64
+    name = binary(low, "add", name, low.param(join.codes.reshape(along), fmt, f"{low.origin}.bias"))
     excess = np.array([max(0, (abs(int(code)) + (1 << RESULT_BITS)).bit_length() - RESCALED_BITS) for code in join.codes])
     if excess.any():
         name = binary(low, "floor_div", name, low.param((1 << excess).reshape(along), INT64, f"{low.origin}.excess"))

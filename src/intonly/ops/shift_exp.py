@@ -16,18 +16,24 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from intonly.core.arith import Limits
 from intonly.core.errors import LoweringError
 from intonly.core.lowering import Lowering
-from intonly.core.number_format import INT64
+from intonly.core.number_format import INT32, INT64
 from intonly.ops.fixed_point import binary, rescaled, scalar
 
 LEAST_OCTAVE = 256
 """Steps that an octave has at least in the corrected forms: the rounding of `octave` then costs at most 0.4 %."""
-SATURATION_BITS = 31
-"""An exponential of at least 2^31 is as good as any larger one: what reads it takes sums of 2^31 - 1 at most."""
+LARGEST = (1 << 31) - 1
+"""Exponentials saturate here: what reads them cuts their sum there, too."""
 LONGEST_OCTAVE = 1 << 29
 """With more steps, the product before the last shift would need more than 62 bits."""
+TABLE_ENTRIES = 1024
+"""An argument of no more values, such as every 8-bit one, is looked up."""
+
+Ints = npt.NDArray[np.int64]
 
 
 def octave(step: float) -> int:
@@ -40,35 +46,54 @@ def refinement(step: float) -> int:
     return next(bits for bits in range(64) if octave(step / 2.0**bits) >= LEAST_OCTAVE)
 
 
-def stretched(x: Any) -> Any:
-    """Return x * 1.4375 by shifts, of an int or an integer tensor; it never decreases as x grows."""
+def _stretched(x: Any) -> Any:
+    """Return x * 1.4375 by shifts; it never decreases as x grows."""
     return x + (x >> 1) - (x >> 4)
 
 
-def shift_exp(x: Any, step: float, n: int) -> Any:
-    """Return exp(step * x) in units of 1 / (octave << n) for an int64 tensor x, int64; beyond 2^31, it may be any such number.
+def _lowest(a: int, n: int) -> int:
+    """Return t from which down every exponential saturates: 2^(n - t / a) is 2^31, and half the chord 1 or more."""
+    return (n - LARGEST.bit_length()) * a
+
+
+def shift_exp(x: npt.ArrayLike, step: float, n: int) -> Ints:
+    """Return exp(step * x) in units of 1 / (octave << n), at most 2^31 - 1, int64, same shape.
 
     NORMATIVE for the published operators; `emit_shift_exp` writes the same in primitives.
-    """
-    a = octave(step)
-    t = (-stretched(x)).clamp((n - SATURATION_BITS) * a, n * a)
-    q = t.div(a, rounding_mode="floor")
-    return ((2 * a - (t - q * a)) * 2 ** (n - q)) >> 1
-
-
-def emit_shift_exp(low: Lowering, x: str, largest: int, step: float, n: int) -> str:
-    """Emit exp(step * x) in units of 1 / (octave << n); return its name.
 
     Args:
-        x: stored integers, at most `largest`. n: octaves below 0 after which the result stays what it is, at most 31.
+        x: integers. n: octaves below 0 after which the result stays what it is, at most 31.
+    """
+    a = octave(step)
+    t = np.clip(-_stretched(np.asarray(x, np.int64)), _lowest(a, n), n * a)
+    q = t // a
+    return np.asarray(np.minimum(((2 * a - (t - q * a)) << (n - q)) >> 1, LARGEST))
+
+
+def emit_shift_exp(low: Lowering, x: str, limits: Limits, step: float, n: int, *, gain: int = 1, zero: int = 0) -> str:
+    """Emit exp(step * gain * (x - zero)) as `shift_exp` defines it; return its name.
+
+    A short range of x is looked up, a long one goes through the published shifts.
+
+    Args:
+        x: stored integers within `limits`.
 
     Raises:
         LoweringError: when a step is so small that 64 bits do not hold an octave.
     """
-    a = octave(step)
+    a, (lo, hi) = octave(step), limits
     if a > LONGEST_OCTAVE:
         raise LoweringError(f"{low.origin}: a step of {step:.3g} is too small for the exponential by shifts", origin=low.origin)
-    largest = min(int(stretched(largest)), (SATURATION_BITS - n) * a)
+    if hi - lo < TABLE_ENTRIES:
+        entries = low.param(shift_exp(gain * (np.arange(lo, hi + 1) - zero), step, n), INT32, f"{low.origin}.shift_exp")
+        return low.emit("lookup", [x, entries], {"offset": lo})
+    argument = binary(low, "mul", x, scalar(low, gain, "gain"), a_zero_point=zero)
+    return _emit_shifts(low, argument, max(gain * (lo - zero), gain * (hi - zero)), a, n)
+
+
+def _emit_shifts(low: Lowering, x: str, largest: int, a: int, n: int) -> str:
+    """Emit the exponential of integers of at most `largest`, with octaves of `a` steps."""
+    largest = min(int(_stretched(largest)), -_lowest(a, n))
     lowest = -largest // a
     half, sixteenth = (binary(low, "floor_div", x, scalar(low, d, "shift")) for d in (2, 16))
     scaled = binary(low, "add", binary(low, "add", x, half), sixteenth, sign=-1)
@@ -82,4 +107,5 @@ def emit_shift_exp(low: Lowering, x: str, largest: int, step: float, n: int) -> 
     chord = binary(low, "minimum", chord, scalar(low, 2 * a, "chord"))
     powers = low.param(np.array([1 << (n - k) for k in range(lowest, n + 1)]), INT64, f"{low.origin}.powers")
     power = low.emit("lookup", [q, powers], {"offset": lowest})
-    return binary(low, "floor_div", binary(low, "mul", chord, power), scalar(low, 2, "shift"))
+    e = binary(low, "floor_div", binary(low, "mul", chord, power), scalar(low, 2, "shift"))
+    return binary(low, "minimum", e, scalar(low, LARGEST, "saturated"))

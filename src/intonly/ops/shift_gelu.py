@@ -19,15 +19,15 @@ import numpy as np
 from intonly.core.errors import LoweringError
 from intonly.core.graph import Node
 from intonly.core.lowering import Lowered, Lowering
-from intonly.core.number_format import QParams
+from intonly.core.number_format import INT16, INT64, QParams
 from intonly.core.opspec import Example, OpSpec, same_shape
-from intonly.ops.fixed_point import binary, per_tensor, scalar
-from intonly.ops.shift_exp import emit_shift_exp, octave, refinement, shift_exp
+from intonly.ops.fixed_point import TABLE_BITS, binary, integers, per_tensor, rescaled, scalar, shifted
+from intonly.ops.shift_exp import LARGEST, Ints, emit_shift_exp, octave, refinement, shift_exp
 
 OCTAVES = 23
 GAIN = 1.702
 """GELU(x) is about x * sigmoid(1.702 x): error at most 0.0203."""
-RECIPROCAL = (1 << 31) - 1
+FIXED_OCTAVES = 15
 SIGMOID_BITS, FIXED_SIGMOID_BITS = 7, 8
 LONGEST_OCTAVE = 255
 """With more steps in an octave, exp(0) alone is 2^31, and the published sigmoid exceeds 1."""
@@ -47,23 +47,26 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 def run_quantized(node: Node, inputs: Sequence[Any], x_qparams: QParams) -> Any:
     """The integers that `lower` computes, times their unit."""
-    scale = x_qparams.scale.item()
-    x = (inputs[0] / scale).round().long()
-    sigmoid = _fixed_sigmoid(x, scale * GAIN) if node.attrs["fixed"] else _published_sigmoid(x, scale * GAIN)
-    return (x * sigmoid).to(inputs[0].dtype) * (scale / 2 ** _sigmoid_bits(node))
+    import torch
+
+    scale, x = float(x_qparams.scale), integers(inputs[0], x_qparams)
+    sigmoid = fixed_sigmoid(x, scale * GAIN) if node.attrs["fixed"] else published_sigmoid(x, scale * GAIN)
+    return torch.from_numpy(x * sigmoid * (scale / 2 ** _sigmoid_bits(node))).to(inputs[0])
 
 
-def _published_sigmoid(x: Any, step: float) -> Any:
-    largest = x.amax(-1, keepdim=True)
+def published_sigmoid(x: Ints, step: float) -> Ints:
+    """Return the published sigmoid(step * x) for rows of integers, in units of 2^-7."""
+    largest = x.max(-1, keepdims=True)
     e1, e2 = shift_exp(x - largest, step, OCTAVES), shift_exp(-largest, step, OCTAVES)
-    return (e1 * (RECIPROCAL // (e1 + e2).clamp(max=RECIPROCAL))) >> (31 - SIGMOID_BITS)
+    return np.asarray((e1 * (LARGEST // np.minimum(e1 + e2, LARGEST))) >> (31 - SIGMOID_BITS))
 
 
-def _fixed_sigmoid(x: Any, step: float) -> Any:
+def fixed_sigmoid(x: Ints, step: float) -> Ints:
+    """Return the corrected sigmoid(step * x) of integers, in units of 2^-8."""
     shift = refinement(step)
-    e, one = shift_exp(-x.abs() << shift, step / 2.0**shift, OCTAVES), octave(step / 2.0**shift) << OCTAVES
-    share = e.where(x < 0, one)
-    return ((share << (FIXED_SIGMOID_BITS + 1)) + e + one).div(2 * (e + one), rounding_mode="floor")
+    e, one = shift_exp(-np.abs(x) << shift, step / 2.0**shift, FIXED_OCTAVES), octave(step / 2.0**shift) << FIXED_OCTAVES
+    share = np.where(x < 0, e, one)
+    return np.asarray(((share << (FIXED_SIGMOID_BITS + 1)) + e + one) // (2 * (e + one)))
 
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
@@ -75,7 +78,6 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
         LoweringError: when the input's step is so small that the published form exceeds 31 bits.
     """
     x = per_tensor(inputs[0], node)
-    fmt, zero = low.format_of(x), x.zero
     step = float(x.scale) * GAIN
     if not node.attrs["fixed"] and octave(step) > LONGEST_OCTAVE:
         raise LoweringError(
@@ -83,38 +85,44 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
             f"exceed 31 bits below {1 / (LONGEST_OCTAVE * GAIN):.3g}; ask for transformers = 'i-vit-fixed'",
             origin=node.origin,
         )
-    codes = binary(low, "add", x.name, scalar(low, zero, "zero"), sign=-1)
-    form = _emit_fixed if node.attrs["fixed"] else _emit_published
-    sigmoid = form(low, codes, fmt.decoded_min - zero, step, x.stored_axis(-1))
-    product = binary(low, "mul", codes, sigmoid)
+    sigmoid = _emit_fixed(low, x, step) if node.attrs["fixed"] else _emit_published(low, x, step)
+    product = binary(low, "mul", x.name, sigmoid, a_zero_point=x.zero)
     made = Lowered(product, x.shape, x.perm, x.scale / 2 ** _sigmoid_bits(node), np.zeros((), np.int64))
     return low.finished(made, node.output)
 
 
-def _emit_published(low: Lowering, x: str, lowest: int, step: float, axis: int) -> str:
-    """Emit the published sigmoid of integers of at least `lowest`, in units of 2^-7, the maximum being taken along the stored `axis`."""
-    largest = low.emit("reduce_max", [x], {"axes": (axis,), "keepdims": True})
-    below = binary(low, "minimum", binary(low, "add", x, largest, sign=-1), scalar(low, 0, "top"))  # it is 0 or less
-    e1 = emit_shift_exp(low, below, 0, step, OCTAVES)
-    e2 = emit_shift_exp(low, binary(low, "mul", largest, scalar(low, -1, "minus")), -lowest, step, OCTAVES)
-    reciprocal = scalar(low, RECIPROCAL, "reciprocal")
-    total = binary(low, "minimum", binary(low, "add", e1, e2), reciprocal)
-    product = binary(low, "mul", e1, binary(low, "floor_div", reciprocal, total))
-    sigmoid = binary(low, "floor_div", product, scalar(low, 1 << (31 - SIGMOID_BITS), "unit"))
-    return binary(low, "minimum", sigmoid, scalar(low, (1 << SIGMOID_BITS) - 1, "below_one"))  # it is; for the bound rules
+def _emit_published(low: Lowering, x: Lowered, step: float) -> str:
+    """Emit the published sigmoid, in units of 2^-7."""
+    fmt = low.format_of(x)
+    limits = (fmt.decoded_min, fmt.decoded_max)
+    largest = low.emit("reduce_max", [x.name], {"axes": (x.stored_axis(-1),), "keepdims": True})
+    below = binary(low, "minimum", binary(low, "add", x.name, largest, sign=-1), scalar(low, 0, "top"))  # it is 0 or less
+    e1 = emit_shift_exp(low, below, (limits[0] - limits[1], 0), step, OCTAVES)
+    e2 = emit_shift_exp(low, largest, limits, step, OCTAVES, gain=-1, zero=x.zero)
+    e2 = binary(low, "minimum", e2, low.param(LARGEST, INT64, f"{low.origin}.largest"))  # as 64 bits, which the sum needs
+    total = rescaled(low, binary(low, "add", e1, e2), 1.0, 0, LARGEST)
+    product = binary(low, "mul", e1, binary(low, "floor_div", scalar(low, LARGEST, "largest"), total))
+    return shifted(low, product, 31 - SIGMOID_BITS, (1 << SIGMOID_BITS) - 1)
 
 
-def _emit_fixed(low: Lowering, x: str, lowest: int, step: float, axis: int) -> str:
-    """Emit the corrected sigmoid in units of 2^-8."""
-    del lowest, axis
+def _emit_fixed(low: Lowering, x: Lowered, step: float) -> str:
+    """Emit the corrected sigmoid, in units of 2^-8: a look-up where x has few bits."""
+    fmt = low.format_of(x)
+    codes = np.arange(fmt.decoded_min, fmt.decoded_max + 1) if fmt.bits <= TABLE_BITS else None
+    if codes is not None:
+        entries = low.param(fixed_sigmoid(codes - x.zero, step), INT16, f"{low.origin}.sigmoid")
+        return low.emit("lookup", [x.name, entries], {"offset": fmt.decoded_min})
     shift = refinement(step)
-    negative = binary(low, "minimum", x, binary(low, "mul", x, scalar(low, -1, "minus")))
-    e = emit_shift_exp(low, binary(low, "mul", negative, scalar(low, 1 << shift, "refined")), 0, step / 2.0**shift, OCTAVES)
-    one = scalar(low, octave(step / 2.0**shift) << OCTAVES, "one")
+    centered = binary(low, "add", x.name, scalar(low, x.zero, "zero"), sign=-1)
+    negative = binary(low, "minimum", centered, binary(low, "mul", centered, scalar(low, -1, "minus")))
+    reach = max(x.zero - fmt.decoded_min, fmt.decoded_max - x.zero)
+    e = emit_shift_exp(low, negative, (-reach, 0), step / 2.0**shift, FIXED_OCTAVES, gain=1 << shift)
+    one = scalar(low, octave(step / 2.0**shift) << FIXED_OCTAVES, "one")
     whole = binary(low, "add", e, one)
-    below = binary(low, "compare", x, scalar(low, 0, "top"), relation="lt")
-    share = binary(low, "mul", low.emit("select", [below, e, one]), scalar(low, 2 << FIXED_SIGMOID_BITS, "unit"))
-    return binary(low, "floor_div", binary(low, "add", share, whole), binary(low, "mul", whole, scalar(low, 2, "twice")))
+    share = low.emit("select", [binary(low, "compare", centered, scalar(low, 0, "top"), relation="lt"), e, one])
+    share = binary(low, "mul", share, scalar(low, 2 << FIXED_SIGMOID_BITS, "unit"))
+    sigmoid = binary(low, "floor_div", binary(low, "add", share, whole), binary(low, "mul", whole, scalar(low, 2, "twice")))
+    return binary(low, "minimum", sigmoid, scalar(low, 1 << FIXED_SIGMOID_BITS, "one"))  # it is; for the bound rules
 
 
 SPEC = OpSpec(

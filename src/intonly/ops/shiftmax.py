@@ -20,11 +20,10 @@ from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import QParams
 from intonly.core.opspec import Example, OpSpec
 from intonly.ops import softmax
-from intonly.ops.fixed_point import binary, per_tensor, scalar
-from intonly.ops.shift_exp import emit_shift_exp, octave, refinement, shift_exp
+from intonly.ops.fixed_point import binary, integers, per_tensor, rescaled, scalar, shifted
+from intonly.ops.shift_exp import LARGEST, emit_shift_exp, octave, refinement, shift_exp
 
 OCTAVES = 15
-RECIPROCAL = (1 << 31) - 1
 
 
 def _refined(node: Node, step: float) -> tuple[int, float]:
@@ -35,18 +34,17 @@ def _refined(node: Node, step: float) -> tuple[int, float]:
 
 def run_quantized(node: Node, inputs: Sequence[Any], x_qparams: QParams) -> Any:
     """The integers that `lower` computes, times their unit."""
+    import torch
+
     axis, bits = node.attrs["axis"], node.attrs["bits"]
     shift, step = _refined(node, float(x_qparams.scale))
-    x = (inputs[0] / x_qparams.scale.item()).round().long()
-    keys = inputs[1] != 0 if len(inputs) > 1 else x.new_ones(x.shape).bool()
-    lowest = x.min() if x.numel() else 0
-    e = shift_exp(((x - x.where(keys, lowest).amax(axis, keepdim=True)) << shift).clamp(max=0), step, OCTAVES) * keys
-    total = e.sum(axis, keepdim=True).clamp(octave(step) << OCTAVES)
-    if node.attrs["fixed"]:
-        codes = ((e << bits) + total).div(2 * total, rounding_mode="floor")
-    else:
-        codes = (e * (RECIPROCAL // total.clamp(max=RECIPROCAL))) >> (32 - bits)
-    return codes.to(inputs[0].dtype) * 2.0 ** (1 - bits)
+    x = integers(inputs[0], x_qparams)
+    keys = inputs[1].cpu().numpy() != 0 if len(inputs) > 1 else np.True_
+    largest = np.where(keys, x, x.min(initial=0)).max(axis, keepdims=True)
+    e = shift_exp(np.minimum(x - largest, 0) << shift, step, OCTAVES) * keys
+    total = np.maximum(e.sum(axis, keepdims=True), octave(step) << OCTAVES)
+    codes = ((e << bits) + total) // (2 * total) if node.attrs["fixed"] else e * (LARGEST // np.minimum(total, LARGEST)) >> 32 - bits
+    return torch.from_numpy(codes * 2.0 ** (1 - bits)).to(inputs[0])
 
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
@@ -56,10 +54,9 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     """
     x, bits = per_tensor(inputs[0], node), node.attrs["bits"]
     keys = softmax.keys_of(x, inputs[1] if len(inputs) > 1 else None, node, low)
-    d, _, row = softmax.distances(x, node, low, keys)
+    d, reach, row = softmax.distances(x, node, low, keys)
     shift, step = _refined(node, float(x.scale))
-    below = binary(low, "mul", d, scalar(low, -(1 << shift), "refined"))
-    e = emit_shift_exp(low, below, 0, step, OCTAVES)
+    e = emit_shift_exp(low, d, (0, reach), step, OCTAVES, gain=-(1 << shift))
     if keys is not None:
         e = low.emit("select", [keys, e, scalar(low, 0, "nothing")])
     total = low.emit("reduce_sum", [e], {**row, "x_zero_point": 0})
@@ -68,9 +65,8 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
         rounded = binary(low, "add", binary(low, "mul", e, scalar(low, 1 << bits, "unit")), total)
         p = binary(low, "floor_div", rounded, binary(low, "mul", total, scalar(low, 2, "twice")))
     else:
-        reciprocal = scalar(low, RECIPROCAL, "reciprocal")
-        factor = binary(low, "floor_div", reciprocal, binary(low, "minimum", total, reciprocal))
-        p = binary(low, "floor_div", binary(low, "mul", e, factor), scalar(low, 1 << (32 - bits), "unit"))
+        factor = binary(low, "floor_div", scalar(low, LARGEST, "largest"), rescaled(low, total, 1.0, 0, LARGEST))
+        p = shifted(low, binary(low, "mul", e, factor), 32 - bits, 1 << (bits - 1))
     probability = Lowered(p, x.shape, x.perm, np.asarray(2.0 ** (1 - bits)), np.zeros((), np.int64))
     return low.finished(probability, node.output)
 
