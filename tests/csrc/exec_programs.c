@@ -357,6 +357,47 @@ static void add_image(void) {
     }
 }
 
+static void add_attention(void) {
+    const value a = some_value(INTONLY_U8), b = some_value(INTONLY_U8);
+    const int64_t least = a.count < b.count ? a.count : b.count, depth = between(1, least < 20 ? least : 20);
+    const int64_t rows = between(1, a.count / depth < 15 ? a.count / depth : 15);
+    const int64_t keys = between(1, b.count / depth < 40 ? b.count / depth : 40);
+    intonly_attention s = {.q_ref = a.ref, .q_type = a.type, .k_ref = b.ref, .k_type = b.type, .v_ref = b.ref, .v_type = b.type};
+    matrix(s.extent, 1, rows);
+    strides_of(s.q_strides, 0, depth);
+    s.keys = keys, s.depth = s.width = s.k_key = s.v_key = depth;
+    s.q_zero = between(-256, 256), s.v_zero = between(-256, 256);
+    s.mask_ref = one_in(2) && b.count >= keys ? b.ref : INTONLY_ABSENT;
+    s.mask_key = 1;
+    s.shift = between(-13, 29), s.weight_multiplier = between(1 << 14, INT16_MAX);
+    s.multiplier = between(INT32_MIN, INT32_MAX), s.y_shift = between(1, 62);
+    s.y_type = INTONLY_U8, s.zero_point = between(-300, 300), s.hi = 255;
+    s.y_ref = result(s.y_type, rows * depth);
+    strides_of(s.y_strides, 0, depth);
+    PUSH(s, attention);
+}
+
+static void add_norm(void) {
+    const value a = some_value(INTONLY_U16);
+    const int64_t count = between(1, a.count < MOST_CHANNELS ? a.count : MOST_CHANNELS), size = intonly_bytes_of(a.type);
+    const int64_t rows = between(1, a.count / count < 12 ? a.count / count : 12);
+    int64_t offset[MOST_CHANNELS];
+    const law l = some_law(INTONLY_FORM_WIDE);
+    for (int c = 0; c < MOST_CHANNELS; ++c) offset[c] = (int64_t)random64();
+    intonly_norm s = {.x_ref = a.ref, .x_type = a.type, .count = count, .middle = between(-65536, 65536)};
+    matrix(s.extent, 1, rows);
+    strides_of(s.x_strides, 0, count * size);
+    s.centered = one_in(2), s.root_bits = between(0, 31), s.result_bits = between(0, 30);
+    s.reciprocal_bits = between(s.root_bits + s.result_bits, 62);
+    s.least_root = between(1, 5000), s.eps_code = between(1, 5000);
+    s.multiplier = constant(l.multiplier, sizeof l.multiplier), s.shift = constant(l.shift, sizeof l.shift);
+    s.offset = constant(offset, sizeof offset);
+    s.y_type = INTONLY_U8, s.zero_point = between(-300, 300), s.hi = 255;
+    s.y_ref = result(s.y_type, rows * count);
+    strides_of(s.y_strides, 0, count);
+    PUSH(s, norm);
+}
+
 void make_program(uint64_t seed, const intonly_kernels *table) {
     random_state = seed * 2 + 1;
     kernels = table;
@@ -369,11 +410,13 @@ void make_program(uint64_t seed, const intonly_kernels *table) {
     values[0] = (value){ref_of(INPUT, 0), INTONLY_U8, (int64_t)space_bytes[INPUT]};
     values[1] = (value){ref_of(INPUT + 1, 0), INTONLY_S16, (int64_t)space_bytes[INPUT + 1] / 2};
     for (int64_t steps = between(1, 8); steps > 0 && has_room(); --steps) {
-        switch (below(6)) {
+        switch (below(8)) {
         case 0: add_copy(); break;
         case 1: add_map(); break;
         case 2: add_contract(); break;
         case 3: add_gather(); break;
+        case 4: add_attention(); break;
+        case 5: add_norm(); break;
         default: add_image(); break;
         }
     }

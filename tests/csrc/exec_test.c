@@ -152,6 +152,18 @@ static int is_small(void) {
             for (int i = 0; i < INTONLY_REDUCED; ++i) TIMES(((const intonly_contract *)step)->reduced[i]);
             break;
         case INTONLY_KIND_map: extent = ((const intonly_map *)step)->extent; break;
+        case INTONLY_KIND_norm:
+            extent = ((const intonly_norm *)step)->extent;
+            TIMES(((const intonly_norm *)step)->count);
+            break;
+        case INTONLY_KIND_attention: {
+            const intonly_attention *s = step;
+            extent = s->extent;
+            TIMES(s->keys);
+            TIMES(s->depth);
+            TIMES(s->width);
+            break;
+        }
         case INTONLY_KIND_copy: extent = ((const intonly_copy *)step)->extent; break;
         case INTONLY_KIND_gather: {
             const intonly_gather *s = step;
