@@ -29,9 +29,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     budget: BudgetText,
     data: options.Data,
     out: Out = Path("plan.json"),
-    metric: Annotated[
-        str, typer.Option("--metric", help="Who says how much a width hurts; commas between with --compare.")
-    ] = "fisher",
+    metric: Annotated[str, typer.Option("--metric", help="Who says how much a width hurts; commas between with --compare.")] = "fisher",
     solver: Annotated[str, typer.Option("--solver", help="Who chooses; commas between with --compare.")] = "exact",
     candidates: Annotated[str, typer.Option("--candidates", help="Weight widths to choose from.")] = "2,3,4,5,6,7,8",
     act_candidates: Annotated[

@@ -41,9 +41,7 @@ __all__ = ["Budget", "Disagreement", "Measured", "SearchResult", "compare_search
 CANDIDATES = (2, 3, 4, 5, 6, 7, 8)
 
 
-def search(
-    model: Any, budget: str | Budget, data: Any, *, metric: str = "fisher", solver: str = "exact", **options: Any
-) -> SearchResult:
+def search(model: Any, budget: str | Budget, data: Any, *, metric: str = "fisher", solver: str = "exact", **options: Any) -> SearchResult:
     """Return the plan with the least predicted loss within a budget, and all that it was chosen from.
 
     Equal arguments and equal latency tables give equal plans.
