@@ -3,26 +3,20 @@
 
 python bench/reconstruction.py                                      both ResNets, W4A4, W3A8 and W4A8, blocks, 200 steps
 python bench/reconstruction.py --beds resnet20_jpeg --widths 4/4 --units layer,block --steps 200,1000
-python bench/reconstruction.py --kills 20                           a run that is killed at 20 points ends with the same bytes
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import signal
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-import numpy as np
 from beds import Bed, classifiers
 from rich.console import Console
 from rich.table import Table
@@ -98,38 +92,6 @@ def accuracy(options: argparse.Namespace) -> None:
     console.print(table)
 
 
-CHILD = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from reconstruction import asked, classifiers, loaded
-import intonly
-bed = classifiers()["resnet20_jpeg"]
-q = intonly.quantize(loaded(bed), asked("4/4", "block", int(sys.argv[4])), bed.calibration(0), run_dir=sys.argv[2])
-q.save(sys.argv[3])
-"""
-
-
-def kills(count: int, steps: int) -> None:
-    """Kill a run at random moments, start it again until it ends, and compare its file with that of a run left alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", CHILD, str(Path(__file__).parent)]
-        start = time.perf_counter()
-        subprocess.run([*command, f"{folder}/whole", f"{folder}/whole.intonly", str(steps)], check=True)
-        seconds = time.perf_counter() - start
-        for k in range(count):
-            wait = np.random.default_rng(k).uniform(0.05, 1) * seconds
-            child = subprocess.Popen([*command, f"{folder}/{k}", f"{folder}/{k}.intonly", str(steps)])
-            try:
-                child.wait(wait)
-            except subprocess.TimeoutExpired:
-                child.send_signal(signal.SIGKILL)
-                child.wait()
-            kept = len(list(Path(folder, str(k)).glob("*.json")))
-            subprocess.run([*command, f"{folder}/{k}", f"{folder}/{k}.intonly", str(steps)], check=True)
-            hashes = [hashlib.sha256(Path(folder, f"{n}.intonly").read_bytes()).hexdigest()[:16] for n in ("whole", str(k))]
-            print(json.dumps({"killed_after_s": round(wait, 1), "blocks_kept": kept, "equal": hashes[0] == hashes[1], "hash": hashes[1]}))
-
-
 def main() -> None:
     """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,12 +101,7 @@ def main() -> None:
     parser.add_argument("--steps", default="200")
     parser.add_argument("--residual-bits", default="8")
     parser.add_argument("--draws", type=int, default=1)
-    parser.add_argument("--kills", type=int, default=0)
-    options = parser.parse_args()
-    if options.kills:
-        kills(options.kills, int(options.steps.split(",", maxsplit=1)[0]))
-    else:
-        accuracy(options)
+    accuracy(parser.parse_args())
 
 
 if __name__ == "__main__":

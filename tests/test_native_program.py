@@ -69,7 +69,7 @@ def _x() -> np.ndarray:
 
 def test_steps_are_those_of_the_header():
     """A planner would put numbers into the wrong fields."""
-    assert list(native.STEPS) == ["gemm", "window", "contract", "map", "copy", "gather", "halo"]
+    assert list(native.STEPS) == ["gemm", "window", "contract", "map", "copy", "gather", "halo", "attention", "norm"]
     assert [number for number, _ in native.STEPS.values()] == list(range(7))
     for _, fields in native.STEPS.values():
         assert [name for name, _ in fields[:4]] == ["kind", "words", "parts", "beside"]

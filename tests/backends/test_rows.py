@@ -34,16 +34,19 @@ class Build:
         self.params: dict[str, np.ndarray] = {}
 
     def operand(self, name: str, shape: Sequence[int | Dim], fmt: NumberFormat) -> str:
+        """Add an input."""
         self.values[name] = Value(tuple(shape), fmt)
         self.inputs.append(name)
         return name
 
     def constant(self, name: str, array: np.ndarray, fmt: NumberFormat) -> str:
+        """Add a parameter."""
         self.params[name] = np.asarray(array, fmt.dtype)
         self.values[name] = Value(self.params[name].shape, fmt)
         return name
 
     def node(self, op: str, *inputs: str, **attrs) -> str:
+        """Add a primitive or a composite; return what it makes."""
         name = f"n{len(self.nodes)}"
         if op in PRIMITIVES:
             made = Node(op, inputs, (name,), attrs, "layer")
@@ -56,6 +59,7 @@ class Build:
         return name
 
     def graph(self, *outputs: str) -> Graph:
+        """Return the graph, whose limits are proven."""
         made = Graph("test", Stage.INTEGER, tuple(self.inputs), outputs, tuple(self.nodes), self.values, self.params)
         assert bounds(made).proven
         return made

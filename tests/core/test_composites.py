@@ -121,7 +121,7 @@ def test_only_a_body_that_follows_from_the_attributes_is_faithful(op):
     assert not is_faithful(replace(node, body=None))
     assert not is_faithful(replace(node, op="gelu"))
     assert not is_faithful(node.with_attrs(surplus=1))
-    assert not is_faithful(replace(node, attrs={k: v for k, v in list(node.attrs.items())[1:]}))
+    assert not is_faithful(replace(node, attrs=dict(list(node.attrs.items())[1:])))
     for name, array in body.params.items():
         assert not is_faithful(replace(node, body=body.replace(params={**body.params, name: array + 1}))), name
     swapped: tuple[Node, ...] = (*body.nodes[:-1], replace(body.nodes[-1], inputs=body.nodes[-1].inputs[::-1] + body.nodes[-1].inputs[:1]))

@@ -109,5 +109,7 @@ void test_contract(const intonly_kernels *table, outcome *o);
 void test_map(const intonly_kernels *table, outcome *o);
 void test_copy(const intonly_kernels *table, outcome *o);
 void test_gather(const intonly_kernels *table, outcome *o);
+void test_attention(const intonly_kernels *table, outcome *o);
+void test_norm(const intonly_kernels *table, outcome *o);
 
 #endif

@@ -19,6 +19,7 @@ static const struct {
     {"window", test_window, INTONLY_KIND_window},    {"halo", test_halo, INTONLY_KIND_halo},
     {"contract", test_contract, INTONLY_KIND_contract}, {"map", test_map, INTONLY_KIND_map},
     {"copy", test_copy, INTONLY_KIND_copy},          {"gather", test_gather, INTONLY_KIND_gather},
+    {"attention", test_attention, INTONLY_KIND_attention}, {"norm", test_norm, INTONLY_KIND_norm},
 };
 
 /* The shares of a division are whole, in order, and differ by at most one. */

@@ -18,7 +18,7 @@ AVX2 = ["-mavx2"]
 AVXVNNI = {"avx_vnni": ["-mavx2", "-mavxvnni"], "avx512_vnni": ["-mavx2", "-mavx512vl", "-mavx512vnni"]}
 """Flags of the AVX-VNNI kernels, by what the processor must have. AVX-512 processors run them in another encoding."""
 PROGRAMS = {
-    "shared": ["kernels_harness.c", "kernels_test.c", "kernels_images_test.c", "kernels_general_test.c"],
+    "shared": ["kernels_harness.c", "kernels_test.c", "kernels_images_test.c", "kernels_general_test.c", "kernels_rows_test.c"],
     "own": ["kernels_harness.c", "avx2_test.c"],
     "guarded": sorted(path.name for path in HERE.glob("guarded_*.c")),
 }

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 INCLUDE = ["-I", ROOT / "csrc" / "include", "-I", ROOT / "csrc"]
 PLAIN = sorted(path for path in KERNELS.rglob("*.c") if not path.name.startswith(("x86_", "arm_")))
 TESTS = sorted(HERE.glob("kernels_*.c"))
-KINDS = ["gemm", "depthwise", "window", "halo", "contract", "map", "copy", "gather"]
+KINDS = ["gemm", "depthwise", "window", "halo", "contract", "map", "copy", "gather", "attention", "norm"]
 FLAGS = {
     "x86_avx2": ["-mavx2"],
     "x86_avxvnni": ["-mavx2", "-mavxvnni"],

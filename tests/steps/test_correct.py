@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -181,12 +182,29 @@ def test_covariance_is_that_of_the_patches(options, rng):
     y, real = (np.concatenate([run_float(graph, {"x": pair[k].numpy()})[node.output] for pair in pairs]) for k in (0, 1))
     rows = w.reshape(groups, 8 // groups, -1)
     for centered in (False, True):
-        moments, cross, count = compensated._second_moments(node, pairs, w.shape, centered=centered)
+        moments, cross, count = compensated._second_moments(node, pairs, w.shape, samples=5, centered=centered)
         assert count == y.size // 8
         means = (y.mean((0, 2, 3), keepdims=True), real.mean((0, 2, 3), keepdims=True)) if centered else (0, 0)
         for found, product in ((moments, (y - means[0]) ** 2), (cross, (y - means[0]) * (real - means[1]))):
             power = np.einsum("gok,gkl,gol->go", rows, found, rows).reshape(-1)
             np.testing.assert_allclose(power, product.mean((0, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"pad": 1}, {"stride": 2}, {"groups": 4, "dilation": 2}])
+def test_large_maps_are_looked_at_evenly(options, rng):
+    """Few places would stand for all: the same ones in every batch, or mostly borders, or places that no output sees."""
+    n = Net(15)
+    graph = n.graph([n.conv(n.image(4, 40), 8, bias=False, **options)])
+    node = graph.nodes[0]
+    shape, groups = graph.params[node.inputs[1]].shape, options.get("groups", 1)
+    place = torch.arange(1600.0).reshape(1, 1, 40, 40).expand(2, 4, 40, 40)
+    everything = compensated._patches(node, place, groups, shape, 0, 0)
+    known = {tuple(row) for row in everything[0].tolist()}
+    seen = [row for turn in range(400) for row in map(tuple, compensated._patches(node, place, groups, shape, 200, turn)[0].tolist())]
+    assert len(seen) <= 400 * everything.shape[1] / 4
+    assert set(seen) == known
+    times = Counter(seen)
+    assert max(times.values()) <= 4 * min(times.values())
 
 
 def test_white_inputs_are_rounded_to_nearest():
@@ -264,7 +282,9 @@ def test_moments_of_inputs_that_hardly_vary(rng):
     graph = n.graph([n.conv(n.image(4, 12), 8, groups=4, pad=0, name="a")])
     node = graph.nodes[0]
     batches = [torch.from_numpy(100 + 0.01 * rng.normal(size=(64, 4, 12, 12))).float() for _ in range(2)]
-    moments, cross, _ = compensated._second_moments(node, [(x, x) for x in batches], graph.params[node.inputs[1]].shape, centered=True)
+    moments, cross, _ = compensated._second_moments(
+        node, [(x, x) for x in batches], graph.params[node.inputs[1]].shape, samples=128, centered=True
+    )
     for found in (moments, cross):
         np.testing.assert_allclose(np.diagonal(found, axis1=1, axis2=2), 1e-4, rtol=0.1)
         np.linalg.cholesky(found)

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * attention with NEON: the loops of any.h on vectors.
+ * attention with NEON, by tiles of products.
  */
 #include "kernels/attention/arm_neon.h"
 
-#include "kernels/attention/any.h"
+#include "kernels/contract/arm_neon_tile.h"
+
+#include "kernels/attention/tiles.h"
 
 void intonly_attention_neon(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
-    attention_any(step, bases, part, parts);
+    attention_by_tiles(step, bases, part, parts);
 }

@@ -3,8 +3,8 @@
  * attention with AVX-512 VNNI: twelve queries at a time, whose scores and weights never leave the first-level cache.
  *
  * Keys and values of one place are copied to the stack as vpdpbusd reads them: groups of four codes, keys unsigned and
- * values signed. Scores stand in blocks of 64 keys, as four vectors: lane l, element e of vector v is key
- * 16 l + 4 v + e of the block, so that two packs bring weights into the order of keys.
+ * values signed. A tile of scores is finished while its largest are found, and a tile of means while its sums still are
+ * in registers.
  */
 #include "kernels/attention/x86_avx512vnni.h"
 
@@ -21,50 +21,79 @@ enum { BLOCK = 64, ROWS = 12, HALF_ROWS = 6, GROUP = 16, MOST_GROUPS = INTONLY_M
 #define SPREAD(codes, p) __asm__ volatile("vpbroadcastd %1, %0" : "=v"(codes) : "m"(*(const uint8_t(*)[4])(p)))
 
 typedef struct scratch {
-    uint8_t keys[INTONLY_MOST_KEY_BYTES + BLOCK * INTONLY_MOST_DEPTH]; /* [block][depth / 4][64][4] */
+    uint8_t keys[INTONLY_MOST_KEY_BYTES + BLOCK * INTONLY_MOST_DEPTH]; /* [keys / 16][depth / 4][16][4] */
     uint8_t values[INTONLY_MOST_KEY_BYTES + BLOCK * INTONLY_MOST_DEPTH]; /* [keys / 4][groups][16][4] */
     int32_t start[INTONLY_MOST_KEYS]; /* of the sums of a key: minus q_zero times the sum of its codes */
-    int32_t scores[ROWS][INTONLY_MOST_KEYS];
-    uint8_t weights[ROWS][INTONLY_MOST_KEYS];
+    int32_t scores[ROWS * (INTONLY_MOST_KEYS + GROUP)];  /* [row][pitch] */
+    uint8_t weights[ROWS * (INTONLY_MOST_KEYS + GROUP)]; /* [row][pitch] */
     uint8_t queries[ROWS][INTONLY_MOST_DEPTH];
-    int32_t totals[ROWS], reciprocals[ROWS];
+    __m512i largest[ROWS]; /* sixteen scores each, the largest of the row among them */
+    int32_t totals[ROWS + 4], reciprocals[ROWS + 4]; /* two vectors of eight */
 } scratch;
 
 /* What all rows of a step share. */
 typedef struct attention_512 {
     attention any;
     int64_t depth, keys, blocks, quads, groups; /* depth in fours, keys and their blocks and fours, width in groups */
+    int64_t pitch; /* from one row of scores or weights to the next: rows must not all fall into the same cache sets */
 } attention_512;
 
-/* Return the slot of a block in which a key stands: lane and vector change places. */
-static inline int64_t slot_of_key(int64_t key) { return (key & 12) * 4 + (key >> 4) * 4 + (key & 3); }
+/* Transpose 16 by 16 elements of 32 bits. */
+static inline void transpose(__m512i x[16]) {
+    __m512i y[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+        x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+        x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+        x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+    }
+    /* x[4 g + e], lane l: column 4 l + e of the rows 4 g to 4 g + 3 */
+#pragma GCC unroll 4
+    for (int e = 0; e < 4; ++e) {
+        const __m512i a = _mm512_shuffle_i32x4(x[e], x[e + 4], 0x44), b = _mm512_shuffle_i32x4(x[e], x[e + 4], 0xEE);
+        const __m512i c = _mm512_shuffle_i32x4(x[e + 8], x[e + 12], 0x44);
+        const __m512i d = _mm512_shuffle_i32x4(x[e + 8], x[e + 12], 0xEE);
+        y[e] = _mm512_shuffle_i32x4(a, c, 0x88);
+        y[e + 4] = _mm512_shuffle_i32x4(a, c, 0xDD);
+        y[e + 8] = _mm512_shuffle_i32x4(b, d, 0x88);
+        y[e + 12] = _mm512_shuffle_i32x4(b, d, 0xDD);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) x[i] = y[i];
+}
 
+/* Copy the keys of one place, and what their sums begin with. Codes that fill up a key meet codes of 0. */
 static void pack_keys(const attention_512 *g, const uint8_t *k, scratch *t) {
     const intonly_attention *s = g->any.step;
-    const uint32_t flip = s->k_type == INTONLY_S8 ? 0x80808080u : 0;
-    memset(t->keys, 0, (size_t)(g->blocks * BLOCK * g->depth * 4));
-    for (int64_t key = 0; key < g->keys; ++key, k += s->k_key) {
-        uint8_t *to = t->keys + (key >> 6) * BLOCK * g->depth * 4 + slot_of_key(key & 63) * 4;
-        uint8_t row[INTONLY_MOST_DEPTH] = {0};
-        memcpy(row, k, (size_t)s->depth);
-        for (int64_t c = 0; c < g->depth; ++c) {
-            uint32_t four;
-            memcpy(&four, row + 4 * c, 4);
-            four ^= flip;
-            memcpy(to + c * BLOCK * 4, &four, 4);
+    const __m512i flip = _mm512_set1_epi8(s->k_type == INTONLY_S8 ? -128 : 0), ones = _mm512_set1_epi8(1);
+    const __m512i from = _mm512_set1_epi32((int32_t)((s->q_type == INTONLY_U8 ? 128 : 0) - s->q_zero));
+    uint8_t *to = t->keys;
+    for (int64_t key = 0; key < g->keys; key += GROUP) {
+        __m512i sum = _mm512_setzero_si512(), row[GROUP];
+        for (int64_t c = 0; c < s->depth; c += BLOCK) {
+            const int64_t left = s->depth - c, fours = left < BLOCK ? (left + 3) >> 2 : GROUP;
+            const __mmask64 mask = first_bytes(left < BLOCK ? left : BLOCK);
+            for (int r = 0; r < GROUP; ++r) {
+                row[r] = _mm512_setzero_si512();
+                if (key + r < g->keys)
+                    row[r] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, k + (key + r) * s->k_key + c), flip);
+            }
+            transpose(row);
+            for (int64_t f = 0; f < fours; ++f, to += BLOCK) {
+                _mm512_storeu_si512(to, row[f]);
+                sum = _mm512_dpbusd_epi32(sum, row[f], ones);
+            }
         }
-    }
-    /* What the last codes are filled up with meets codes of 0. */
-    const __m512i ones = _mm512_set1_epi8(1), zero = _mm512_set1_epi32((int32_t)-s->q_zero);
-    const int64_t flipped = s->q_type == INTONLY_U8 ? 128 : 0;
-    const __m512i from = _mm512_add_epi32(zero, _mm512_set1_epi32((int32_t)flipped));
-    for (int64_t block = 0; block < g->blocks; ++block) {
-        for (int64_t v = 0; v < 4; ++v) {
-            __m512i sum = _mm512_setzero_si512();
-            const uint8_t *at = t->keys + block * BLOCK * g->depth * 4 + v * BLOCK;
-            for (int64_t c = 0; c < g->depth; ++c) sum = _mm512_dpbusd_epi32(sum, load64(at + c * BLOCK * 4), ones);
-            _mm512_storeu_si512(t->start + block * BLOCK + v * GROUP, _mm512_mullo_epi32(sum, from));
-        }
+        const int64_t left = g->keys - key;
+        const __mmask16 exist = (__mmask16)(left < GROUP ? (1u << left) - 1 : 0xFFFFu);
+        const __m512i never = _mm512_set1_epi32(INT32_MIN / 2); /* is the largest: others are above -2^25 */
+        _mm512_storeu_si512(t->start + key, _mm512_mask_mullo_epi32(never, exist, sum, from));
     }
 }
 
@@ -92,30 +121,62 @@ static void pack_values(const attention_512 *g, const uint8_t *v, scratch *t) {
     }
 }
 
-/* Scores of six queries and a block of keys. */
-static void scores_of_block(const attention_512 *g, const uint8_t (*q)[INTONLY_MOST_DEPTH], int64_t block,
-                            const scratch *t, int32_t (*scores)[INTONLY_MOST_KEYS]) {
-    const uint8_t *keys = t->keys + block * BLOCK * g->depth * 4;
-    __m512i acc[HALF_ROWS][4], four;
-#pragma GCC unroll 6
-    for (int r = 0; r < HALF_ROWS; ++r)
+/* Scores of `rows` queries and of `vectors` vectors of keys, from vector `at` on; both are constants, 24 products at
+ * most. Sixteen scores of each row are raised to the largest that they meet. */
+ALWAYS_INLINE void scores_tile(const attention_512 *g, int row, int rows, int64_t at, int vectors, scratch *t) {
+    const uint8_t *keys = t->keys + at * BLOCK * g->depth;
+    const int64_t next = BLOCK * g->depth;
+    __m512i acc[ROWS][4], four;
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v) acc[r][v] = load64(t->start + block * BLOCK + v * GROUP);
-    for (int64_t c = 0; c < g->depth; ++c, keys += 4 * BLOCK) {
-        const __m512i k0 = load64(keys), k1 = load64(keys + 64), k2 = load64(keys + 128), k3 = load64(keys + 192);
-#pragma GCC unroll 6
-        for (int r = 0; r < HALF_ROWS; ++r) {
-            SPREAD(four, q[r] + 4 * c);
-            DOT(acc[r][0], k0, four);
-            DOT(acc[r][1], k1, four);
-            DOT(acc[r][2], k2, four);
-            DOT(acc[r][3], k3, four);
+        for (int v = 0; v < vectors; ++v) acc[r][v] = load64(t->start + (at + v) * GROUP);
+    for (int64_t c = 0; c < g->depth; ++c, keys += BLOCK) {
+        __m512i key[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) key[v] = load64(keys + v * next);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; ++r) {
+            SPREAD(four, t->queries[row + r] + 4 * c);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; ++v) DOT(acc[r][v], key[v], four);
         }
     }
-#pragma GCC unroll 6
-    for (int r = 0; r < HALF_ROWS; ++r)
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r) {
+        int32_t *scores = t->scores + (row + r) * g->pitch + at * GROUP;
+        __m512i most = t->largest[row + r];
 #pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v) _mm512_storeu_si512(scores[r] + block * BLOCK + v * GROUP, acc[r][v]);
+        for (int v = 0; v < vectors; ++v) {
+            _mm512_storeu_si512(scores + v * GROUP, acc[r][v]);
+            most = _mm512_max_epi32(most, acc[r][v]);
+        }
+        t->largest[row + r] = most;
+    }
+}
+
+/* Scores of up to twelve queries and all keys. */
+static void scores_of_rows(const attention_512 *g, int64_t exist, scratch *t) {
+    const int64_t vectors = (g->keys + GROUP - 1) >> 4;
+    for (int r = 0; r < ROWS; ++r) t->largest[r] = _mm512_set1_epi32(INT32_MIN);
+    for (int64_t at = 0; at < vectors;) {
+        const int64_t left = vectors - at;
+        if (left >= 3) {
+            for (int row = 0; row < ROWS && row < exist; row += HALF_ROWS) {
+                if (left >= 4)
+                    scores_tile(g, row, HALF_ROWS, at, 4, t);
+                else
+                    scores_tile(g, row, HALF_ROWS, at, 3, t);
+            }
+            at += left >= 4 ? 4 : 3;
+        } else if (left == 2) {
+            scores_tile(g, 0, ROWS, at, 2, t);
+            at += 2;
+        } else {
+            scores_tile(g, 0, ROWS, at, 1, t);
+            at += 1;
+        }
+    }
 }
 
 /* Return the keys of a block that count. */
@@ -133,29 +194,21 @@ static inline uint64_t keys_of_block(const attention_512 *g, const uint8_t *mask
     return counts;
 }
 
-/* Return which elements of vector v of a block stand for keys of a set. */
-static inline __mmask16 slots_of_vector(uint64_t keys, int v) {
-    const uint64_t nibbles = keys >> (4 * v) & UINT64_C(0x000F000F000F000F);
-    return (__mmask16)(nibbles | nibbles >> 12 | nibbles >> 24 | nibbles >> 36);
-}
-
-static inline __m512i largest_score(const attention_512 *g, const int32_t *scores, const uint64_t *counts) {
-    __m512i most = _mm512_set1_epi32(INT32_MIN);
-    for (int64_t block = 0; block < g->blocks; ++block, scores += BLOCK) {
-        const uint64_t keys = counts[block];
-        if (keys == ~UINT64_C(0)) {
-            const __m512i a = _mm512_max_epi32(load64(scores), load64(scores + 16));
-            const __m512i b = _mm512_max_epi32(load64(scores + 32), load64(scores + 48));
-            most = _mm512_max_epi32(most, _mm512_max_epi32(a, b));
-            continue;
-        }
-        for (int v = 0; v < 4; ++v)
-            most = _mm512_mask_max_epi32(most, slots_of_vector(keys, v), most, load64(scores + v * GROUP));
-    }
+/* Return the largest of sixteen, in all of them. */
+ALWAYS_INLINE __m512i largest_of(__m512i most) {
     most = _mm512_max_epi32(most, _mm512_shuffle_i64x2(most, most, 0x4E));
     most = _mm512_max_epi32(most, _mm512_shuffle_i64x2(most, most, 0xB1));
     most = _mm512_max_epi32(most, _mm512_shuffle_epi32(most, 0x4E));
     return _mm512_max_epi32(most, _mm512_shuffle_epi32(most, 0xB1));
+}
+
+/* Return sixteen scores, the largest of those that count among them. */
+static __m512i largest_counting(const attention_512 *g, const int32_t *scores, const uint64_t *counts) {
+    __m512i most = _mm512_set1_epi32(INT32_MIN);
+    for (int64_t block = 0; block < g->blocks; ++block)
+        for (int v = 0; v < 4; ++v, scores += GROUP)
+            most = _mm512_mask_max_epi32(most, (__mmask16)(counts[block] >> (16 * v)), most, load64(scores));
+    return most;
 }
 
 static inline int32_t sum_of_lanes(__m512i x) {
@@ -166,9 +219,9 @@ static inline int32_t sum_of_lanes(__m512i x) {
 }
 
 typedef struct weighing {
-    __m512i top; /* the largest score, and the rounding of the shift */
+    __m512i top, half; /* the largest score with the rounding of the shift, and that alone */
     __m128i right, left;
-    __m512i near, multiplier, octave, fine;
+    __m512i near, multiplier, octave, fine, order; /* order: that of keys, after two packs */
 } weighing;
 
 /* Return the weights of 32 scores, in the order of a pack. */
@@ -184,27 +237,55 @@ ALWAYS_INLINE __m512i weights_of(const weighing *w, const int32_t *scores) {
     return _mm512_mulhrs_epi16(_mm512_mulhrs_epi16(coarse, fine), to_8_bits);
 }
 
-/* Weigh the keys of one query; return the sum of the weights. */
-static int32_t weigh(const attention_512 *g, const int32_t *scores, const uint64_t *counts, uint8_t *weights) {
-    const intonly_attention *s = g->any.step;
+static weighing weighing_of(const intonly_attention *s) {
     const int right = s->shift > 0 ? (int)s->shift : 0, left = s->shift < 0 ? (int)-s->shift : 0;
-    const __m512i half = _mm512_set1_epi32((1 << right) >> 1), ones = _mm512_set1_epi8(1);
     /* A distance cut before it is shifted left is beyond the farthest all the same: the check asks for 2^14 or more. */
-    const weighing w = {.top = _mm512_add_epi32(largest_score(g, scores, counts), half),
+    const weighing w = {.half = _mm512_set1_epi32((1 << right) >> 1),
                         .right = _mm_cvtsi32_si128(right),
                         .left = _mm_cvtsi32_si128(left),
                         .near = _mm512_set1_epi16((int16_t)(WEIGHT_NEAR >> left)),
                         .multiplier = _mm512_set1_epi16((int16_t)s->weight_multiplier),
                         .octave = load64(weight_octave),
-                        .fine = load64(weight_fine)};
+                        .fine = load64(weight_fine),
+                        .order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)};
+    return w;
+}
+
+/* Weigh the keys of one query; return the sum of the weights. */
+ALWAYS_INLINE int32_t weigh(const attention_512 *g, weighing w, __m512i largest, const int32_t *scores,
+                            const uint64_t *counts, uint8_t *weights) {
+    const __m512i ones = _mm512_set1_epi8(1);
     __m512i sum = _mm512_setzero_si512();
+    w.top = _mm512_add_epi32(largest_of(largest), w.half);
     for (int64_t block = 0; block < g->blocks; ++block, scores += BLOCK, weights += BLOCK) {
-        __m512i bytes = _mm512_packus_epi16(weights_of(&w, scores), weights_of(&w, scores + 2 * GROUP));
+        __m512i first = weights_of(&w, scores), second = _mm512_setzero_si512();
+        if (g->keys - block * BLOCK > 2 * GROUP) second = weights_of(&w, scores + 2 * GROUP);
+        __m512i bytes = _mm512_permutexvar_epi32(w.order, _mm512_packus_epi16(first, second));
         if (counts[block] != ~UINT64_C(0)) bytes = _mm512_maskz_mov_epi8(counts[block], bytes);
         sum = _mm512_dpbusd_epi32(sum, bytes, ones);
         _mm512_storeu_si512(weights, bytes);
     }
     return sum_of_lanes(sum);
+}
+
+/* Set reciprocals[r] = floor(2^38 / totals[r]) for ROWS totals of 255 to 2^31, by restoring division side by side. */
+static void reciprocals_of(const int32_t *totals, int32_t *reciprocals) {
+    const __m512i first = _mm512_cvtepi32_epi64(load32(totals)), second = _mm512_cvtepi32_epi64(load32(totals + 8));
+    const __m512i one = _mm512_set1_epi64(1);
+    __m512i a = _mm512_set1_epi64(INT64_C(1) << (RECIPROCAL_BITS - 31)), b = a, p = _mm512_setzero_si512(), q = p;
+    for (int bit = 0; bit < 31; ++bit) {
+        a = _mm512_add_epi64(a, a);
+        b = _mm512_add_epi64(b, b);
+        const __mmask8 a_takes = _mm512_cmpge_epi64_mask(a, first), b_takes = _mm512_cmpge_epi64_mask(b, second);
+        a = _mm512_mask_sub_epi64(a, a_takes, a, first);
+        b = _mm512_mask_sub_epi64(b, b_takes, b, second);
+        p = _mm512_add_epi64(p, p);
+        q = _mm512_add_epi64(q, q);
+        p = _mm512_mask_add_epi64(p, a_takes, p, one);
+        q = _mm512_mask_add_epi64(q, b_takes, q, one);
+    }
+    _mm256_storeu_si256((__m256i *)(void *)reciprocals, _mm512_cvtepi64_epi32(p));
+    _mm256_storeu_si256((__m256i *)(void *)(reciprocals + 8), _mm512_cvtepi64_epi32(q));
 }
 
 typedef struct finishing {
@@ -259,7 +340,7 @@ ALWAYS_INLINE void means(const attention_512 *g, const finishing *f, int row, in
         for (int v = 0; v < groups; ++v) value[v] = load64(values + v * BLOCK);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; ++r) {
-            SPREAD(four, t->weights[row + r] + 4 * quad);
+            SPREAD(four, t->weights + (row + r) * g->pitch + 4 * quad);
 #pragma GCC unroll 4
             for (int v = 0; v < groups; ++v) DOT(acc[r][v], four, value[v]);
         }
@@ -309,20 +390,22 @@ static void rows_at(const attention_512 *g, const finishing *f, int64_t row, int
         if (s->q_type == INTONLY_U8)
             for (int64_t c = 0; c < s->depth; ++c) t->queries[r][c] ^= 0x80;
     }
-    for (int64_t block = 0; block < g->blocks; ++block)
-        for (int64_t r = 0; r < exist; r += HALF_ROWS)
-            scores_of_block(g, (const uint8_t(*)[INTONLY_MOST_DEPTH])t->queries + r, block, t, t->scores + r);
+    scores_of_rows(g, exist, t);
+    const weighing w = weighing_of(s);
+    const int all = g->any.mask == NULL;
     for (int64_t r = 0; r < exist; ++r) {
         if (r == 0 || mask_row != 0) {
             const uint8_t *mask = g->any.mask == NULL ? NULL : g->any.mask + offset[COUNTS] + (row + r) * mask_row;
             for (int64_t block = 0; block < g->blocks; ++block) counts[block] = keys_of_block(g, mask, block);
         }
-        t->totals[r] = weigh(g, t->scores[r], counts, t->weights[r]);
+        const int32_t *scores = t->scores + r * g->pitch;
+        const __m512i largest = all ? t->largest[r] : largest_counting(g, scores, counts);
+        t->totals[r] = weigh(g, w, largest, scores, counts, t->weights + r * g->pitch);
     }
-    int32_t divisors[ROWS];
-    for (int64_t r = 0; r < ROWS; ++r)
+    int32_t divisors[ROWS + 4];
+    for (int64_t r = 0; r < ROWS + 4; ++r)
         divisors[r] = r < exist && t->totals[r] > WEIGHT_LARGEST ? t->totals[r] : WEIGHT_LARGEST;
-    weight_reciprocals(divisors, ROWS, t->reciprocals);
+    reciprocals_of(divisors, t->reciprocals);
     means_of_rows(g, f, exist, t, y);
 }
 
@@ -332,10 +415,11 @@ void intonly_attention_avx512vnni(const void *step, uint8_t *const *bases, unsig
     attention_512 g = {.depth = (s->depth + 3) >> 2,
                        .keys = s->keys,
                        .blocks = (s->keys + BLOCK - 1) >> 6,
+                       .pitch = ((s->keys + BLOCK - 1) & -BLOCK) + GROUP,
                        .quads = (s->keys + 3) >> 2,
                        .groups = (s->width + GROUP - 1) >> 4};
     const finishing f = {.multiplier = _mm512_set1_epi64(s->multiplier),
-                         .half = _mm512_set1_epi64(INT64_C(1) << (s->y_shift - 1)),
+                         .half = _mm512_sll_epi64(_mm512_set1_epi64(1), _mm_cvtsi64_si128(s->y_shift - 1)),
                          .zero_point = _mm512_set1_epi64(s->zero_point),
                          .lo = _mm512_set1_epi64(s->lo),
                          .hi = _mm512_set1_epi64(s->hi),

@@ -12,7 +12,7 @@
 #include "intonly.h"
 
 enum { OUTER = INTONLY_RANK - 2, INNER = INTONLY_RANK - 1 }; /* the rows and the columns of a product */
-enum { DEPTH = 256 };                                        /* most products that are summed at once */
+enum { DEPTH = 256, COLUMNS = 32 };                          /* most products that are summed at once; outputs of a tile */
 enum { LEAST_DEPTH = 16, LEAST_SUMMED = 8, LEAST_ROWS = 4, LEAST_COLUMNS = 8 };
 
 /* Return the largest magnitude of a code minus its zero point, or 0 where 16 bits do not hold them all. */

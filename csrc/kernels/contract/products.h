@@ -18,7 +18,7 @@
 #include "kernels/contract/any.h"
 #include "kernels/contract/matrices.h"
 
-enum { COLUMNS = 32, ROWS = 64 };
+enum { ROWS = 64 };
 
 /* sums[r][c] = sum over pairs p of left[r][2p] * panel[p][c][0] + left[r][2p + 1] * panel[p][c][1] */
 static void PRODUCT_TILE(int16_t left[TILE_ROWS][DEPTH], int16_t panel[DEPTH / 2][COLUMNS][2], int64_t pairs,

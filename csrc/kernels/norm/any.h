@@ -121,11 +121,12 @@ static inline void norm_finish(const norm *g, const uint8_t *x, int r, const nor
 }
 
 typedef void (*norm_summing)(const norm *g, const uint8_t *x, int r, norm_sums *sums);
+typedef void (*norm_finding)(const intonly_norm *s, norm_sums *sums);
 typedef void (*norm_finishing)(const norm *g, const uint8_t *x, int r, const norm_sums *sums, uint8_t *y);
 
-/* All rows, some at a time, with the functions of an instruction set for one of them. */
+/* All rows, some at a time: sum of a row, find of all of them, finish of a row. */
 static inline void norm_rows(const void *step, uint8_t *const *bases, unsigned part, unsigned parts, norm_summing sum,
-                             norm_finishing finish) {
+                             norm_finding find, norm_finishing finish) {
     norm g;
     for (norm_begin(&g, (const intonly_norm *)step, bases, part, parts); g.walk.rows > 0; intonly_walk_next(&g.walk)) {
         const int64_t x_row = g.step->x_strides[INTONLY_LAST], y_row = g.step->y_strides[INTONLY_LAST];
@@ -135,14 +136,14 @@ static inline void norm_rows(const void *step, uint8_t *const *bases, unsigned p
             uint8_t *y = g.y + g.walk.offset[NORM_Y] + row * y_row;
             norm_sums sums = {{0}, {0}, {0}};
             for (int r = 0; r < rows; ++r) sum(&g, x + r * x_row, r, &sums);
-            norm_reciprocals(g.step, &sums);
+            find(g.step, &sums);
             for (int r = 0; r < rows; ++r) finish(&g, x + r * x_row, r, &sums, y + r * y_row);
         }
     }
 }
 
 static inline void norm_any(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
-    norm_rows(step, bases, part, parts, norm_sum, norm_finish);
+    norm_rows(step, bases, part, parts, norm_sum, norm_reciprocals, norm_finish);
 }
 
 #endif

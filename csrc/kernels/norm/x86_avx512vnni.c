@@ -20,11 +20,43 @@ static inline __m512i eight(const uint8_t *x, int64_t type, __mmask8 mask) {
 
 static inline __mmask8 first_of_eight(int64_t count) { return (__mmask8)(count < 8 ? (1u << count) - 1 : 0xFFu); }
 
+/* Read up to 32 elements, counted from `middle`; those that are missing are 0. Whether 16 bits hold them: fits. */
+static inline __m512i thirty_two(const uint8_t *x, int64_t type, __mmask32 mask, __m512i middle) {
+    switch (type) {
+    case INTONLY_S8: return _mm512_maskz_sub_epi16(mask, _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, x)), middle);
+    case INTONLY_U8: return _mm512_maskz_sub_epi16(mask, _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, x)), middle);
+    default: return _mm512_maskz_sub_epi16(mask, _mm512_maskz_loadu_epi16(mask, x), middle);
+    }
+}
+
+static inline int fits_in_16_bits(const intonly_norm *s) {
+    switch (s->x_type) {
+    case INTONLY_S16: return s->middle == 0;
+    case INTONLY_U16: return s->middle == 1 << 15; /* modulo 2^16, the difference is the signed one */
+    default: return s->middle >= -256 && s->middle <= 256;
+    }
+}
+
 static void sum_512(const norm *g, const uint8_t *x, int r, norm_sums *sums) {
     const intonly_norm *s = g->step;
     const int64_t step = intonly_bytes_of(s->x_type);
-    const __m512i middle = _mm512_set1_epi64(s->middle);
     __m512i total = _mm512_setzero_si512(), squares = total;
+    if (fits_in_16_bits(s)) {
+        const __m512i middle = _mm512_set1_epi16((int16_t)s->middle), ones = _mm512_set1_epi16(1);
+        const __m512i lower = _mm512_set1_epi64(UINT32_MAX);
+        for (int64_t i = 0; i < s->count; i += 32) {
+            const __mmask32 mask = s->count - i < 32 ? (1u << (s->count - i)) - 1 : ~0u;
+            const __m512i from = thirty_two(x + i * step, s->x_type, mask, middle);
+            const __m512i pairs = _mm512_madd_epi16(from, from); /* up to 2^31, without a sign */
+            total = _mm512_dpwssd_epi32(total, from, ones);
+            squares = _mm512_add_epi64(squares, _mm512_and_si512(pairs, lower));
+            squares = _mm512_add_epi64(squares, _mm512_srli_epi64(pairs, 32));
+        }
+        sums->total[r] = s->centered ? (uint64_t)(int64_t)_mm512_reduce_add_epi32(total) : 0;
+        sums->squares[r] = (uint64_t)_mm512_reduce_add_epi64(squares);
+        return;
+    }
+    const __m512i middle = _mm512_set1_epi64(s->middle);
     for (int64_t i = 0; i < s->count; i += 8) {
         const __mmask8 mask = first_of_eight(s->count - i);
         const __m512i from = _mm512_maskz_sub_epi64(mask, eight(x + i * step, s->x_type, mask), middle);
@@ -33,6 +65,38 @@ static void sum_512(const norm *g, const uint8_t *x, int r, norm_sums *sums) {
     }
     sums->total[r] = s->centered ? (uint64_t)_mm512_reduce_add_epi64(total) : 0;
     sums->squares[r] = (uint64_t)_mm512_reduce_add_epi64(squares);
+}
+
+/* The same as norm_reciprocals, a row in each element. */
+static void find_512(const intonly_norm *s, norm_sums *sums) {
+    const __m512i one = _mm512_set1_epi64(1), none = _mm512_setzero_si512(), total = _mm512_loadu_si512(sums->total);
+    const __m512i squares = _mm512_mullo_epi64(_mm512_loadu_si512(sums->squares), _mm512_set1_epi64(s->count));
+    const __m512i spread = _mm512_sub_epi64(squares, _mm512_mullo_epi64(total, total));
+    const __m512i shifted = _mm512_sll_epi64(spread, _mm_cvtsi64_si128(2 * s->root_bits));
+    __m512i rest = _mm512_max_epi64(_mm512_add_epi64(shifted, _mm512_set1_epi64(s->eps_code)), none);
+    __m512i root = none, quotient = none;
+    __m512i place = _mm512_set1_epi64(INT64_C(1) << 62);
+    for (int i = 0; i < 32; ++i) {
+        const __m512i trial = _mm512_add_epi64(root, place);
+        const __mmask8 takes = _mm512_cmpge_epi64_mask(rest, trial);
+        rest = _mm512_mask_sub_epi64(rest, takes, rest, trial);
+        root = _mm512_srli_epi64(root, 1);
+        root = _mm512_mask_add_epi64(root, takes, root, place);
+        place = _mm512_srli_epi64(place, 2);
+    }
+    root = _mm512_max_epi64(root, _mm512_set1_epi64(s->least_root));
+    /* No quotient has more bits than that of the least root: what those above them bring down is below the divisor. */
+    const int most = (int)s->reciprocal_bits + 2 - intonly_bit_length((uint64_t)s->least_root), bits = most > 0 ? most : 0;
+    rest = _mm512_srl_epi64(_mm512_sll_epi64(one, _mm_cvtsi64_si128(s->reciprocal_bits)), _mm_cvtsi32_si128(bits));
+    for (int bit = bits - 1; bit >= 0; --bit) {
+        rest = _mm512_add_epi64(rest, rest);
+        if (bit == s->reciprocal_bits) rest = one;
+        const __mmask8 takes = _mm512_cmpge_epi64_mask(rest, root);
+        rest = _mm512_mask_sub_epi64(rest, takes, rest, root);
+        quotient = _mm512_add_epi64(quotient, quotient);
+        quotient = _mm512_mask_add_epi64(quotient, takes, quotient, one);
+    }
+    _mm512_storeu_si512(sums->reciprocal, quotient);
 }
 
 /* Finish a row. is_short, a constant: u, reciprocal and results have 32 bits. */
@@ -78,5 +142,5 @@ static void finish_512(const norm *g, const uint8_t *x, int r, const norm_sums *
 }
 
 void intonly_norm_avx512vnni(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
-    norm_rows(step, bases, part, parts, sum_512, finish_512);
+    norm_rows(step, bases, part, parts, sum_512, find_512, finish_512);
 }

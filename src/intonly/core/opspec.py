@@ -13,6 +13,7 @@ import numpy.typing as npt
 from intonly.core.errors import InvalidGraphError
 from intonly.core.graph import Dim, Graph, Node, Shape, Value, element_count
 from intonly.core.lowering import Lowered, Lowering
+from intonly.core.number_format import QParams
 
 
 class Refusal(Exception):
@@ -96,6 +97,8 @@ class OpSpec:
         normalizes: its first input is normalized, and as wide as the recipe says for norms.
         input_bits: width its first input is quantized to when the recipe does not say otherwise; None = the recipe's.
         fixed_range: (node) -> real (lo, hi) that the output always spans, or None = calibrated.
+        run_quantized: (node, input tensors, QParams of the first) -> output tensor: what the integers compute before the last
+            rounding, for operators whose integers are another function on purpose; None = run_torch.
     """
 
     name: str
@@ -114,6 +117,7 @@ class OpSpec:
     normalizes: bool = False
     input_bits: int | None = None
     fixed_range: Callable[[Node], tuple[float, float] | None] = lambda node: None
+    run_quantized: Callable[[Node, Sequence[Any], QParams], Any] | None = None
     examples: Sequence[Example] = ()
 
 

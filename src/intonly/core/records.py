@@ -248,6 +248,8 @@ class Recipe:
         equalization: balance the channel ranges of successive layers; None = only where weights are per tensor.
         rounding: "nearest", or "compensated": weights aim at the float network's outputs on the calibration data, and the error of
             each weight column is passed on to the columns still to be rounded.
+        transformers: "exact": our softmax, GELU and layer norm; "i-vit": the integers that I-ViT publishes for them, for comparison;
+            "i-vit-fixed": the same by shifts where its known faults are corrected. See docs/transformers.md.
         output: "int32" or "int8" codes for outputs that a weighted layer or an addition makes.
         samples: most calibration samples to use. seed: for everything random.
         rules: for layers with weights; later rules win. Each must match at least one layer.
@@ -271,6 +273,7 @@ class Recipe:
     rounding: typing.Literal["nearest", "compensated"] = "nearest"
     reconstruction: typing.Literal["none", "layer", "block"] = "none"
     reconstruction_steps: int = 200
+    transformers: typing.Literal["exact", "i-vit", "i-vit-fixed"] = "exact"
     output: typing.Literal["int32", "int8"] = "int32"
     samples: int = 512
     seed: int = 0

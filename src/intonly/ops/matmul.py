@@ -58,7 +58,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
 def _mean(e: Lowered, v: Lowered, node: Node, low: Lowering) -> Lowered:
     """A mean under weights: one division for each row of weights, and one rescale."""
     shape = low.graph.values[node.output].shape
-    unit = float(v.scale) * 2.0**-MEAN_BITS
+    unit = float(v.scale) * factor_of(node) * 2.0**-MEAN_BITS
     target = low.target(node.output)
     if target is None:  # an accumulator, as fine as means are
         rescale = Rescale.from_real(1.0, zero_point=0, lo=-INT32.qmax, hi=INT32.qmax, narrow=False)

@@ -140,6 +140,7 @@ FUNCTIONS: dict[str, Function] = {
         Function("log_sigmoid", lambda x: -softplus(-x), lambda F, x: F.logsigmoid(x), ("log_sigmoid",)),
         Function("mish", lambda x: x * np.tanh(softplus(x)), lambda F, x: F.mish(x), ("mish", "mish_"), ("Mish",)),
         Function("pow", _power, lambda F, x, exponent: x**exponent, parameters={"exponent": Parameter()}, low=0.1),
+        Function("quick_gelu", lambda x: x * sigmoid(1.702 * x), lambda F, x: x * (1.702 * x).sigmoid()),
         Function("reciprocal", lambda x: 1 / x, lambda F, x: 1 / x, ("reciprocal",), ("Reciprocal",), low=0.5),
         Function("rsqrt", lambda x: 1 / np.sqrt(np.maximum(x, 0)), lambda F, x: x.rsqrt(), ("rsqrt",), low=0.5),
         Function(

@@ -7,7 +7,7 @@ rounded to their grid as the law rounds (ties up). Reported accuracy comes from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,15 @@ def fake_quantize(x: torch.Tensor, qparams: QParams) -> torch.Tensor:
         scale, zero = scale.to(x.dtype), zero.to(x.dtype)
     codes = torch.floor(x / scale + 0.5) + zero
     return (codes.clamp(qparams.format.qmin, qparams.format.qmax) - zero) * scale
+
+
+def computed(graph: Graph, node: Node, operands: Sequence[Any]) -> Any:
+    """Return what `node` makes of tensors: its float meaning, or what its integers are where they are another function on purpose."""
+    spec = OPS[node.op]
+    qparams = graph.values[node.inputs[0]].qparams if node.inputs and node.inputs[0] else None
+    if spec.run_quantized is None or qparams is None:
+        return spec.run_torch(node, operands)
+    return spec.run_quantized(node, operands, qparams)
 
 
 class TorchRunner:
@@ -84,7 +93,7 @@ class TorchRunner:
             return {until: live[until]}
         for i, node in nodes:
             operands = [live[name] if name else None for name in node.inputs]
-            made = OPS[node.op].run_torch(node, operands)
+            made = computed(self.graph, node, operands)
             live[node.output] = self._settle(node.output, made, observe)
             if until == node.output:
                 return {until: live[until]}

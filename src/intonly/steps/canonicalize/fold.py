@@ -15,6 +15,7 @@ from intonly.core.graph import Graph, Node, Value
 from intonly.core.spec import check
 from intonly.ops import OPS
 from intonly.steps.canonicalize.attention import fold_factor, recognize_mask
+from intonly.steps.canonicalize.functions import with_known_functions
 from intonly.steps.canonicalize.rewrite import fresh_names, rewired
 
 Array = npt.NDArray[Any]
@@ -33,6 +34,7 @@ def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
     Raises:
         InvalidGraphError: when a batch norm has no finite meaning, or an output is constant.
     """
+    graph = with_known_functions(graph, pinned)
     for node in graph.nodes:
         if node.op == "batch_norm":
             _affine_of(graph, node)

@@ -47,7 +47,7 @@ def correct(
     """
     import torch
 
-    from intonly.torch_exec import TorchRunner, fake_quantize
+    from intonly.torch_exec import TorchRunner, computed, fake_quantize
 
     if not bias_correction and rounding == "nearest":
         return graph
@@ -62,6 +62,7 @@ def correct(
             qparams = graph.values[name].qparams
             values[name] = x if qparams is None else fake_quantize(x, qparams)
         live.append(values)
+    samples = sum(len(values[graph.inputs[0]]) for values in live)
     last_use = last_uses(graph)
     params, values_of, nodes = dict(graph.params), dict(graph.values), list(graph.nodes)
     with torch.no_grad():
@@ -75,10 +76,10 @@ def correct(
                 qparams = values_of[name].qparams
                 if qparams is not None and name not in pinned and compensates(node, weights[node.origin], qparams):
                     pairs = zip((b[node.inputs[0]] for b in live), real.inputs_of(node.output), strict=True)
-                    inputs = Inputs.of(node, pairs, weights[node.origin].shape, centered=shifts)
+                    inputs = Inputs.of(node, pairs, weights[node.origin].shape, samples=samples, centered=shifts)
                     params[name] = inputs.codes(weights[node.origin], qparams)
                     runner.params[name] = runner.tensor_of(name, params[name])
-            made = [spec.run_torch(node, [b.get(n, runner.params.get(n)) if n else None for n in node.inputs]) for b in live]
+            made = [computed(graph, node, [b.get(n, runner.params.get(n)) if n else None for n in node.inputs]) for b in live]
             wanted = real.advanced(node.output)
             if shifts:
                 node, shift = _shifted_bias(node, made, _mean(node, wanted), params, values_of)

@@ -8,6 +8,7 @@ it have lost. Source: Frantar et al. 2022 (GPTQ), equation 2, in its Cholesky fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,10 @@ NOISE = 1e-6
 """What float32 products may leave of second moments that cancel, in shares of their mean diagonal."""
 MAX_COLUMNS = 4096
 """Layers with more weight columns than this are rounded to nearest."""
+PATCHES_A_COLUMN = 256
+"""Where a map gives more patches than this for each column, every second, third, ... of its rows and columns is looked at."""
+TURNS = (0.7548776662466927, 0.5698402909980532)
+"""Where the first row and column lie, batch after batch: multiples of these spread evenly over a square. Source: Roberts 2018."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,14 +56,14 @@ class Inputs:
     aim: Floats
 
     @classmethod
-    def of(cls, node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[int, ...], *, centered: bool) -> Inputs:
+    def of(cls, node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[int, ...], *, samples: int, centered: bool) -> Inputs:
         """Return what tensors of inputs say, for a weight of `shape`, output channels first.
 
         Args:
-            inputs: (as the quantized network has them, as the float network has them), batch by batch.
+            inputs: (as the quantized network has them, as the float network has them), batch by batch. samples: in all of them.
             centered: whether only deviations from the mean matter, because the bias takes care of the mean.
         """
-        moments, cross, count = _second_moments(node, inputs, shape, centered=centered)
+        moments, cross, count = _second_moments(node, inputs, shape, samples=samples, centered=centered)
         order, upper = zip(*(_factor(m, count) for m in moments), strict=True)
         return cls(np.stack(order), np.stack(upper), np.stack([_aim(m, c, count) for m, c in zip(moments, cross, strict=True)]))
 
@@ -95,11 +100,13 @@ def inputs_of_layers(
     runner, last_use = TorchRunner(graph), last_uses(graph)
     few = affordable(graph, batches, limit_bytes, 8)
     live: list[dict[str, Any]] = [{name: torch.as_tensor(batch[name]).float() for name in graph.inputs} for batch in few]
+    samples = sum(len(values[graph.inputs[0]]) for values in live)
     for i, node in enumerate(graph.nodes):
         name = weight_of(graph, node)
         if name and wanted(node):
             units, reals = quantized(node.origin), [values[node.inputs[0]] for values in live]
-            yield node, Inputs.of(node, ((fake_quantize(x, units), x) for x in reals), graph.params[name].shape, centered=centered)
+            pairs = ((fake_quantize(x, units), x) for x in reals)
+            yield node, Inputs.of(node, pairs, graph.params[name].shape, samples=samples, centered=centered)
         for values in live:
             with torch.no_grad():
                 operands = [values.get(n, runner.params.get(n)) if n else None for n in node.inputs]
@@ -109,7 +116,9 @@ def inputs_of_layers(
                     values.pop(n, None)
 
 
-def _second_moments(node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[int, ...], *, centered: bool) -> tuple[Floats, Floats, int]:
+def _second_moments(
+    node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[int, ...], *, samples: int, centered: bool
+) -> tuple[Floats, Floats, int]:
     """Return the second moments of the quantized patches, those of real with quantized ones, (groups, K, K), and how many there are."""
     import torch
 
@@ -117,15 +126,16 @@ def _second_moments(node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[
     moments, cross = (torch.zeros(groups, columns, columns, dtype=torch.float64) for _ in range(2))
     mean, real_mean = (torch.zeros(groups, columns, 1, dtype=torch.float64) for _ in range(2))
     count, origins = 0, None
-    for pair in inputs:
-        patches, reals = (_patches(node, x, groups, shape) for x in pair)
+    for i, pair in enumerate(inputs):
+        patches, reals = (_patches(node, x, groups, shape, samples, i) for x in pair)
         if origins is None:  # near the means, so that little cancels in float32
             origins = tuple(p.mean(1, keepdim=True) if centered else torch.zeros(()) for p in (patches, reals))
         patches, reals = patches - origins[0], reals - origins[1]
         moments += (patches.transpose(1, 2) @ patches).double()
         cross += (reals.transpose(1, 2) @ patches).double()
-        mean += patches.sum(1, dtype=torch.float64)[..., None]
-        real_mean += reals.sum(1, dtype=torch.float64)[..., None]
+        ones = patches.new_ones(patches.shape[1], 1)
+        mean += patches.transpose(1, 2) @ ones
+        real_mean += reals.transpose(1, 2) @ ones
         count += patches.shape[1]
     noise = NOISE * moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(columns, dtype=torch.float64)
     if centered:
@@ -134,8 +144,8 @@ def _second_moments(node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[
     return ((moments + noise) / count).numpy(), ((cross + noise) / count).numpy(), count
 
 
-def _patches(node: Node, x: Any, groups: int, shape: tuple[int, ...]) -> Any:
-    """Return what each output sees of `x`, (groups, patches, K)."""
+def _patches(node: Node, x: Any, groups: int, shape: tuple[int, ...], samples: int, turn: int) -> Any:
+    """Return what outputs see of `x`, (groups, patches, K): all of them, or an even choice that differs from turn to turn."""
     import torch.nn.functional as F
 
     columns = int(np.prod(shape[1:]))
@@ -143,7 +153,16 @@ def _patches(node: Node, x: Any, groups: int, shape: tuple[int, ...]) -> Any:
         return x.reshape(1, -1, columns)
     top, left, bottom, right = node.attrs["pads"]
     x = F.pad(x, (left, right, top, bottom))
-    unfolded = F.unfold(x, shape[2:], dilation=node.attrs["dilations"], stride=node.attrs["strides"])  # N, C*kh*kw, L
+    steps, dilations = node.attrs["strides"], node.attrs["dilations"]
+    extents = [
+        (size - dilation * (kernel - 1) - 1) // step + 1
+        for size, dilation, kernel, step in zip(x.shape[2:], dilations, shape[2:], steps, strict=True)
+    ]
+    thin = min(*extents, math.isqrt(samples * math.prod(extents) // (PATCHES_A_COLUMN * columns)))
+    if thin > 1:
+        top, left = (int(turn * share % 1 * thin) * step for share, step in zip(TURNS, steps, strict=True))
+        x, steps = x[:, :, top:, left:], [thin * step for step in steps]
+    unfolded = F.unfold(x, shape[2:], dilation=dilations, stride=steps)  # N, C*kh*kw, L
     return unfolded.reshape(x.shape[0], groups, columns, -1).permute(1, 0, 3, 2).reshape(groups, -1, columns)
 
 

@@ -22,14 +22,13 @@ def fuse(graph: Graph) -> Graph:
         _rescale_into_sum,
         _columns_into_weight,
     )
-    position = 0
+    position, consumers, producers = 0, graph.consumers(), graph.producers()
     while position < len(graph.nodes):
-        consumers, producers = graph.consumers(), graph.producers()
         for rule in rules:
             result = rule(graph, graph.nodes[position], consumers, producers)
             if result is not None:
                 graph = result
-                position = -1
+                position, consumers, producers = -1, graph.consumers(), graph.producers()
                 break
         position += 1
     return _inferred(graph.pruned())
@@ -82,7 +81,7 @@ def _rescale_into_sum(graph: Graph, node: Node, consumers: Consumers, producers:
 
 def _columns_into_weight(graph: Graph, node: Node, consumers: Consumers, producers: Producers) -> Graph | None:
     """transpose, flatten, matmul with a constant: the weight's columns are permuted instead of the data."""
-    if node.op != "matmul" or node.inputs[1] not in graph.params or len(graph.consumers()[node.inputs[1]]) != 1:
+    if node.op != "matmul" or node.inputs[1] not in graph.params or len(consumers[node.inputs[1]]) != 1:
         return None
     flatten = producers.get(node.inputs[0])
     if flatten is None or flatten.op != "reshape" or graph.sole_consumer(flatten.output, consumers) is not node:

@@ -16,6 +16,7 @@ from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Plan, Recipe
 from intonly.core.spec import check
 from intonly.steps.quantize.activations import Asked, input_qparams, quantize_activations
+from intonly.steps.quantize.published import with_published_forms
 from intonly.steps.quantize.settings import LayerSettings, layer_settings, norm_input_bits, norm_names, plan_of, weighted_nodes
 from intonly.steps.quantize.weights import guarded_scale, quantize_weights, unshared_weights, weight_qparams, weight_scale
 
@@ -46,7 +47,7 @@ def quantize_graph(
         pinned: QParams that the source file fixes; they go before calibrated ranges.
     """
     settings = layer_settings(graph, recipe)
-    graph = unshared_weights(graph, pinned)
+    graph = unshared_weights(with_published_forms(graph, recipe), pinned)
     graph = quantize_activations(graph, Asked(recipe, settings, ranges, specs, pinned))
     graph = quantize_weights(graph, settings, pinned).replace(stage=Stage.QUANTIZED)
     check(graph)

@@ -169,7 +169,7 @@ def attention_weights(graph: Graph, pinned: Mapping[str, QParams]) -> set[str]:
         while inner(reader.inputs[0], reader):
             chain.append(reader.inputs[0])
             reader = producers[reader.inputs[0]]
-            if reader.op == "matmul":
+            if reader.op == "matmul" and reader.attrs.get("factor", 1) > 0:
                 kept.update(chain)
             if reader.op != "mul" or not _scales(graph, reader):
                 break
