@@ -95,6 +95,7 @@ class OpSpec:
         accepts_acc: may read one operand that is still an accumulator (add).
         leaves_acc: its output may stay an accumulator.
         input_bits: width its first input is quantized to when the recipe does not say otherwise; None = the recipe's.
+        output_bits: least width of its output; None = what its readers ask for.
         fixed_range: (node) -> real (lo, hi) that the output always spans, or None = calibrated.
         run_quantized: (node, input tensors, QParams of the first) -> output tensor: what the integers compute before the last
             rounding, for operators whose integers are another function on purpose; None = run_torch.
@@ -114,6 +115,7 @@ class OpSpec:
     accepts_acc: bool = False
     leaves_acc: bool = False
     input_bits: int | None = None
+    output_bits: int | None = None
     fixed_range: Callable[[Node], tuple[float, float] | None] = lambda node: None
     run_quantized: Callable[[Node, Sequence[Any], QParams], Any] | None = None
     examples: Sequence[Example] = ()
