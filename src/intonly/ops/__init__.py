@@ -25,6 +25,7 @@ from intonly.ops import (
     linear,
     log_softmax,
     logical,
+    masked_mean,
     matmul,
     max_pool2d,
     mean,
@@ -33,6 +34,7 @@ from intonly.ops import (
     prelu,
     reshape,
     resize_linear,
+    rms_norm,
     shift_gelu,
     shiftmax,
     slicing,
@@ -79,6 +81,8 @@ MODULES = (
     compare,
     embedding,
     logical,
+    masked_mean,
+    rms_norm,
 )
 
 OPS: dict[str, OpSpec] = {module.SPEC.name: module.SPEC for module in MODULES}

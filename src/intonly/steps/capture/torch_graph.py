@@ -273,7 +273,7 @@ class ProgramReader:
     def _passed(self, node: FxNode) -> FxNode | None:
         """Return the operand that stands for a whole call, because whoever reads it does the rest; None for other calls."""
         name, operands = base_name(node), node.all_input_nodes
-        if name == "expand" and self._repeated_later(node) and (self._repeats_constant(node) or kind_of(node.meta["val"].dtype) == "bool"):
+        if name == "expand" and self._repeated_later(node) and (self._repeats_constant(node) or kind_of(node.meta["val"].dtype) != "real"):
             return operands[0]
         if name in BOTH and len(operands) == 2 and self._repeated_later(node):
             return next((operands[1 - i] for i, o in enumerate(operands) if self._is_everywhere(o)), None)

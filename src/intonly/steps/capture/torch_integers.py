@@ -20,14 +20,14 @@ INTEGER_READERS = {*INTEGER_MAKERS, "embedding", "where", "masked_fill", "masked
 
 
 def largest_integer(node: FxNode) -> int:
-    """Return the largest integer that an input may hold: the last row of the tables it is looked up in, 1 for truth values.
+    """Return the largest integer that an input may hold: the last row of the tables it is looked up in, 1 where it is a truth value.
 
     `LARGEST_INTEGER` when the program does not say.
     """
     if node.meta["val"].dtype == torch.bool:
         return 1
     rows: list[int] = []
-    open_end, front = False, [node]
+    is_truth, front = False, [node]
     while front:
         reader = front.pop()
         for user in reader.users:
@@ -36,11 +36,9 @@ def largest_integer(node: FxNode) -> int:
                 rows.append(int(user.args[0].meta["val"].shape[0]))  # type: ignore[union-attr]
             elif isinstance(user.meta.get("val"), torch.Tensor) and (name in MOVERS or (name in CASTS and _stays(user))):
                 front.append(user)
-            elif not isinstance(user.meta.get("val"), torch.Tensor) or _is_truth(user):
-                continue
-            else:
-                open_end = True
-    return min(rows) - 1 if rows else LARGEST_INTEGER if open_end else 1
+            elif isinstance(user.meta.get("val"), torch.Tensor):
+                is_truth |= _is_truth(user)
+    return min(rows) - 1 if rows else 1 if is_truth else LARGEST_INTEGER
 
 
 def _stays(node: FxNode) -> bool:
