@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from intonly import _native
 from intonly.core.errors import DataError
-from intonly.core.records import InputSpec
+from intonly.core.records import LARGEST_INTEGER, InputSpec
 
 Array = npt.NDArray[Any]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
@@ -244,6 +244,8 @@ def model_units(x: Array, spec: InputSpec, shape: Sequence[Any], perm: Sequence[
         shape: the model's input shape; perm: position of each handed-in axis in it.
     """
     check_input(x, spec, [shape[p] for p in perm])
+    if spec.dtype == "integer":
+        return x.astype(np.int64, order="C")
     x = x.transpose(np.argsort(perm))
     along = [1] * x.ndim
     if x.ndim > 1:
@@ -288,11 +290,22 @@ def check_input(x: Array, spec: InputSpec, shape: Sequence[Any]) -> None:
         raise DataError(f"input {spec.name!r}: holds NaN")
 
 
+def _check_integers(x: Array, spec: InputSpec) -> None:
+    """Raise DataError unless `x` holds integers 0..high."""
+    if x.dtype.kind not in "biu":
+        raise DataError(f"input {spec.name!r}: expected integers, got {x.dtype}; ids and masks go in as integers or bools")
+    high = LARGEST_INTEGER if spec.high is None else spec.high
+    if x.size and not (0 <= int(x.min()) and int(x.max()) <= high):
+        raise DataError(f"input {spec.name!r}: expected integers 0..{high}, got {int(x.min())}..{int(x.max())}")
+
+
 def _check_form(x: Array, spec: InputSpec, shape: Sequence[Any]) -> None:
     """Raise DataError unless `x` has the declared type and shape."""
     if spec.dtype == "float32":
         if x.dtype.kind not in "fiu":
             raise DataError(f"input {spec.name!r}: expected real numbers, got {x.dtype}")
+    elif spec.dtype == "integer":
+        _check_integers(x, spec)
     elif x.dtype != RAW[spec.dtype]:
         raise DataError(f"input {spec.name!r}: expected {spec.dtype} numbers, got {x.dtype}; this artifact takes raw {spec.dtype} data")
     fits = x.ndim == len(shape) and all(not isinstance(want, int) or want == got for want, got in zip(shape, x.shape, strict=True))

@@ -12,7 +12,8 @@ from typing import Any
 
 from intonly.core.errors import DataError, IntonlyError
 from intonly.core.graph import Graph
-from intonly.core.records import InputSpec, Note
+from intonly.core.number_format import integers_up_to
+from intonly.core.records import LARGEST_INTEGER, InputSpec, Note
 from intonly.data import Dataset, load_data, model_units, synthetic_count
 from intonly.model import FloatModel, QuantizedModel
 from intonly.source_runtime import OnnxRuntime
@@ -25,6 +26,7 @@ def load(
     example_inputs: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] | str | None = None,
+    length_max: int | None = None,
 ) -> FloatModel | QuantizedModel:
     """Return the network that `model` names: captured, when it is a float one; ready to run, when it is an artifact.
 
@@ -34,6 +36,7 @@ def load(
         inputs: what callers hand in; default: float32 in the model's own units and axis order.
         example_inputs: arrays or tensors an nn.Module is traced with.
         input_shapes: for ONNX inputs with unknown extents.
+        length_max: an nn.Module only: axis 1 of its integer inputs, token ids and masks, is any length up to this one.
         outputs: ONNX only: tensors to cut at; "auto" cuts in front of unsupported post-processing.
     """
     note = Note(source=type(model).__name__)
@@ -60,7 +63,7 @@ def load(
         return replace(made, runtime=OnnxRuntime(model, captured.graph.outputs)) if captured.pinned else made
     from intonly.steps.capture.torch_export import capture_torch
 
-    graph, pinned = capture_torch(model, example_inputs)
+    graph, pinned = capture_torch(model, example_inputs, length_max=length_max)
     return _float_model(graph, pinned, inputs, note)
 
 
@@ -90,8 +93,34 @@ def _float_model(graph: Graph, pinned: Mapping[str, Any], inputs: InputSpec | Se
     unknown = [name for name in by_name if name not in graph.inputs]
     if unknown:
         raise DataError(f"input {unknown[0]!r} does not exist; the model's inputs are {', '.join(graph.inputs)}")
-    specs = tuple(by_name.get(name, InputSpec(name)) for name in graph.inputs)
+    graph, specs = _with_integers(graph, [by_name.get(name, InputSpec(name)) for name in graph.inputs])
     return FloatModel(graph, specs, pinned, note)
+
+
+def _with_integers(graph: Graph, specs: Sequence[InputSpec]) -> tuple[Graph, tuple[InputSpec, ...]]:
+    """Return the graph and the specs with a range for each input of exact integers: the spec's, or the one that capture found.
+
+    Raises:
+        DataError: when a spec contradicts the model, or nobody says how large integers get.
+    """
+    result, values = [], dict(graph.values)
+    for spec in specs:
+        fmt = graph.values[spec.name].format
+        if fmt is None:
+            if spec.dtype == "integer":
+                raise DataError(f"input {spec.name!r}: the model reads real numbers, not integers; use float32, uint8 or int8")
+            result.append(spec)
+            continue
+        if spec.dtype not in ("integer", "float32"):
+            raise DataError(f"input {spec.name!r}: the model reads integers, such as ids or a mask; use dtype='integer', not {spec.dtype}")
+        high = fmt.qmax if spec.high is None else spec.high
+        if high == LARGEST_INTEGER:
+            raise DataError(f"input {spec.name!r}: say how large its integers get: InputSpec({spec.name!r}, dtype='integer', high=...)")
+        if high > fmt.qmax:
+            raise DataError(f"input {spec.name!r}: high is {high}, but the model's table ends at {fmt.qmax}")
+        values[spec.name] = replace(values[spec.name], format=integers_up_to(high))
+        result.append(InputSpec(spec.name, dtype="integer", high=high))
+    return graph.replace(values=values), tuple(result)
 
 
 def peeked(data: Any) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from intonly.core.opspec import Refusal
 from intonly.core.spec import check
 from intonly.ops import OPS
 from intonly.steps.capture.builder import GraphBuilder
-from intonly.steps.capture.torch_graph import kind_of
+from intonly.steps.capture.torch_program import kind_of
 from intonly.torch_exec import TorchRunner
 
 

@@ -81,6 +81,9 @@ def _input_problem(graph: Graph, spec: InputSpec) -> str:
     if spec.dtype == "float32":
         if spec.scale is None or spec.zero_point is None or not _positive(spec.scale) or abs(spec.zero_point) >= 1 << 31:
             return f"float32 needs a finite, positive scale and a zero point of 32 bits, got {spec.scale} and {spec.zero_point}"
+    elif spec.dtype == "integer":
+        if value.format is None or (value.format.qmin, value.format.qmax) != (0, spec.high):
+            return f"integers 0..{spec.high} go in as they are, but the graph reads {value.format.name if value.format else 'reals'}"
     elif value.format is not None and (value.format.dtype != spec.dtype or spec.scale is not None or spec.zero_point is not None):
         return f"{spec.dtype} goes in as it is, but the graph reads {value.format.name}; scale {spec.scale}, zero point {spec.zero_point}"
     return ""

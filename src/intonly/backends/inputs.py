@@ -6,8 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from intonly.core.errors import DataError
 from intonly.core.graph import Dim, Graph, shape_text
+from intonly.core.number_format import NumberFormat
+
+
+def takes_any_code(fmt: NumberFormat) -> bool:
+    """Whether every integer of the format's array type is one of its codes."""
+    info = np.iinfo(fmt.dtype)
+    return fmt.qmin <= info.min and info.max <= fmt.qmax
 
 
 def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
@@ -34,7 +43,6 @@ def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
         dtype = str(array.dtype).removeprefix("torch.")
         if dtype != value.format.dtype.name:
             raise DataError(f"input {name!r} must be {value.format.dtype}, got {dtype}")
-        narrow = value.format.bits != 8 * value.format.dtype.itemsize
-        if narrow and 0 not in array.shape and not (value.format.qmin <= array.min() and array.max() <= value.format.qmax):
+        if not takes_any_code(value.format) and 0 not in array.shape and not (value.format.qmin <= array.min() and array.max() <= value.format.qmax):
             raise DataError(f"input {name!r} holds codes outside {value.format.name}")
     return sizes

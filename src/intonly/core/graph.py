@@ -57,6 +57,8 @@ Shape = tuple[int | Dim, ...]
 class Value:
     """What travels along an edge. `format` None means real; `qparams` is None until quantized, and again in INTEGER.
 
+    Before INTEGER, only graph inputs of exact integers have a format; what operators make of them is exact by itself.
+
     A parameter with `qparams` (QUANTIZED) holds codes, a parameter without holds reals.
     """
 

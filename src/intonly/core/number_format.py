@@ -205,6 +205,11 @@ def uniform(bits: int, *, signed: bool, narrow_range: bool = False) -> NumberFor
     return NumberFormat(f"int{bits}{'n' if narrow_range else ''}", bits, -high if narrow_range else -high - 1, high)
 
 
+def integers_up_to(high: int) -> NumberFormat:
+    """Return the format of the exact integers 0..high, such as token ids."""
+    return NumberFormat(f"0..{high}", max(1, high.bit_length()), 0, high)
+
+
 INT8 = uniform(8, signed=True)
 UINT8 = uniform(8, signed=False)
 INT16 = uniform(16, signed=True)

@@ -96,6 +96,7 @@ class OpSpec:
         leaves_acc: its output may stay an accumulator.
         normalizes: its first input is normalized, and as wide as the recipe says for norms.
         input_bits: width its first input is quantized to when the recipe does not say otherwise; None = the recipe's.
+        output_bits: least width of its output; None = what its readers ask for.
         fixed_range: (node) -> real (lo, hi) that the output always spans, or None = calibrated.
         run_quantized: (node, input tensors, QParams of the first) -> output tensor: what the integers compute before the last
             rounding, for operators whose integers are another function on purpose; None = run_torch.
@@ -116,6 +117,7 @@ class OpSpec:
     leaves_acc: bool = False
     normalizes: bool = False
     input_bits: int | None = None
+    output_bits: int | None = None
     fixed_range: Callable[[Node], tuple[float, float] | None] = lambda node: None
     run_quantized: Callable[[Node, Sequence[Any], QParams], Any] | None = None
     examples: Sequence[Example] = ()

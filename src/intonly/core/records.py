@@ -16,6 +16,8 @@ from intonly.core.errors import DataError, IntonlyError, RecipeError
 
 T = TypeVar("T")
 
+LARGEST_INTEGER = (1 << 31) - 1
+"""Largest integer that an input of exact integers may hold."""
 MODEL_LAYOUTS = {2: "NC", 3: "NCL", 4: "NCHW"}
 """Axis letters of a model input of each rank."""
 
@@ -126,21 +128,24 @@ class InputSpec:
         name: the model's input; may be left out when the model has one.
         layout: axis letters of what callers hand in, "NCHW", "NHWC", ...; "" = the model's own order.
         dtype: "uint8" and "int8" go in as they are; "float32" is quantized at the boundary with scale and zero_point:
-            clamp(floor(double(x) / scale + 1/2) + zero_point).
+            clamp(floor(double(x) / scale + 1/2) + zero_point). "integer": exact integers 0..high in any integer type, such
+            as token ids; a mask holds 0 and 1, or bools.
         mean, std: one number, or one for each channel, in units of x; (0,) and (1,) = none.
         resize, crop: how image files become arrays: short side, then the centre (height, width); None = as they are.
         scale, zero_point: of the integer input, for "float32" only.
+        high: largest integer that may come in, for "integer" only; None = what capture finds.
     """
 
     name: str = ""
     layout: str = ""
-    dtype: typing.Literal["uint8", "int8", "float32"] = "float32"
+    dtype: typing.Literal["uint8", "int8", "float32", "integer"] = "float32"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     resize: int | None = None
     crop: tuple[int, int] | None = None
     scale: float | None = None
     zero_point: int | None = None
+    high: int | None = None
 
     def __post_init__(self) -> None:
         where = f"input {self.name!r}"
@@ -155,6 +160,10 @@ class InputSpec:
             raise DataError(f"{where}: layout {self.layout!r} must name each axis once and include N")
         if self.scale is not None and not 0 < self.scale < math.inf:
             raise DataError(f"{where}: scale must be positive and finite, got {self.scale}")
+        if self.high is not None and not (self.dtype == "integer" and 1 <= self.high <= LARGEST_INTEGER):
+            raise DataError(f"{where}: high is for integers, 1 to {LARGEST_INTEGER:,}; got {self.high} for {self.dtype}")
+        if self.dtype == "integer" and (self.mean, self.std, self.layout) != ((0.0,), (1.0,), ""):
+            raise DataError(f"{where}: exact integers have no mean, std or layout")
         if min(self.crop or (1,)) < 1 or (self.resize is not None and self.resize < 1):
             raise DataError(f"{where}: resize and crop are in pixels, 1 or more, got {self.resize} and {self.crop}")
 

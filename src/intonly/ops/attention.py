@@ -8,7 +8,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from intonly.core.graph import Dim
+from intonly.core.graph import Dim, max_shape, shape_text
 from intonly.core.opspec import Call
 from intonly.ops import matmul, reshape, transpose
 from intonly.ops.arguments import extent
@@ -92,10 +92,14 @@ def _mask(call: Call, keys: npt.NDArray[np.bool_]) -> list[str]:
 
 def causal(call: Call, q: str, k: str) -> list[str]:
     """Return the mask under which query i sees keys 0..i."""
-    extents = [call.shape(name)[-2] for name in (q, k)]
-    if any(isinstance(d, Dim) for d in extents):
-        call.refuse("a causal mask over a symbolic length; give an input shape with that axis fixed")
-    return _mask(call, np.tri(*map(int, extents), dtype=bool))  # type: ignore[arg-type]
+    queries, keys = (call.shape(name)[-2] for name in (q, k))
+    if not isinstance(queries, Dim) and not isinstance(keys, Dim):
+        return _mask(call, np.tri(queries, keys, dtype=bool))
+    if queries != keys:
+        call.refuse(f"a causal mask of {shape_text((queries, keys))}; queries and keys of a symbolic length need the same one")
+    longest = max_shape((queries, keys))
+    axis = len(call.shape(q)) - 2
+    return [call.emit("beginning", [call.param(np.tri(*longest, dtype=bool), "mask"), q], {"axes": (axis, axis)})]
 
 
 def from_torch(call: Call) -> str:

@@ -88,9 +88,6 @@ def emit(call: Call, a: str, b: str, factor: float = 1.0) -> str:
         return _swapped(call, made)
     if weight is not None or left is not None:
         call.refuse("a product with a stack of constant matrices; multiply by one matrix at a time")
-    inner = call.shape(a)[-1]
-    if not isinstance(inner, int):
-        call.refuse(f"a product over the symbolic extent {inner.name}; give an input shape with that axis fixed")
     return call.emit("matmul", [a, b], {"factor": factor} if factor != 1 else {})
 
 

@@ -109,14 +109,12 @@ def negate(call: Call) -> str:
 
 
 def divide(call: Call) -> str:
-    """Quotient of either source: by a constant, a product with its reciprocal; of a constant, a product of the reciprocal."""
+    """Quotient of either source: by a constant, a product with its reciprocal; by a computed value, one with its reciprocal, computed."""
     if call.args.get("rounding_mode") is not None:
         call.refuse(f"a division rounded to integers (rounding_mode={call.args['rounding_mode']!r})")
     names = list(call.inputs)
     divisor = call.constant(names[1]) if len(names) > 1 else np.asarray(call.args["other"], np.float64)
     if divisor is None:
-        if call.constant(names[0]) is None:
-            call.refuse("a quotient of two computed values; divide by a constant, or multiply by a reciprocal that is computed first")
         inverse = call.emit("unary", [names[1]], {"function": "reciprocal"})
         return call.emit("mul", [inverse, names[0]])
     if not np.all(divisor):

@@ -21,7 +21,9 @@ Observer = Callable[[str, torch.Tensor], "torch.Tensor | None"]
 
 
 def fake_quantize(x: torch.Tensor, qparams: QParams) -> torch.Tensor:
-    """Return `x` on the grid of `qparams`, same shape and type: real in, real out."""
+    """Return `x` on the grid of `qparams`, same shape and type: real in, real out; exact integers stay what they are."""
+    if not x.dtype.is_floating_point:
+        return x
     if qparams.format.levels is not None:
         array = qparams.dequantize(qparams.quantize(x.detach().cpu().numpy()))
         return torch.from_numpy(array).to(x)

@@ -18,6 +18,7 @@ from intonly.backends.native.products import Packer
 from intonly.backends.native.reductions import pool, reduce_axes
 from intonly.backends.native.rows import attention, norm
 from intonly.core.graph import Graph, Node
+from intonly.core.primitives.movement import slices
 
 Emitter = Callable[[Planner, Packer, Node, str, Epilogue], None]
 """Called with the node, the value it is to write, and a rescale to apply on the way (form 0 = none)."""
@@ -93,8 +94,8 @@ def _transpose(plan: Planner, _: Packer, node: Node, name: str, __: Epilogue) ->
 
 def _slice(plan: Planner, _: Packer, node: Node, name: str, __: Epilogue) -> None:
     view = plan.view(node.inputs[0])
-    stops = [n if b == -1 else b for b, n in zip(node.attrs["stops"], view.shape, strict=True)]
-    plan.alias(name, view.sliced(node.attrs["starts"], stops, node.attrs["steps"]))
+    taken = slices(node, [view.shape, *(plan.shapes[like] for like in node.inputs[1:])])
+    plan.alias(name, view.sliced([s.start for s in taken], [s.stop for s in taken], node.attrs["steps"]))
 
 
 def _concat(plan: Planner, _: Packer, node: Node, name: str, __: Epilogue) -> None:

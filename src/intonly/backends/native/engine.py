@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intonly import _native
-from intonly.backends.inputs import checked_inputs
+from intonly.backends.inputs import checked_inputs, takes_any_code
 from intonly.backends.native.constants import Constants
 from intonly.backends.native.emit import planned
 from intonly.backends.native.plan import Plan
@@ -90,7 +90,7 @@ class NativeEngine:
         self._programs: dict[tuple[tuple[str, int], ...], tuple[Plan, _native.Program]] = {}
         self._ready: dict[tuple[Any, ...], tuple[_native.Program, int, list[str]]] = {}
         formats = [graph.values[name].format for name in graph.inputs]
-        self._takes_any_code = all(fmt is not None and fmt.bits == 8 * fmt.dtype.itemsize for fmt in formats)
+        self._takes_any_code = all(fmt is not None and takes_any_code(fmt) for fmt in formats)
         self._lock = threading.Lock()
 
     def program(self, sizes: Mapping[str, int]) -> tuple[Plan, _native.Program]:

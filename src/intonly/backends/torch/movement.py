@@ -9,6 +9,7 @@ import torch
 
 from intonly.backends.torch.base import Prepare, Tensor, padded, plain
 from intonly.core.graph import Node
+from intonly.core.primitives.movement import slices
 
 
 def _reshape(node: Node, x: Sequence[Tensor]) -> Tensor:
@@ -20,8 +21,7 @@ def _concat(node: Node, x: Sequence[Tensor]) -> Tensor:
 
 
 def _slice(node: Node, x: Sequence[Tensor]) -> Tensor:
-    starts, stops, steps = (node.attrs[k] for k in ("starts", "stops", "steps"))
-    return x[0][tuple(slice(a, None if b == -1 else b, c) for a, b, c in zip(starts, stops, steps, strict=True))]
+    return x[0][slices(node, [tuple(t.shape) for t in x])]
 
 
 def _gather(node: Node, x: Sequence[Tensor]) -> Tensor:

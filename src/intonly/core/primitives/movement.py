@@ -97,24 +97,45 @@ def _bound_concat(node: Node, operands: Sequence[Operand]) -> Bound:
     return Bound(interval)
 
 
+AS_LONG_AS = -2
+"""A slice may end where another value ends: stop -2 - k is the extent of axis k of the second operand."""
+
+
 def _infer_slice(node: Node, inputs: Sequence[Value]) -> Value:
-    x = inputs[0]
+    x, like = inputs[0], inputs[1].shape if len(inputs) > 1 else ()
     starts, stops, steps = (node.attrs[k] for k in ("starts", "stops", "steps"))
     require(len(starts) == len(stops) == len(steps) == len(x.shape), node, "starts, stops and steps have one entry an axis")
     shape: list[int | Dim] = []
     for d, start, stop, step in zip(x.shape, starts, stops, steps, strict=True):
-        if isinstance(d, Dim):
-            require((start, stop, step) == (0, -1, 1), node, f"the symbolic extent {d.name} can only be kept whole (0, -1, 1)")
+        if stop <= AS_LONG_AS:
+            axis = AS_LONG_AS - stop
+            require((start, step) == (0, 1), node, "an axis as long as another one begins at 0 and has step 1")
+            require(axis < len(like), node, f"axis {axis} of a second operand does not exist in {shape_text(like)}")
+            longest = like[axis].max if isinstance(end := like[axis], Dim) else end
+            require(not isinstance(d, Dim) and longest <= d, node, f"an axis of {d} is shorter than axis {axis} of {shape_text(like)}")
+            shape.append(end)
+            continue
+        if isinstance(d, Dim) and stop == -1:
+            require((start, step) == (0, 1), node, f"the symbolic extent {d.name} can be kept whole (0, -1, 1), or cut within its least size")
             shape.append(d)
             continue
+        if isinstance(d, Dim):
+            require(stop <= d.min, node, f"a slice up to {stop} of the symbolic extent {d.name}, kept whole or cut within its least size {d.min}")
+            d = d.min
         require(0 <= start < stop <= d and step >= 1, node, f"slice {start}:{stop}:{step} does not fit an axis of {d}")
         shape.append((stop - start + step - 1) // step)
     return Value(tuple(shape), carried_format(x, node))
 
 
-def _run_slice(node: Node, inputs: Sequence[Array]) -> Array:
+def slices(node: Node, shapes: Sequence[Sequence[int]]) -> tuple[slice, ...]:
+    """Return what a slice takes of each axis of its first operand, given the shapes of its operands."""
     starts, stops, steps = (node.attrs[k] for k in ("starts", "stops", "steps"))
-    return inputs[0][tuple(slice(a, None if b == -1 else b, c) for a, b, c in zip(starts, stops, steps, strict=True))]
+    ends = (n if b == -1 else shapes[1][AS_LONG_AS - b] if b <= AS_LONG_AS else b for n, b in zip(shapes[0], stops, strict=True))
+    return tuple(slice(*s) for s in zip(starts, ends, steps, strict=True))
+
+
+def _run_slice(node: Node, inputs: Sequence[Array]) -> Array:
+    return inputs[0][slices(node, [x.shape for x in inputs])]
 
 
 def _infer_pad(node: Node, inputs: Sequence[Value]) -> Value:
@@ -185,6 +206,7 @@ def primitives() -> Iterator[Primitive]:
         _infer_slice,
         _run_slice,
         lambda _, x: Bound(x[0].interval.merged()),
+        (1, 2),
     )
     yield Primitive(
         "pad",

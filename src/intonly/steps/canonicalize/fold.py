@@ -16,7 +16,9 @@ from intonly.core.spec import check
 from intonly.ops import OPS
 from intonly.steps.canonicalize.attention import fold_factor, recognize_mask
 from intonly.steps.canonicalize.functions import with_known_functions
+from intonly.steps.canonicalize.pooling import recognize_masked_mean
 from intonly.steps.canonicalize.rewrite import fresh_names, rewired
+from intonly.steps.canonicalize.rms_norm import recognize_rms_norm, weigh_rms_norm
 
 Array = npt.NDArray[Any]
 Rule = Callable[[Graph, Node, "dict[str, list[Node]]", "dict[str, Node]", Collection[str]], "Graph | None"]
@@ -46,6 +48,9 @@ def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
         _fold_pad,
         fold_factor,
         recognize_mask,
+        recognize_masked_mean,
+        recognize_rms_norm,
+        weigh_rms_norm,
     )
     changed = True
     while changed:

@@ -78,7 +78,7 @@ def fold_input(graph: Graph, spec: InputSpec) -> tuple[Graph, InputSpec]:
     whole mean. Where some reader has no weights, `std` stays, the fraction of the mean is dropped (an error of at most
     half a code), and an identity brings the channels to one scale; a mean outside the codes is added by a node instead.
     """
-    if spec.dtype == "float32":
+    if spec.dtype in ("float32", "integer"):
         return graph, spec
     low, high = (0, 255) if spec.dtype == "uint8" else (-128, 127)
     mean, std = (np.asarray(a, np.float64) for a in np.broadcast_arrays(np.asarray(spec.mean), np.asarray(spec.std)))

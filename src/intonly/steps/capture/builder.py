@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from intonly.core.errors import UnsupportedOpError
 from intonly.core.graph import Graph, Node, Shape, Stage, Value
+from intonly.core.number_format import NumberFormat
 from intonly.ops import OPS
 
 
@@ -33,10 +34,10 @@ class GraphBuilder:
             name = f"{hint}.{count}"
         return name
 
-    def input(self, name: str, shape: Shape) -> str:
-        """Add a graph input."""
+    def input(self, name: str, shape: Shape, exact: NumberFormat | None = None) -> str:
+        """Add a graph input, of reals or of `exact` integers."""
         self.inputs.append(name)
-        self.values[name] = Value(shape)
+        self.values[name] = Value(shape, exact)
         return name
 
     def param(self, array: npt.NDArray[Any], hint: str) -> str:

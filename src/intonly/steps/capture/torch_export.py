@@ -11,6 +11,7 @@ import copy
 import inspect
 import logging
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,12 @@ Examples = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def capture_torch(
-    model: torch.nn.Module | ExportedProgram, example_inputs: Any = None, *, name: str = "", batch_max: int = 1024
+    model: torch.nn.Module | ExportedProgram,
+    example_inputs: Any = None,
+    *,
+    name: str = "",
+    batch_max: int = 1024,
+    length_max: int | None = None,
 ) -> tuple[Graph, dict[str, QParams]]:
     """Return the FLOAT graph of a PyTorch model, and no pinned parameters.
 
@@ -44,6 +50,8 @@ def capture_torch(
             not matter, shapes do.
         name: name of the graph; the class of the model when empty.
         batch_max: largest batch; certificates hold up to it.
+        length_max: largest length: axis 1 of integer inputs (token ids, masks) is then symbolic, from 1 to it. None = that of the
+            example.
 
     Raises:
         DataError: when there is no example or the model does not run on it.
@@ -60,14 +68,24 @@ def capture_torch(
     order = list(inspect.signature(model.forward).parameters)
     examples = args, dict(sorted(named.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
     module = copy.deepcopy(model).cpu().float().eval()
+    _without_cache(module, name)
     _check_runs(module, examples, name)
-    return _capture_module(module, examples, name, batch_max), {}
+    return _capture_module(module, examples, name, batch_max, length_max), {}
 
 
-def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batch_max: int) -> Graph:
+def _without_cache(module: torch.nn.Module, name: str) -> None:
+    """Let a module of `transformers` return no keys and values of this call, which an integer network has no use for."""
+    for part in module.modules():
+        config = getattr(part, "config", None)
+        if getattr(config, "use_cache", False):
+            log.info("%s: use_cache is off in the captured network: decoding computes every position again", name)
+            config.use_cache = False
+
+
+def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batch_max: int, length_max: int | None) -> Graph:
     """Return the graph with a symbolic batch, or with the example's batch where the model or a graph cannot have one."""
     try:
-        program = _exported(module, examples, batch_max)
+        program = _exported(module, examples, batch_max, length_max)
     except Exception as error:  # noqa: BLE001 - torch.export has no common error for a batch that it cannot free
         reason = f"torch.export: {_first_line(error)}"
     else:
@@ -77,7 +95,7 @@ def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batc
             return reader.graph()
         reason = reader.batch_problem
     try:
-        fixed = _exported(module, examples, None)
+        fixed = _exported(module, examples, None, length_max)
     except Exception as error:
         hint = f"torch.export cannot trace it ({_first_line(error)}); remove control flow that depends on data"
         raise UnsupportedOpError([(name, "torch.export", hint)]) from error
@@ -124,14 +142,22 @@ def _check_runs(module: torch.nn.Module, examples: Examples, name: str) -> None:
         raise DataError(f"{name}: the model does not run on the example inputs ({shapes}): {_first_line(error)}") from error
 
 
-def _exported(module: torch.nn.Module, examples: Examples, batch_max: int | None) -> ExportedProgram:
-    """Return the exported program, with a symbolic batch up to `batch_max` unless that is None."""
+def _exported(module: torch.nn.Module, examples: Examples, batch_max: int | None, length_max: int | None) -> ExportedProgram:
+    """Return the exported program, with a symbolic batch up to `batch_max`, and length up to `length_max`, unless that is None."""
     dynamic = None
+    free: dict[torch.Tensor, dict[int, Any]] = defaultdict(dict)
     if batch_max is not None:
         examples, batch = _at_least_two(examples), torch.export.Dim("N", min=1, max=batch_max)
-        shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
         for value in _batched(examples):
-            shapes[value] = {0: batch}
+            free[value][0] = batch
+    if length_max is not None:
+        length = torch.export.Dim("L", min=1, max=length_max)
+        for value in _sequences(examples, length_max):
+            free[value][1] = length
+    if free:
+        shapes = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+        for value, axes in free.items():
+            shapes[value] = axes
         dynamic = shapes.dynamic_shapes(module, *examples)  # type: ignore[no-untyped-call]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -142,6 +168,21 @@ def _batched(examples: Examples) -> list[torch.Tensor]:
     """Return the example tensors whose first axis is as long as that of the first one."""
     tensors = [v for v in tree_leaves(examples) if isinstance(v, torch.Tensor) and v.ndim > 0]
     return [t for t in tensors if t.shape[0] == tensors[0].shape[0]]
+
+
+def _sequences(examples: Examples, length_max: int) -> list[torch.Tensor]:
+    """Return the example tensors of integers whose axis 1 is as long as that of the first one.
+
+    Raises:
+        DataError: when there is none, or it is too short or too long to stand for a length up to `length_max`.
+    """
+    tensors = [v for v in tree_leaves(examples) if isinstance(v, torch.Tensor) and v.ndim > 1 and not v.dtype.is_floating_point]
+    if not tensors:
+        raise DataError("a largest length was given, but no example input holds integers with an axis 1 that could be it")
+    length = tensors[0].shape[1]
+    if not 2 <= length <= length_max:
+        raise DataError(f"the example has length {length}; give one of 2 to {length_max}, the largest length")
+    return [t for t in tensors if t.shape[1] == length]
 
 
 def _at_least_two(examples: Examples) -> Examples:

@@ -18,11 +18,14 @@ from torch.fx import Node as FxNode
 
 from intonly.core.errors import InvalidGraphError
 from intonly.core.graph import Dim, Graph, Shape, Value, shape_text
+from intonly.core.number_format import integers_up_to
 from intonly.core.opspec import Importer, Refusal
-from intonly.ops import OPS
+from intonly.ops import OPS, reshape
 from intonly.steps.capture.builder import GraphBuilder
-from intonly.steps.capture.torch_program import Program, argument, base_name, is_random, module_path
-from intonly.steps.capture.torch_repeats import for_one, joined, period, regrouped, repeats
+from intonly.steps.capture.torch_integers import INTEGER_MAKERS, INTEGER_READERS, largest_integer
+from intonly.steps.capture.torch_program import Program, argument, base_name, is_random, kind_of, module_path
+from intonly.steps.capture.torch_repeats import BOTH, BROADCASTING, for_one, joined, period, regrouped, repeats
+from intonly.steps.capture.torch_sizes import Assignments, Sized, axes_of, grid_axes, table_of
 from intonly.steps.capture.torch_symbols import SCALARS, Extents, expand_convention, reshape_convention
 
 SHAPE_ARGUMENTS = {"view": "size", "_unsafe_view": "size", "reshape": "shape", "expand": "size"}
@@ -38,7 +41,6 @@ RANDOM_HINT = "random numbers at run time; export the model in eval mode (model.
 TRAINING_HINT = "the program was exported in training mode; call model.eval() before torch.export"
 STATE_HINT = "the model writes to a parameter or buffer at every call; a network with state is not supported"
 HAZARD_HINT = "writes in place to a tensor that is read later through another view; write y = f(x) instead"
-INTEGER_HINT = "the input is {}, and only real-valued inputs are supported; capture the part of the model behind its embedding or cast"
 BATCH_HINT = "the shape is computed from the batch size in a way a graph cannot hold; export the model with a fixed batch"
 
 
@@ -110,6 +112,7 @@ class ProgramReader:
         self.builder = GraphBuilder(name)
         self.importers: dict[str, Importer] = {k: f for spec in OPS.values() for k, f in spec.from_torch.items()}
         self.values: dict[FxNode, Any] = {}
+        self.assignments = Assignments(self.symbols.dims)
         self.guessed: set[str] = set()
         self.batch_problem = ""
 
@@ -154,9 +157,8 @@ class ProgramReader:
             return
         if None in self.symbols.shape(value.shape):
             self._refuse(name, "input", f"its shape {tuple(value.shape)} couples extents; give every axis a size or a Dim of its own")
-        if not value.dtype.is_floating_point:
-            self._refuse(name, "input", INTEGER_HINT.format(_kind(value)))
-        self.values[node] = self.builder.input(name, self.symbols.hinted(value.shape))
+        exact = None if value.dtype.is_floating_point else integers_up_to(largest_integer(node))
+        self.values[node] = self.builder.input(name, self.symbols.hinted(value.shape), exact)
 
     def _value(self, node: FxNode) -> Any:
         """Return what a node holds now: a value name, a Constant, a number, or a list of these."""
@@ -188,14 +190,98 @@ class ProgramReader:
         value = self._value(node)
         return value.tensor if isinstance(value, Constant) else value
 
-    def _name(self, node: FxNode) -> str:
-        """Return the value name of a tensor, adding a constant to the graph when it is first read."""
+    def _name(self, node: FxNode, *, broadcasts: bool = False) -> str:
+        """Return the value name of a tensor, adding a constant to the graph when it is first read.
+
+        Args:
+            broadcasts: whether the reader repeats a constant along axes of extent 1.
+        """
         value = self._value(node)
+        if isinstance(value, Sized):
+            return self._beginning(node, value, broadcasts=broadcasts)
         if isinstance(value, Constant):
             if not value.name:
                 value.name = self.builder.param(_array(value.tensor), value.hint)
             return value.name
         return str(value)
+
+    # -- what depends on symbolic sizes -----------------------------------------------------------------------------
+
+    def _compute(self, node: FxNode) -> None:
+        """Run a call whose operands are known for each assignment of sizes."""
+        made = []
+        for k in range(len(self.assignments.sizes)):
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n, k=k: self._at(n, k))
+            with torch.no_grad():
+                made.append(node.target(*args, **kwargs))  # type: ignore[operator]
+        hint = ".".join(p for p in (module_path(node), base_name(node).strip("_")) if p)
+        self.values[self.program.identity[node]] = Sized(tuple(made), hint)
+
+    def _at(self, node: FxNode, k: int) -> Any:
+        """Return what a node of the program is at assignment k."""
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+            return self.assignments.number(value.node.expr, k)
+        if node not in self.program.sized:
+            return self._operand(node)
+        known = self._value(node)
+        return known.made[k] if isinstance(known, Sized) else known.tensor
+
+    def _beginning(self, node: FxNode, value: Sized, *, broadcasts: bool) -> str:
+        """Return the name of a value of symbolic size: the beginning of a constant."""
+        if broadcasts not in value.names:
+            table = table_of(value, self.symbols.shape(node.meta["val"].shape), broadcasts)
+            if isinstance(table, str):
+                raise Refusal(f"{value.hint}: {table}")
+            constant = self.builder.param(_array(table.tensor), value.hint)
+            found = [(i, axes_of(table.ends, self.builder.values[i].shape)) for i in self.builder.inputs]
+            like, axes = next(((i, a) for i, a in found if a is not None), ("", None))
+            if axes is None:
+                raise Refusal(f"{value.hint}: no input has all its symbolic axes")
+            whole = not any(table.ends)
+            value.names[broadcasts] = (
+                constant if whole else self.builder.emit("beginning", [constant, like], {"axes": axes}, origin=value.hint)
+            )
+        return value.names[broadcasts]
+
+    def _is_grid(self, node: FxNode) -> bool:
+        """Whether an index names every entry in order, so that it is a reshape."""
+        if base_name(node) != "index" or not isinstance(node.args[0], FxNode):
+            return False
+        data, indices = node.args[0], [i for i in node.args[1] if i is not None]  # type: ignore[union-attr]
+        known = (isinstance(i, FxNode) and (i in self.program.constants or i in self.program.sized) for i in indices)
+        if len(indices) != len(node.args[1]) or not all(known):  # type: ignore[arg-type]
+            return False
+        for k in range(len(self.assignments.sizes)):
+            tensors = [self._at(i, k) for i in indices]
+            sizes = [self.assignments.number(getattr(getattr(s, "node", s), "expr", s), k) for s in data.meta["val"].shape]
+            if any(t.dtype != torch.int64 for t in tensors) or grid_axes(tensors, sizes[: len(tensors)]) is None:
+                return False
+        return True
+
+    def _is_everywhere(self, node: FxNode) -> bool:
+        """Whether an operand is a mask known at capture that holds everywhere."""
+        value = self._value(node)
+        made = value.made if isinstance(value, Sized) else (value.tensor,) if isinstance(value, Constant) else ()
+        return bool(made) and all(m.dtype == torch.bool and bool(m.all()) for m in made)
+
+    def _repeated_later(self, node: FxNode) -> bool:
+        """Whether all readers repeat a value along axes of extent 1, at once or after handing it on."""
+        handed_on = {"expand", "to", *BOTH}
+        return all(
+            base_name(u) in BROADCASTING or (base_name(u) in handed_on and self._repeated_later(u))
+            for u in node.users
+            if u in self.program.needed
+        )
+
+    def _passed(self, node: FxNode) -> FxNode | None:
+        """Return the operand that stands for a whole call, because whoever reads it does the rest; None for other calls."""
+        name, operands = base_name(node), node.all_input_nodes
+        if name == "expand" and self._repeated_later(node) and (self._repeats_constant(node) or kind_of(node.meta["val"].dtype) != "real"):
+            return operands[0]
+        if name in BOTH and len(operands) == 2 and self._repeated_later(node):
+            return next((operands[1 - i] for i, o in enumerate(operands) if self._is_everywhere(o)), None)
+        return None
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
@@ -209,9 +295,11 @@ class ProgramReader:
             self.values[self.program.identity[node]] = self._value(source)
         elif self._reads_constants(node) and repeats(node, self.symbols):
             tensors = {operand: self._value(operand).tensor for operand in node.all_input_nodes if self._is_constant(operand)}
-            made, source = for_one(node, tensors, self.symbols), next(iter(tensors))
-            is_same = base_name(node) == "expand" and made.shape == tensors[source].shape
-            self.values[node] = self._value(source) if is_same else Constant(made, self.program.origins[node])
+            self.values[node] = Constant(for_one(node, tensors, self.symbols), self.program.origins.get(node, base_name(node)))
+        elif node in self.program.sized:
+            self._compute(node)
+        elif (passed := self._passed(node)) is not None:
+            self.values[node] = self._value(passed)
         elif not isinstance(made, SCALARS) and made is not None:
             self.values[self.program.identity[node]] = self._imported(node, base_name(node))
 
@@ -248,7 +336,11 @@ class ProgramReader:
         if not hint:
             may_be_batch = bool(self.symbols.dims)
             try:
-                made = self._made(node, name, origin)
+                if self._is_grid(node):
+                    call = TorchCall(self.builder, origin, name, [self._name(node.args[0])], {}, {}, {})  # type: ignore[arg-type]
+                    made: str | Sequence[str] = reshape.emit(call, call.inputs[0], self.symbols.shape(node.meta["val"].shape))
+                else:
+                    made = self._made(node, name, origin)
                 made = made if isinstance(made, str) else list(made)
                 self._check_shapes(node, made)
             except BatchRefusal:
@@ -288,14 +380,18 @@ class ProgramReader:
             value = operand.meta.get("val")
             if not isinstance(value, torch.Tensor) or value.dtype.is_floating_point:
                 continue
-            if isinstance(made := self._value(operand), str) and made not in self.guessed:
-                return f"reads {_kind(value)} values that are computed at run time; only reals are supported"
+            computed = isinstance(made := self._value(operand), str) and made not in self.guessed
+            result = node.meta["val"]
+            real = not isinstance(result, torch.Tensor) or result.dtype.is_floating_point
+            if computed and (name not in INTEGER_READERS or not (real or name in INTEGER_MAKERS)):
+                return f"reads {_kind(value)} values that are computed at run time; integers are looked up, compared and moved, no more"
         return ""
 
     def _call(self, node: FxNode, name: str, origin: str) -> TorchCall:
         """Return the call with tensors by name and every other argument by its schema name."""
         inputs: list[str] = []
         args: dict[str, Any] = {}
+        broadcasts = name in BROADCASTING
         kinds: dict[str, str] = {}
         extents: dict[str, Extents] = {}
         for declared in node.target._schema.arguments:  # type: ignore[union-attr]
@@ -308,10 +404,10 @@ class ProgramReader:
                 args[declared.name] = given
             else:
                 listed = given if isinstance(given, list | tuple) else [given]
-                inputs += [self._name(item) if isinstance(item, FxNode) else "" for item in listed]
+                inputs += [self._name(item, broadcasts=broadcasts) if isinstance(item, FxNode) else "" for item in listed]
                 for item in (item for item in listed if isinstance(item, FxNode)):
-                    kinds[self._name(item)] = kind_of(item.meta["val"].dtype)
-                    extents[self._name(item)] = self.symbols.shape(item.meta["val"].shape)
+                    kinds[self._name(item, broadcasts=broadcasts)] = kind_of(item.meta["val"].dtype)
+                    extents[self._name(item, broadcasts=broadcasts)] = self.symbols.shape(item.meta["val"].shape)
         while inputs and not inputs[-1]:
             inputs.pop()
         return TorchCall(self.builder, origin, name, inputs, args, kinds, extents)
@@ -363,11 +459,6 @@ def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
     """Return a tensor as NumPy holds it; reals become float32."""
     tensor = tensor.detach().cpu()
     return np.asarray(tensor.to(torch.float32).numpy() if tensor.dtype.is_floating_point else tensor.numpy())
-
-
-def kind_of(dtype: torch.dtype) -> str:
-    """Return "real", "int" or "bool"."""
-    return "bool" if dtype == torch.bool else "real" if dtype.is_floating_point else "int"
 
 
 def _kind(value: torch.Tensor) -> str:

@@ -33,6 +33,11 @@ def base_name(node: FxNode) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
+def kind_of(dtype: torch.dtype) -> str:
+    """Return what a type of torch holds, in the words of importers."""
+    return "real" if dtype.is_floating_point else "bool" if dtype == torch.bool else "int"
+
+
 def argument(node: FxNode, name: str) -> Any:
     """Return an argument by its schema name, the default when it is not given, None when there is no such argument."""
     if isinstance(node.target, torch._ops.OpOverload):
@@ -79,14 +84,24 @@ def _origins(calls: Sequence[FxNode]) -> dict[FxNode, str]:
     return names
 
 
+def _inlines(node: FxNode) -> int:
+    """Return which argument of a call is the body of a block that changes nothing at inference; 0 for other calls."""
+    if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
+        return 1
+    if node.target is torch.ops.higher_order.wrap_with_autocast and node.args[2] is False:
+        return 4
+    return 0
+
+
 def inlined(module: torch.fx.GraphModule) -> FxGraph:
-    """Return a copy of the module's graph in which the bodies of `torch.no_grad()` blocks stand in line."""
+    """Return a copy of the module's graph in which the bodies of `torch.no_grad()` and of disabled autocast blocks stand in line."""
     graph = FxGraph()
     known: dict[FxNode, Any] = {}
     for node in module.graph.nodes:
-        if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled:
-            body = inlined(getattr(module, str(node.args[1].target)))
-            inputs = {p: known[a] for p, a in zip(body.find_nodes(op="placeholder"), node.args[2:], strict=True)}
+        body_at = _inlines(node)
+        if body_at:
+            body = inlined(getattr(module, str(node.args[body_at].target)))
+            inputs = {p: known[a] for p, a in zip(body.find_nodes(op="placeholder"), node.args[body_at + 1 :], strict=True)}
             known[node] = graph.graph_copy(body, inputs)
         elif node.target is operator.getitem and isinstance(known[node.args[0]], list | tuple):
             known[node] = known[node.args[0]][node.args[1]]
@@ -102,6 +117,7 @@ class Program:
     Fields:
         inputs: what each placeholder stands for.
         constants: nodes whose value is known at capture.
+        sized: nodes whose value depends on symbolic sizes, and on nothing else that is not known at capture.
         needed: nodes that an output or a write in place depends on.
         origins: name of every node that computes something at run time.
         identity: the node whose tensor a node is (a pass-through or a write in place returns what it was given).
@@ -115,6 +131,7 @@ class Program:
         placeholders = [n for n in self.nodes if n.op == "placeholder"]
         self.inputs: dict[FxNode, InputSpec] = dict(zip(placeholders, exported.graph_signature.input_specs, strict=True))
         self.constants = self._constant_nodes()
+        self.sized = self._sized_nodes()
         self.needed = self._needed_nodes()
         self.origins = _origins([n for n in self.nodes if self._computes(n)])
         self.identity: dict[FxNode, FxNode] = {}
@@ -135,7 +152,7 @@ class Program:
         passes = (
             name in PASSES
             or (name in DROPOUTS and not is_random(node))
-            or (name in CASTS and before.dtype.is_floating_point and after.dtype.is_floating_point)
+            or (name in CASTS and kind_of(before.dtype) == kind_of(after.dtype))
             or (name in KEEP_ORDER and self._same_shape(before, after))
             or (name in ("pad", "constant_pad_nd") and not any(argument(node, "pad")))
         )
@@ -170,6 +187,17 @@ class Program:
                     known.add(node)
         return known
 
+    def _sized_nodes(self) -> set[FxNode]:
+        found: set[FxNode] = set()
+        for node in self.nodes:
+            if node.op != "call_function" or node in self.constants or not isinstance(node.meta.get("val"), torch.Tensor):
+                continue
+            aten = isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten"
+            known = (n in self.constants or n in found or isinstance(n.meta.get("val"), SCALARS) for n in node.all_input_nodes)
+            if aten and node.all_input_nodes and not is_random(node) and self.written(node) is None and all(known):
+                found.add(node)
+        return found
+
     def _is_number(self, node: FxNode) -> bool:
         value = node.meta.get("val")
         return isinstance(value, SCALARS) and isinstance(self.symbols.scalar(value), int | float)
@@ -190,7 +218,8 @@ class Program:
         return needed
 
     def _computes(self, node: FxNode) -> bool:
-        if node.op != "call_function" or node not in self.needed or node in self.constants or node.target is operator.getitem:
+        known = node in self.constants or node in self.sized
+        if node.op != "call_function" or node not in self.needed or known or node.target is operator.getitem:
             return False
         return not isinstance(node.meta.get("val"), SCALARS) and self.source(node) is None
 

@@ -24,21 +24,27 @@ if TYPE_CHECKING:
     from intonly.steps.capture.torch_graph import TorchCall
 
 POINTWISE = {"add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "maximum", "minimum", "where", "masked_fill"}
-BROADCASTING = POINTWISE | {"scaled_dot_product_attention", "cat", "concat", "concatenate"}
+BOTH = {"logical_and", "bitwise_and", "__and__"}
+COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "logical_or", "bitwise_or", "__or__"}
+BROADCASTING = POINTWISE | BOTH | COMPARISONS | {"scaled_dot_product_attention", "cat", "concat", "concatenate"}
 """Operators for which a constant need not be repeated over the batch: they repeat it themselves."""
 LEADING = POINTWISE | {"scaled_dot_product_attention"}
 """Operators for which leading axes are alike, so that one may become two."""
-KEEPING = POINTWISE | {"expand", "reshape", "unsqueeze", "view"}
+RESHAPING = {"reshape", "view"}
+KEEPING = POINTWISE | RESHAPING | {"expand", "unsqueeze"}
 """Operators whose result repeats along axis 0 when their operands do, and when the batch is the outermost axis throughout."""
 
 
 def repeats(node: FxNode, symbols: Symbols) -> bool:
-    """Whether a call on constants makes a constant that repeats along axis 0, and every reader can go on with it."""
+    """Whether a call on constants makes one that repeats along axis 0, with several rows a sample here or in a reader, and every
+    reader can go on with it.
+    """
     shape = symbols.shape(node.meta["val"].shape) if isinstance(node.meta.get("val"), torch.Tensor) else ()
     if base_name(node) not in KEEPING or not shape or not isinstance(shape[0], Dim) or not all(isinstance(d, int) for d in shape[1:]):
         return False
-    known = LEADING | KEEPING if shape[0].times > 1 else BROADCASTING | KEEPING
-    return all(base_name(reader) in known for reader in node.users)
+    if shape[0].times == 1 and not any(period(symbols.shape(r.meta["val"].shape)) > 1 for r in node.users if base_name(r) in RESHAPING):
+        return False
+    return all(base_name(reader) in LEADING | KEEPING for reader in node.users)
 
 
 def for_one(node: FxNode, tensors: dict[FxNode, torch.Tensor], symbols: Symbols) -> torch.Tensor:

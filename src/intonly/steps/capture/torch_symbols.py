@@ -15,6 +15,8 @@ from intonly.core.graph import Dim, Shape
 Extents = tuple[int | Dim | None, ...]
 """A shape where None stands for an expression of symbols (N + 1) that no Dim can name."""
 
+LENGTH_MAX = 4096
+"""Largest extent of a symbolic axis that the program itself does not limit."""
 SCALARS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 
 
@@ -25,7 +27,9 @@ def user_tensor_names(program: ExportedProgram) -> list[str]:
 
 
 class Symbols:
-    """Translates sizes. The symbol on axis 0 of the first input that has one is called N, others `input.axis`."""
+    """Translates sizes. The symbol on axis 0 of the first input that has one is called N, that on axis 1 of the first integer
+    input L, others `input.axis`.
+    """
 
     def __init__(self, program: ExportedProgram, batch_max: int) -> None:
         self.dims: dict[Any, Dim] = {}
@@ -39,7 +43,9 @@ class Symbols:
                 symbol = size.node.expr
                 free = all(d.name != "N" for d in self.dims.values())
                 name = "N" if axis == 0 and free else f"{node.name}.{axis}"
-                self.dims[symbol] = _bounded(name, program.range_constraints.get(symbol), batch_max)
+                if axis == 1 and not node.meta["val"].dtype.is_floating_point and all(d.name != "L" for d in self.dims.values()):
+                    name = "L"
+                self.dims[symbol] = _bounded(name, program.range_constraints.get(symbol), batch_max if name == "N" else LENGTH_MAX)
 
     def extent(self, size: Any) -> int | Dim | None:
         """Return a size as an int, as the Dim it equals, or None when it is an expression of symbols."""

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,10 @@ from intonly.core.records import InputSpec, OutputSpec
 from intonly.core.spec import check
 from intonly.ops import OPS
 from intonly.steps.lower.fuse import fuse
+
+
+WORTH_SHARING = 1 << 10
+"""Elements of a constant from which on its copies are looked for."""
 
 
 def lower(graph: Graph, specs: Sequence[InputSpec]) -> tuple[Graph, tuple[InputSpec, ...], tuple[OutputSpec, ...]]:
@@ -41,7 +47,7 @@ def lower(graph: Graph, specs: Sequence[InputSpec]) -> tuple[Graph, tuple[InputS
     names = _output_names(graph)
     made = _unaliased(low, outputs, graph.inputs)
     specs_out = tuple(OutputSpec(name, float(x.scale), x.zero) for name, x in zip(names, outputs, strict=True))
-    integer = _renamed(fuse(low.integer_graph(made, graph.inputs)), dict(zip(made, names, strict=True)))
+    integer = _renamed(_stored_once(fuse(low.integer_graph(made, graph.inputs))), dict(zip(made, names, strict=True)))
     check(integer)
     return integer, inputs, specs_out
 
@@ -84,6 +90,18 @@ def _unaliased(low: Lowering, outputs: Sequence[Lowered], inputs: Sequence[str])
         taken.add(name)
         names.append(name)
     return names
+
+
+def _stored_once(graph: Graph) -> Graph:
+    """Return `graph` in which large constants of equal format and content are one: an output head and the embedding it is tied to."""
+    first: dict[tuple[Any, ...], str] = {}
+    table: dict[str, str] = {}
+    for name, array in graph.params.items():
+        if array.size >= WORTH_SHARING:
+            key = (graph.values[name].format, array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest())
+            table[name] = first.setdefault(key, name)
+    nodes = tuple(replace(n, inputs=tuple(table.get(i, i) for i in n.inputs)) for n in graph.nodes)
+    return graph.replace(nodes=nodes).pruned()
 
 
 def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:

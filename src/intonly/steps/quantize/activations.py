@@ -117,6 +117,9 @@ def _input_qparams(graph: Graph, spec: InputSpec, name: str, observer: str, aske
     """Return the QParams of a graph input in model units: from its dtype, or calibrated at a float boundary."""
     if spec.dtype == "float32":
         return asked.chosen(graph, name, name, observer, 8)
+    exact = graph.values[name].format
+    if exact is not None:
+        return QParams(exact, np.asarray(1.0))
     mean, std = np.asarray(spec.mean), np.asarray(spec.std)
     per_channel = mean.size > 1 or std.size > 1
     return QParams(
@@ -132,6 +135,7 @@ def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
     nodes: list[Node] = []
     values = dict(graph.values)
     copies: dict[tuple[str, int, str], str] = {}
+    producers = graph.producers()
     for node in graph.nodes:
         inputs = list(node.inputs)
         for k, name in enumerate(inputs):
@@ -139,7 +143,8 @@ def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
             bits = consumer_bits(node, name, asked.settings, asked.recipe) if qparams is not None else None
             # A residual of up to 16 bits joins as it is: to narrow it would cost a step, and bits.
             joins = qparams is not None and OPS[node.op].accepts_acc and qparams.format.bits <= RESIDUAL_BITS
-            if qparams is None or bits is None or qparams.format.bits <= bits or name in asked.pinned or joins:
+            kept = name in asked.pinned or joins or graph.values[name].format is not None or _is_table(producers.get(name))
+            if qparams is None or bits is None or qparams.format.bits <= bits or kept:
                 continue
             settings = asked.settings.get(node.origin)
             observer = settings.activation_observer if settings is not None else asked.recipe.activation_observer
@@ -152,6 +157,11 @@ def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
             inputs[k] = copies[key]
         nodes.append(replace(node, inputs=tuple(inputs)))
     return graph.replace(nodes=tuple(nodes), values=values)
+
+
+def _is_table(producer: Node | None) -> bool:
+    """Whether what makes a value takes it from a constant, whose width costs no time and is not its readers' business."""
+    return producer is not None and OPS[producer.op].output_bits is not None
 
 
 def _unused(hint: str, taken: Mapping[str, Value]) -> str:

@@ -98,6 +98,10 @@ def needed_bits(graph: Graph, groups: Groups, settings: Mapping[str, LayerSettin
             if bits is not None:
                 root = groups.root(name)
                 needs[root] = max(needs.get(root, 0), bits)
+    for node in graph.nodes:
+        root, width = groups.root(node.output), OPS[node.op].output_bits
+        if width is not None:
+            needs[root] = max(needs.get(root, 0), width)
     producers = graph.producers()
     for name in graph.outputs:
         root = groups.root(name)

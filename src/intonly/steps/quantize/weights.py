@@ -25,13 +25,17 @@ NEGLIGIBLE = 2.0**-30
 
 
 def unshared_weights(graph: Graph, pinned: Mapping[str, QParams]) -> Graph:
-    """Give each weighted node a weight that nobody else reads, so that each can be quantized on its own; pinned ones stay."""
+    """Give each weighted node a weight that nobody else reads, so that each can be quantized on its own; pinned ones stay.
+
+    An embedding looks its rows up in the codes of the layer that it is tied to.
+    """
     consumers = graph.consumers()
     nodes, params, values = [], dict(graph.params), dict(graph.values)
     for node in graph.nodes:
         index = OPS[node.op].weight
         name = node.inputs[index] if index is not None else ""
-        if name in graph.params and name not in pinned and (len(consumers[name]) > 1 or name in graph.outputs):
+        readers = [reader for reader in consumers.get(name, ()) if reader.op != "embedding"]
+        if name in graph.params and name not in pinned and (len(readers) > 1 or name in graph.outputs):
             copy = f"{name}@{node.output}"
             params[copy], values[copy] = params[name], values[name]
             node = replace(node, inputs=tuple(copy if i == index else n for i, n in enumerate(node.inputs)))
