@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from intonly.backends.native.rewrite import inlined
 from intonly.backends.interpreter import Interpreter
+from intonly.backends.native.rewrite import inlined
 from intonly.core.graph import Dim, Graph, Node, Stage, Value
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import INT8, INT16, UINT8, UINT16, NumberFormat, QParams, uniform
