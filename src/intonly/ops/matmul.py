@@ -65,9 +65,7 @@ def _mean(e: Lowered, v: Lowered, node: Node, low: Lowering) -> Lowered:
         scale, zero = np.asarray(unit), np.zeros((), np.int64)
     else:
         scale, zero = target.scale, target.zero_point
-        rescale = Rescale.from_real(
-            unit / float(scale), zero_point=int(zero), lo=target.format.qmin, hi=target.format.qmax, narrow=False
-        )
+        rescale = Rescale.from_real(unit / float(scale), zero_point=int(zero), lo=target.format.qmin, hi=target.format.qmax, narrow=False)
     name = low.composite("weighted_mean", [e.name, v.name], {"v_zero_point": v.zero, "rescale": rescale}, node.output)
     return Lowered(name, shape, tuple(range(len(shape))), scale, zero)
 

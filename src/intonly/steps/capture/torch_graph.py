@@ -268,7 +268,11 @@ class ProgramReader:
     def _repeated_later(self, node: FxNode) -> bool:
         """Whether all readers repeat a value along axes of extent 1, at once or after handing it on."""
         handed_on = {"expand", "to", *BOTH}
-        return all(base_name(u) in BROADCASTING or (base_name(u) in handed_on and self._repeated_later(u)) for u in node.users if u in self.program.needed)
+        return all(
+            base_name(u) in BROADCASTING or (base_name(u) in handed_on and self._repeated_later(u))
+            for u in node.users
+            if u in self.program.needed
+        )
 
     def _passed(self, node: FxNode) -> FxNode | None:
         """Return the operand that stands for a whole call, because whoever reads it does the rest; None for other calls."""

@@ -49,6 +49,8 @@ def _stays(node: FxNode) -> bool:
 def _is_truth(node: FxNode) -> bool:
     """Whether a call asks no more than whether an integer is 0."""
     name = base_name(node)
-    return (name in CASTS and kind_of(node.meta["val"].dtype) == "bool") or name in LOGICAL or (
-        name in ("eq", "ne", "gt") and argument(node, "other") == 0
+    return (
+        (name in CASTS and kind_of(node.meta["val"].dtype) == "bool")
+        or name in LOGICAL
+        or (name in ("eq", "ne", "gt") and argument(node, "other") == 0)
     )

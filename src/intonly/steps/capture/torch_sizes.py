@@ -39,9 +39,7 @@ class Assignments:
     """
 
     def __init__(self, dims: Mapping[Any, Dim]) -> None:
-        self.sizes: list[dict[Any, int]] = [
-            {symbol: _size(dim, k) for symbol, dim in dims.items()} for k in range(3)
-        ]
+        self.sizes: list[dict[Any, int]] = [{symbol: _size(dim, k) for symbol, dim in dims.items()} for k in range(3)]
 
     def number(self, expr: Any, k: int) -> Any:
         """Return a size, or another number made of sizes, at assignment k."""
