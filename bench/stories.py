@@ -159,10 +159,8 @@ def main() -> None:
         if same < len(text):
             a, b = (real(m, np.array([float_text[:same]]))[0, -1] for m in (source, q))
             best = np.argsort(a)[::-1][:2]
-            print(
             gaps = a[best[0]] - a[best[1]], b[best[0]] - b[best[1]]
             print(f"           token {same}: float chooses {best[0]}, {gaps[0]:.4f} above {best[1]}; in integers {gaps[1]:+.4f}")
-            )
 
 
 if __name__ == "__main__":
