@@ -44,7 +44,7 @@ class Block(nn.Module):
 
     def __init__(self, weights: dict[str, torch.Tensor]) -> None:
         super().__init__()
-        self.attn_norm, self.ffn_norm = Norm(weights["attn_norm.weight"]), Norm(weights["ffn_norm.weight"])
+        self.attn_norm, self.ffn_norm = Norm(weights["attn_norm"]), Norm(weights["ffn_norm"])
         for name in ("wq", "wk", "wv", "wo", "w1", "w2", "w3"):
             w = weights[f"{name}.weight"]
             layer = nn.Linear(w.shape[1], w.shape[0], bias=False)
@@ -83,7 +83,7 @@ class Stories(nn.Module):
         count = 1 + max(int(k.split(".")[1]) for k in w if k.startswith("layers."))
         pieces = [{k.removeprefix(f"layers.{i}."): v for k, v in w.items() if k.startswith(f"layers.{i}.")} for i in range(count)]
         self.layers = nn.ModuleList(Block(piece) for piece in pieces)
-        self.norm = Norm(w["norm.weight"])
+        self.norm = Norm(w["norm"])
         angles = torch.outer(torch.arange(CONTEXT), 10000.0 ** (-torch.arange(0, WIDTH // HEADS, 2) / (WIDTH // HEADS)))
         self.register_buffer("cos", angles.cos())
         self.register_buffer("sin", angles.sin())
@@ -159,7 +159,8 @@ def main() -> None:
         if same < len(text):
             a, b = (real(m, np.array([float_text[:same]]))[0, -1] for m in (source, q))
             best = np.argsort(a)[::-1][:2]
-            print(f"           token {same}: float {best[0]} by {a[best[0]] - a[best[1]]:.4f} over {best[1]}; integers {b[best[0]] - b[best[1]]:+.4f}")
+            gaps = a[best[0]] - a[best[1]], b[best[0]] - b[best[1]]
+            print(f"           token {same}: float chooses {best[0]}, {gaps[0]:.4f} above {best[1]}; in integers {gaps[1]:+.4f}")
 
 
 if __name__ == "__main__":

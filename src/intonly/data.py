@@ -295,7 +295,7 @@ def _check_integers(x: Array, spec: InputSpec) -> None:
     if x.dtype.kind not in "biu":
         raise DataError(f"input {spec.name!r}: expected integers, got {x.dtype}; ids and masks go in as integers or bools")
     high = LARGEST_INTEGER if spec.high is None else spec.high
-    if x.size and not (0 <= int(x.min()) and int(x.max()) <= high):
+    if x.size and (int(x.min()) < 0 or int(x.max()) > high):
         raise DataError(f"input {spec.name!r}: expected integers 0..{high}, got {int(x.min())}..{int(x.max())}")
 
 

@@ -55,7 +55,7 @@ def nats(outputs: Any, labels: Any) -> float:
     if x.shape[:-1] != y.shape or y.dtype.kind not in "iu":
         raise DataError(f"nats: logits {x.shape} and labels {y.dtype} {y.shape}; it takes a class number for each row of logits")
     counted = y != IGNORED
-    if not counted.any() or not (0 <= y[counted].min() and y[counted].max() < x.shape[-1]):
+    if not counted.any() or y[counted].min() < 0 or y[counted].max() >= x.shape[-1]:
         raise DataError(f"nats: labels are class numbers 0..{x.shape[-1] - 1}, or {IGNORED} for what does not count")
     rows = x[counted]
     top = rows.max(-1, keepdims=True)

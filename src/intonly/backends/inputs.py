@@ -43,6 +43,10 @@ def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
         dtype = str(array.dtype).removeprefix("torch.")
         if dtype != value.format.dtype.name:
             raise DataError(f"input {name!r} must be {value.format.dtype}, got {dtype}")
-        if not takes_any_code(value.format) and 0 not in array.shape and not (value.format.qmin <= array.min() and array.max() <= value.format.qmax):
+        if (
+            not takes_any_code(value.format)
+            and 0 not in array.shape
+            and not (value.format.qmin <= array.min() and array.max() <= value.format.qmax)
+        ):
             raise DataError(f"input {name!r} holds codes outside {value.format.name}")
     return sizes

@@ -13,7 +13,7 @@ from intonly.core.errors import InvalidGraphError, LoweringError
 from intonly.core.graph import Node, Shape, Value, shape_text
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import INT16, NumberFormat, uniform
-from intonly.core.opspec import Call, Example, OpSpec, real_param
+from intonly.core.opspec import Call, OpSpec, real_param
 from intonly.ops.exact import exact
 from intonly.ops.fixed_point import binary
 
@@ -82,8 +82,6 @@ def from_torch(call: Call) -> str:
         call.refuse("an embedding whose table is computed at run time")
     return call.emit("embedding", [ids, table])
 
-
-_ids = np.array([[0, 4, 2], [6, 6, 1]])
 
 SPEC = OpSpec(
     "embedding",

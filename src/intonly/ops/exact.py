@@ -32,9 +32,11 @@ def operands(node: Node, inputs: list[Lowered | None], low: Lowering) -> list[st
         InvalidGraphError: when a constant holds other numbers than integers.
     """
     rank = max(len(low.graph.values[name].shape) for name in node.inputs)
-    like = next(x for x in inputs if x is not None and len(x.shape) == rank) if any(
-        x is not None and len(x.shape) == rank for x in inputs
-    ) else None
+    like = (
+        next(x for x in inputs if x is not None and len(x.shape) == rank)
+        if any(x is not None and len(x.shape) == rank for x in inputs)
+        else None
+    )
     names = []
     for name, x in zip(node.inputs, inputs, strict=True):
         if x is None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mean over the positions of a sequence that a mask leaves: one vector for each sentence. Inputs x (N, L, C), mask of N * L ones and zeros."""
+"""Mean over the positions of a sequence that a mask leaves: one vector for each sentence.
+
+Inputs x (N, L, C), and the mask, N * L exact integers; a position counts where it is not 0.
+"""
 
 from __future__ import annotations
 

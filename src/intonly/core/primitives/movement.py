@@ -116,11 +116,17 @@ def _infer_slice(node: Node, inputs: Sequence[Value]) -> Value:
             shape.append(end)
             continue
         if isinstance(d, Dim) and stop == -1:
-            require((start, step) == (0, 1), node, f"the symbolic extent {d.name} can be kept whole (0, -1, 1), or cut within its least size")
+            require(
+                (start, step) == (0, 1), node, f"the symbolic extent {d.name} can be kept whole (0, -1, 1), or cut within its least size"
+            )
             shape.append(d)
             continue
         if isinstance(d, Dim):
-            require(stop <= d.min, node, f"a slice up to {stop} of the symbolic extent {d.name}, kept whole or cut within its least size {d.min}")
+            require(
+                stop <= d.min,
+                node,
+                f"a slice up to {stop} of the symbolic extent {d.name}, kept whole or cut within its least size {d.min}",
+            )
             d = d.min
         require(0 <= start < stop <= d and step >= 1, node, f"slice {start}:{stop}:{step} does not fit an axis of {d}")
         shape.append((stop - start + step - 1) // step)

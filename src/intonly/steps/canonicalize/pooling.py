@@ -35,7 +35,12 @@ def _numerator(graph: Graph, name: str, producers: dict[str, Node]) -> tuple[str
         return None
     for x, factor in (product.inputs, product.inputs[::-1]):
         cast = producers.get(factor)
-        if cast is None or cast.op != "cast" or len(graph.values[x].shape) != 3 or graph.values[x].shape != graph.values[product.output].shape:
+        if (
+            cast is None
+            or cast.op != "cast"
+            or len(graph.values[x].shape) != 3
+            or graph.values[x].shape != graph.values[product.output].shape
+        ):
             continue
         if graph.values[factor].shape == (*graph.values[x].shape[:2], 1):
             return x, factor, cast.inputs[0]

@@ -86,6 +86,8 @@ def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batc
     """Return the graph with a symbolic batch, or with the example's batch where the model or a graph cannot have one."""
     try:
         program = _exported(module, examples, batch_max, length_max)
+    except DataError:
+        raise
     except Exception as error:  # noqa: BLE001 - torch.export has no common error for a batch that it cannot free
         reason = f"torch.export: {_first_line(error)}"
     else:

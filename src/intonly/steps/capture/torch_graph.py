@@ -222,6 +222,9 @@ class ProgramReader:
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
             return self.assignments.number(value.node.expr, k)
+        if node not in self.program.sized and node not in self.program.constants and isinstance(value, torch.Tensor):
+            sizes = [self.assignments.number(s.node.expr if isinstance(s, torch.SymInt) else s, k) for s in value.shape]
+            return torch.zeros(sizes, dtype=value.dtype)  # whoever asks wants its shape
         if node not in self.program.sized:
             return self._operand(node)
         known = self._value(node)

@@ -21,6 +21,8 @@ CASTS = {"to", "_to_copy", "type_as"}
 COPIES = {"clone", "lift_fresh_copy"}
 DROPOUTS = {"dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_"}
 PASSES = {"contiguous", "alias", "detach", "detach_", "lift_fresh", "positive", *COPIES}
+SHAPED_LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
+"""Operators that ask for the shape of their operand, not for its numbers."""
 KEEP_ORDER = {"view", "_unsafe_view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "expand", "expand_as", "slice", "squeeze"}
 """Operators that change nothing when the shape stays the same."""
 
@@ -193,7 +195,8 @@ class Program:
             if node.op != "call_function" or node in self.constants or not isinstance(node.meta.get("val"), torch.Tensor):
                 continue
             aten = isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten"
-            known = (n in self.constants or n in found or isinstance(n.meta.get("val"), SCALARS) for n in node.all_input_nodes)
+            shaped = base_name(node) in SHAPED_LIKE
+            known = (shaped or n in self.constants or n in found or isinstance(n.meta.get("val"), SCALARS) for n in node.all_input_nodes)
             if aten and node.all_input_nodes and not is_random(node) and self.written(node) is None and all(known):
                 found.add(node)
         return found

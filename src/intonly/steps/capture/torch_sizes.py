@@ -44,7 +44,7 @@ class Assignments:
     def number(self, expr: Any, k: int) -> Any:
         """Return a size, or another number made of sizes, at assignment k."""
         value = expr.subs(self.sizes[k]) if hasattr(expr, "subs") else expr
-        if value in (True, False):
+        if isinstance(value, bool) or getattr(value, "is_Boolean", False):
             return bool(value)
         return int(value) if getattr(value, "is_integer", True) else float(value)
 

@@ -27,8 +27,10 @@ def user_tensor_names(program: ExportedProgram) -> list[str]:
 
 
 class Symbols:
-    """Translates sizes. The symbol on axis 0 of the first input that has one is called N, that on axis 1 of the first integer
-    input L, others `input.axis`.
+    """Translates sizes.
+
+    The symbol on axis 0 of the first input that has one is called N, that on axis 1 of the first integer input L, others
+    `input.axis`.
     """
 
     def __init__(self, program: ExportedProgram, batch_max: int) -> None:

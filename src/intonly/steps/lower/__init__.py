@@ -18,7 +18,6 @@ from intonly.core.spec import check
 from intonly.ops import OPS
 from intonly.steps.lower.fuse import fuse
 
-
 WORTH_SHARING = 1 << 10
 """Elements of a constant from which on its copies are looked for."""
 

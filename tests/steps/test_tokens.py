@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token ids, masks and symbolic lengths, from a module to integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import intonly
+from intonly.core.errors import DataError
+from intonly.core.graph import Dim
+from intonly.model import QuantizedModel
+from intonly.steps.canonicalize import canonicalize
+from intonly.steps.capture.torch_sizes import Sized, Table, grid_axes, table_of
+
+WORDS, LONGEST, WIDTH = 50, 12, 16
+
+
+class Encoder(nn.Module):
+    """Embeddings, one attention under a padding mask, a norm, a masked mean: the parts of a sentence encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.kinds = nn.Embedding(WORDS, WIDTH), nn.Embedding(LONGEST, WIDTH), nn.Embedding(2, WIDTH)
+        self.qkv, self.norm = nn.Linear(WIDTH, 3 * WIDTH), nn.LayerNorm(WIDTH)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the states (N, L, C) and their mean (N, C)."""
+        n, length = ids.shape
+        places = torch.arange(length)
+        x = self.words(ids) + self.kinds(torch.zeros_like(ids)) + self.places(places)
+        q, k, v = (p.reshape(n, length, 2, WIDTH // 2).transpose(1, 2) for p in self.qkv(self.norm(x)).chunk(3, -1))
+        keys = mask.to(torch.bool)[torch.arange(n)[:, None, None, None], places[None, None, None, :]]
+        y = nn.functional.scaled_dot_product_attention(q, k, v, keys.expand(n, 1, length, length))
+        x = self.norm(x + y.transpose(1, 2).reshape(n, length, WIDTH))
+        counted = mask.unsqueeze(-1).to(x.dtype)
+        return x, (x * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+
+class Decoder(nn.Module):
+    """A causal attention between an embedding and the output head that is tied to it, with a written-out RMS norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.gain = nn.Embedding(64, WIDTH), nn.Parameter(torch.linspace(0.5, 1.5, WIDTH))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, L, 64)."""
+        x = self.words(ids)
+        h = self.gain * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+        x = x + nn.functional.scaled_dot_product_attention(h, h, h, is_causal=True)
+        return nn.functional.linear(x, self.words.weight)
+
+
+@pytest.fixture(scope="module")
+def sentences() -> dict[str, Any]:
+    """Ids and masks of sentences of different lengths."""
+    rng = np.random.default_rng(0)
+    mask = (np.arange(8) < rng.integers(2, 9, (24, 1))).astype(np.int64)
+    return {"ids": rng.integers(0, WORDS, (24, 8)) * mask, "mask": mask}
+
+
+@pytest.fixture(scope="module")
+def encoder(sentences: dict[str, Any]) -> tuple[nn.Module, Any, QuantizedModel]:
+    """The module, captured and in integers."""
+    torch.manual_seed(0)
+    net = Encoder().eval()
+    source = intonly.load(net, example_inputs={k: v[:2] for k, v in sentences.items()}, length_max=LONGEST)
+    return net, source, intonly.quantize(source, "w8a8", sentences)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> tuple[Any, QuantizedModel]:
+    """The decoder, captured and in integers."""
+    torch.manual_seed(0)
+    ids = np.random.default_rng(1).integers(0, 64, (24, 8))
+    source = intonly.load(Decoder().eval(), example_inputs={"ids": ids[:2]}, length_max=LONGEST)
+    return source, intonly.quantize(source, "w8a8", {"ids": ids})
+
+
+def test_capture_computes_what_the_module_computes_at_any_length(encoder: Any, sentences: dict[str, Any]) -> None:
+    """Positions, token types or masks would be those of another length."""
+    net, source, _ = encoder
+    for length in (1, 5, 8, LONGEST):
+        ids = np.random.default_rng(length).integers(0, WORDS, (3, length))
+        mask = np.ones_like(ids)
+        with torch.no_grad():
+            wanted = net(torch.from_numpy(ids), torch.from_numpy(mask))
+        for a, b in zip(wanted, source(ids, mask), strict=True):
+            np.testing.assert_allclose(b, a, atol=2e-5)
+    assert [type(d) for d in source.graph.values["ids"].shape] == [Dim, Dim]
+
+
+def test_integers_are_close_to_float_and_equal_on_every_backend(encoder: Any, sentences: dict[str, Any]) -> None:
+    """A backend would slice constants, gather rows or count positions in another way."""
+    _, source, q = encoder
+    made = q(sentences)
+    for a, b in zip(source(sentences), q.dequantize(made), strict=True):
+        assert np.square(a - b).sum() < 1e-2 * np.square(a).sum()
+    for backend in ("interpreter", "torch"):
+        for a, b in zip(made, QuantizedModel(q.artifact, backend=backend)(sentences), strict=True):
+            np.testing.assert_array_equal(a, b)
+    intonly.verify(q).raise_if_failed()
+
+
+def test_padding_changes_no_integer(encoder: Any, sentences: dict[str, Any]) -> None:
+    """A sentence in a padded batch would get other integers than alone."""
+    _, _, q = encoder
+    states, means = q(sentences)
+    for row, length in enumerate(sentences["mask"].sum(1)[:8]):
+        alone, mean = q({k: v[row : row + 1, :length] for k, v in sentences.items()})
+        np.testing.assert_array_equal(alone[0], states[row, :length])
+        np.testing.assert_array_equal(mean[0], means[row])
+
+
+def test_the_future_changes_no_integer(decoder: Any) -> None:
+    """A causal mask of symbolic length would let later tokens through."""
+    _, q = decoder
+    ids = np.random.default_rng(3).integers(0, 64, (2, LONGEST))
+    whole = q(ids)
+    for length in (1, 2, 7):
+        np.testing.assert_array_equal(q(ids[:, :length]), whole[:, :length])
+
+
+def test_a_decoder_in_integers_is_close_to_float(decoder: Any) -> None:
+    """The norm or the look-up in the head's codes would be wrong."""
+    source, q = decoder
+    ids = np.random.default_rng(4).integers(0, 64, (4, 6))
+    a, b = source(ids), q.dequantize(q(ids))
+    assert np.square(a - b).sum() < 1e-2 * np.square(a).sum()
+    assert [n.op for n in canonicalize(source.graph).nodes].count("rms_norm") == 1
+
+
+def test_a_tied_table_is_stored_once(decoder: Any) -> None:
+    """The file would hold the embedding twice."""
+    _, q = decoder
+    assert sum(array.size == 64 * WIDTH for array in q.graph.params.values()) == 1
+
+
+def test_an_artifact_keeps_its_range_of_ids(encoder: Any, sentences: dict[str, Any], tmp_path: Any) -> None:
+    """A saved network would take ids that its table does not have, or other integers than before."""
+    _, _, q = encoder
+    q.save(tmp_path / "net.intonly")
+    again = QuantizedModel.load(tmp_path / "net.intonly")
+    assert [(s.dtype, s.high) for s in again.artifact.inputs] == [("integer", WORDS - 1), ("integer", 1)]
+    np.testing.assert_array_equal(again(sentences)[1], q(sentences)[1])
+    with pytest.raises(DataError, match=r"'ids'.*0\.\.49.*50"):
+        again({**sentences, "ids": sentences["ids"] + WORDS})
+    with pytest.raises(DataError, match="'mask'"):
+        again({**sentences, "mask": -sentences["mask"]})
+    with pytest.raises(DataError, match="expected integers, got float"):
+        again({**sentences, "ids": sentences["ids"].astype(np.float32)})
+
+
+def test_masks_may_be_bools_and_ids_any_integer_type(encoder: Any, sentences: dict[str, Any]) -> None:
+    """Callers would have to convert what means the same."""
+    _, _, q = encoder
+    other = {"ids": sentences["ids"].astype(np.uint8), "mask": sentences["mask"].astype(bool)}
+    np.testing.assert_array_equal(q(other)[0], q(sentences)[0])
+
+
+def test_a_length_needs_integers_and_an_example_within_it() -> None:
+    """A wrong largest length would be taken silently."""
+    with pytest.raises(DataError, match="no example input holds integers"):
+        intonly.load(nn.Linear(3, 2), example_inputs=(torch.zeros(2, 3),), length_max=4)
+    with pytest.raises(DataError, match="2 to 4"):
+        intonly.load(Decoder(), example_inputs=(torch.zeros(2, 6, dtype=torch.long),), length_max=4)
+
+
+def test_values_of_symbolic_size_become_constants_only_where_that_is_true() -> None:
+    """What depends on the length otherwise than by being cut would be frozen at the largest one."""
+    length = Dim("L", 1, 4)
+    growing = Sized(tuple(torch.arange(n) for n in (4, 2, 1)), "places")
+    falling = Sized(tuple(torch.arange(n).flip(0) for n in (4, 2, 1)), "backwards")
+    found = table_of(growing, (length,), broadcasts=False)
+    assert isinstance(found, Table)
+    assert found.tensor.tolist() == [0, 1, 2, 3]
+    assert "beginning" in str(table_of(falling, (length,), broadcasts=False))
+    same = table_of(Sized(tuple(torch.ones(n, 3) for n in (4, 2, 1)), "ones"), (length, 3), broadcasts=True)
+    assert isinstance(same, Table)
+    assert same.tensor.shape == (1, 3)
+
+
+def test_an_index_is_a_reshape_only_when_it_names_all_entries_in_order() -> None:
+    """A choice of entries would be dropped."""
+    rows, columns = torch.arange(3)[:, None], torch.arange(4)[None]
+    assert grid_axes([rows, columns], (3, 4)) == [0, 1]
+    assert grid_axes([rows.flip(0), columns], (3, 4)) is None
+    assert grid_axes([rows, columns[:, :2]], (3, 4)) is None
+    assert grid_axes([torch.arange(3)[None], torch.arange(4)[:, None]], (3, 4)) is None
