@@ -99,7 +99,7 @@ def causal(call: Call, q: str, k: str) -> list[str]:
         call.refuse(f"a causal mask of {shape_text((queries, keys))}; queries and keys of a symbolic length need the same one")
     longest = max_shape((queries, keys))
     axis = len(call.shape(q)) - 2
-    table = np.tri(*longest, dtype=bool).reshape((1,) * axis + longest)  # as many axes as the scores: a reshape names one Dim at most
+    table = np.tril(np.ones(longest, bool)).reshape((1,) * axis + longest)  # as many axes as the scores: a reshape names one Dim at most
     return [call.emit("beginning", [call.param(table, "mask"), q], {"axes": (-1,) * axis + (axis, axis)})]
 
 

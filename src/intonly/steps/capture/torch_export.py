@@ -77,7 +77,7 @@ def _without_cache(module: torch.nn.Module, name: str) -> None:
     """Let a module of `transformers` return no keys and values of this call, which an integer network has no use for."""
     for part in module.modules():
         config = getattr(part, "config", None)
-        if getattr(config, "use_cache", False):
+        if config is not None and getattr(config, "use_cache", False):
             log.info("%s: use_cache is off in the captured network: decoding computes every position again", name)
             config.use_cache = False
 

@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -211,7 +212,7 @@ class ProgramReader:
         """Run a call whose operands are known for each assignment of sizes."""
         made = []
         for k in range(len(self.assignments.sizes)):
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda n, k=k: self._at(n, k))
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), partial(self._at, k=k))
             with torch.no_grad():
                 made.append(node.target(*args, **kwargs))  # type: ignore[operator]
         hint = ".".join(p for p in (module_path(node), base_name(node).strip("_")) if p)
@@ -256,7 +257,7 @@ class ProgramReader:
         if len(indices) != len(node.args[1]) or not all(known):  # type: ignore[arg-type]
             return False
         for k in range(len(self.assignments.sizes)):
-            tensors = [self._at(i, k) for i in indices]
+            tensors = [self._at(i, k) for i in indices if isinstance(i, FxNode)]
             sizes = [self.assignments.number(getattr(getattr(s, "node", s), "expr", s), k) for s in data.meta["val"].shape]
             if any(t.dtype != torch.int64 for t in tensors) or grid_axes(tensors, sizes[: len(tensors)]) is None:
                 return False
@@ -299,10 +300,10 @@ class ProgramReader:
         elif self._reads_constants(node) and repeats(node, self.symbols):
             tensors = {operand: self._value(operand).tensor for operand in node.all_input_nodes if self._is_constant(operand)}
             self.values[node] = Constant(for_one(node, tensors, self.symbols), self.program.origins.get(node, base_name(node)))
-        elif node in self.program.sized:
-            self._compute(node)
         elif (passed := self._passed(node)) is not None:
             self.values[node] = self._value(passed)
+        elif node in self.program.sized:
+            self._compute(node)
         elif not isinstance(made, SCALARS) and made is not None:
             self.values[self.program.identity[node]] = self._imported(node, base_name(node))
 

@@ -36,9 +36,7 @@ KEEPING = POINTWISE | RESHAPING | {"expand", "unsqueeze"}
 
 
 def repeats(node: FxNode, symbols: Symbols) -> bool:
-    """Whether a call on constants makes one that repeats along axis 0, with several rows a sample here or in a reader, and every
-    reader can go on with it.
-    """
+    """Whether a call on constants makes one with several rows a sample, here or in a reader, and every reader can go on with it."""
     shape = symbols.shape(node.meta["val"].shape) if isinstance(node.meta.get("val"), torch.Tensor) else ()
     if base_name(node) not in KEEPING or not shape or not isinstance(shape[0], Dim) or not all(isinstance(d, int) for d in shape[1:]):
         return False
