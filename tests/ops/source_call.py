@@ -43,6 +43,10 @@ class SourceCall:
         """Return what an argument holds; real unless said otherwise."""
         return self.kinds.get(name, "real")
 
+    def maker(self, name: str) -> Any:
+        """Return the node that makes a value."""
+        return next((node for node in self.builder.nodes if name in node.outputs), None)
+
     def param(self, array: Any, hint: str) -> str:
         """Add a constant."""
         return self.builder.param(array, hint)

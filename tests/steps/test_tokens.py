@@ -93,6 +93,7 @@ def test_capture_computes_what_the_module_computes_at_any_length(encoder: Any, s
         for a, b in zip(wanted, source(ids, mask), strict=True):
             np.testing.assert_allclose(b, a, atol=2e-5)
     assert [type(d) for d in source.graph.values["ids"].shape] == [Dim, Dim]
+    assert {"beginning", "embedding", "masked_mean"} <= {node.op for node in canonicalize(source.graph, {}).nodes}
 
 
 def test_integers_are_close_to_float_and_equal_on_every_backend(encoder: Any, sentences: dict[str, Any]) -> None:
@@ -139,6 +140,38 @@ def test_a_tied_table_is_stored_once(decoder: Any) -> None:
     """The file would hold the embedding twice."""
     _, q = decoder
     assert sum(array.size == 64 * WIDTH for array in q.graph.params.values()) == 1
+
+
+class Gated(nn.Module):
+    """Embeddings that a condition on ids and a mask lets through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.fc = nn.Embedding(30, 8), nn.Linear(8, 6)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return (N, L, 6)."""
+        keep = ((mask != 0) & (ids > 4)) | (ids == 1)
+        return self.fc(self.table(ids) * keep.to(torch.float32).unsqueeze(-1))
+
+
+def test_conditions_on_ids_gate_reals() -> None:
+    """Truth values would be taken for codes of other units when they meet reals."""
+    torch.manual_seed(3)
+    rng = np.random.default_rng(3)
+    ids, mask = rng.integers(0, 30, (16, 7)), rng.integers(0, 2, (16, 7))
+    net = Gated().eval()
+    source = intonly.load(net, example_inputs=(torch.from_numpy(ids[:2]), torch.from_numpy(mask[:2])))
+    ops = {node.op for node in canonicalize(source.graph, {}).nodes}
+    assert ops >= {"cast", "compare", "embedding", "logical"}
+    q = intonly.quantize(source, "w8a8", data=intonly.data.Dataset(dict(zip((s.name for s in source.specs), (ids, mask), strict=True))))
+    intonly.verify(q).raise_if_failed()
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+    found = q(ids, mask)
+    assert np.abs(q.dequantize(found) - wanted).max() < 0.03 * np.abs(wanted).max()
+    for backend in ("interpreter", "torch"):
+        assert (intonly.QuantizedModel(q.artifact, backend=backend)(ids, mask) == found).all()
 
 
 def test_an_artifact_keeps_its_range_of_ids(encoder: Any, sentences: dict[str, Any], tmp_path: Any) -> None:

@@ -13,6 +13,7 @@
 #include "kernels/attention/any.h"
 #include "kernels/contract/matrices.h"
 
+#if defined(PRODUCT_TILE)
 enum { PANELS_BYTES = 2 * INTONLY_MOST_KEY_BYTES + 2 * COLUMNS * INTONLY_MOST_KEYS };
 
 typedef struct tiles {
@@ -162,5 +163,7 @@ static inline void attention_by_tiles(const void *step, uint8_t *const *bases, u
         }
     }
 }
+
+#endif
 
 #endif

@@ -5,11 +5,13 @@
 #ifndef INTONLY_CONTRACT_ARM_NEON_TILE_H
 #define INTONLY_CONTRACT_ARM_NEON_TILE_H
 
-#include <arm_neon.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "kernels/contract/matrices.h"
+
+#if defined(__ARM_NEON)
+#include <arm_neon.h>
 
 #define PRODUCT_TILE product_tile
 enum { TILE_ROWS = 4 };
@@ -35,5 +37,7 @@ static void product_tile(int16_t left[TILE_ROWS][DEPTH], int16_t panel[DEPTH / 2
         }
     }
 }
+
+#endif
 
 #endif

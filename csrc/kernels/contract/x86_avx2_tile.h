@@ -5,11 +5,13 @@
 #ifndef INTONLY_CONTRACT_X86_AVX2_TILE_H
 #define INTONLY_CONTRACT_X86_AVX2_TILE_H
 
-#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "kernels/contract/matrices.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
 
 #define PRODUCT_TILE product_tile
 enum { TILE_ROWS = 4 };
@@ -41,5 +43,7 @@ static void product_tile(int16_t left[TILE_ROWS][DEPTH], int16_t panel[DEPTH / 2
         }
     }
 }
+
+#endif
 
 #endif

@@ -6,11 +6,13 @@
 #ifndef INTONLY_MAP_X86_AVX512VNNI_WIDE_H
 #define INTONLY_MAP_X86_AVX512VNNI_WIDE_H
 
-#include <immintrin.h>
 #include <stdint.h>
 
 #include "kernels/epilogue.h"
 #include "kernels/walk.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
 
 /* Return whether that is what a step does. */
 static inline int is_wide_rows(const intonly_map *s) {
@@ -111,5 +113,7 @@ static inline void wide_rows(const intonly_map *s, uint8_t *const *bases, unsign
                  y + offset[WIDE_Y] + i * s->y_strides[INTONLY_LAST]);
     }
 }
+
+#endif
 
 #endif

@@ -52,6 +52,9 @@ class Call(Protocol):
     def kind(self, name: str) -> str:
         """Return what the source says that tensor argument `name` holds: "real", "int" or "bool"."""
 
+    def maker(self, name: str) -> Node | None:
+        """Return the node that makes a value; None for inputs and constants."""
+
     def param(self, array: npt.NDArray[Any], hint: str) -> str:
         """Add a constant; return its name."""
 

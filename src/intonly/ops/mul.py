@@ -108,13 +108,27 @@ def negate(call: Call) -> str:
     return call.emit("mul", [call.inputs[0], call.param(np.asarray(-1.0, np.float32), "minus_one")])
 
 
+def _is_kept_from_zero(call: Call, name: str) -> bool:
+    """Whether a value is a sum with a positive lower limit."""
+    limited = call.maker(name)
+    if limited is None or limited.op != "clip" or not limited.attrs["lo"] > 0:
+        return False
+    total = call.maker(limited.inputs[0])
+    return total is not None and total.op == "sum"
+
+
 def divide(call: Call) -> str:
-    """Quotient of either source: by a constant, a product with its reciprocal; by a computed value, one with its reciprocal, computed."""
+    """Quotient of either source: by a constant, a product with its reciprocal; of a constant, a product of the reciprocal.
+
+    Two computed values are divided where the divisor is a sum that is kept away from 0, as in a mean under a mask.
+    """
     if call.args.get("rounding_mode") is not None:
         call.refuse(f"a division rounded to integers (rounding_mode={call.args['rounding_mode']!r})")
     names = list(call.inputs)
     divisor = call.constant(names[1]) if len(names) > 1 else np.asarray(call.args["other"], np.float64)
     if divisor is None:
+        if call.constant(names[0]) is None and not _is_kept_from_zero(call, names[1]):
+            call.refuse("a quotient of two computed values; divide by a constant, or multiply by a reciprocal that is computed first")
         inverse = call.emit("unary", [names[1]], {"function": "reciprocal"})
         return call.emit("mul", [inverse, names[0]])
     if not np.all(divisor):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from intonly.core.graph import Shape
+from intonly.core.graph import Node, Shape
 from intonly.core.opspec import Refusal
 from intonly.steps.capture.onnx_qdq import repinned
 from intonly.steps.capture.onnx_values import FloatValues, Known
@@ -44,6 +44,10 @@ class OnnxCall:
     def constant(self, name: str) -> npt.NDArray[Any] | None:
         """Return the value when it is constant, else None. A shape may contain a `Dim` (dtype object)."""
         return self.values.builder.params.get(name)
+
+    def maker(self, name: str) -> Node | None:
+        """Return the node that makes a value; None for inputs and constants."""
+        return next((node for node in reversed(self.values.builder.nodes) if name in node.outputs), None)
 
     def kind(self, name: str) -> str:
         """Return what a tensor argument holds: "real", "int" or "bool"."""

@@ -18,7 +18,7 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import Node as FxNode
 
 from intonly.core.errors import InvalidGraphError
-from intonly.core.graph import Dim, Graph, Shape, Value, shape_text
+from intonly.core.graph import Dim, Graph, Node, Shape, Value, shape_text
 from intonly.core.number_format import integers_up_to
 from intonly.core.opspec import Importer, Refusal
 from intonly.ops import OPS, reshape
@@ -86,6 +86,10 @@ class TorchCall:
     def kind(self, name: str) -> str:
         """Return what a tensor argument holds: "real", "int" or "bool"."""
         return self.kinds.get(name, "real")
+
+    def maker(self, name: str) -> Node | None:
+        """Return the node that makes a value; None for inputs and constants."""
+        return next((node for node in reversed(self.builder.nodes) if name in node.outputs), None)
 
     def param(self, array: npt.NDArray[Any], hint: str) -> str:
         """Add a constant; return its name."""
