@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +17,12 @@ from torch.export.graph_signature import OutputKind
 from torch.fx import Node as FxNode
 
 from intonly.core.errors import InvalidGraphError
-from intonly.core.graph import Dim, Graph, Node, Shape, Value, shape_text
+from intonly.core.graph import Dim, Graph, Value, shape_text
 from intonly.core.number_format import integers_up_to
 from intonly.core.opspec import Importer, Refusal
 from intonly.ops import OPS, reshape
 from intonly.steps.capture.builder import GraphBuilder
+from intonly.steps.capture.torch_call import BatchRefusal, Constant, TorchCall
 from intonly.steps.capture.torch_integers import INTEGER_MAKERS, INTEGER_READERS, largest_integer
 from intonly.steps.capture.torch_program import Program, argument, base_name, is_random, kind_of, module_path
 from intonly.steps.capture.torch_repeats import BOTH, BROADCASTING, for_one, joined, period, regrouped, repeats
@@ -43,65 +43,6 @@ TRAINING_HINT = "the program was exported in training mode; call model.eval() be
 STATE_HINT = "the model writes to a parameter or buffer at every call; a network with state is not supported"
 HAZARD_HINT = "writes in place to a tensor that is read later through another view; write y = f(x) instead"
 BATCH_HINT = "the shape is computed from the batch size in a way a graph cannot hold; export the model with a fixed batch"
-
-
-@dataclass(eq=False)
-class Constant:
-    """A tensor known at capture; `name` is set once the graph holds it. `stored` marks parameters and buffers."""
-
-    tensor: torch.Tensor
-    hint: str
-    stored: bool = False
-    name: str = ""
-
-
-class BatchRefusal(Exception):
-    """A call needs arithmetic on a symbolic extent that the graph cannot hold."""
-
-
-@dataclass(frozen=True)
-class TorchCall:
-    """One aten call as importers see it (`core.opspec.Call`).
-
-    Fields:
-        kinds, extents: what the program says of each input; a constant that it repeats over the batch may be shorter.
-    """
-
-    builder: GraphBuilder
-    origin: str
-    operator: str
-    inputs: Sequence[str]
-    args: Mapping[str, Any]
-    kinds: Mapping[str, str]
-    extents: Mapping[str, Extents]
-
-    def shape(self, name: str) -> Shape:
-        """Return the shape of a value."""
-        return self.builder.values[name].shape
-
-    def constant(self, name: str) -> npt.NDArray[Any] | None:
-        """Return the value when it is constant, else None."""
-        return self.builder.params.get(name)
-
-    def kind(self, name: str) -> str:
-        """Return what a tensor argument holds: "real", "int" or "bool"."""
-        return self.kinds.get(name, "real")
-
-    def maker(self, name: str) -> Node | None:
-        """Return the node that makes a value; None for inputs and constants."""
-        return next((node for node in reversed(self.builder.nodes) if name in node.outputs), None)
-
-    def param(self, array: npt.NDArray[Any], hint: str) -> str:
-        """Add a constant; return its name."""
-        return self.builder.param(array, f"{self.origin}.{hint}")
-
-    def emit(self, op: str, inputs: Sequence[str], attrs: Mapping[str, Any] | None = None) -> str:
-        """Add a float node; return its output's name."""
-        return self.builder.emit(op, inputs, attrs, origin=self.origin)
-
-    def refuse(self, hint: str) -> NoReturn:
-        """Say that this use of the operator is not supported."""
-        raise Refusal(hint)
 
 
 class ProgramReader:

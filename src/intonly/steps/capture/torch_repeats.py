@@ -21,7 +21,7 @@ from intonly.steps.capture.torch_program import base_name
 from intonly.steps.capture.torch_symbols import Extents, Symbols
 
 if TYPE_CHECKING:
-    from intonly.steps.capture.torch_graph import TorchCall
+    from intonly.steps.capture.torch_call import TorchCall
 
 POINTWISE = {"add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "maximum", "minimum", "where", "masked_fill"}
 BOTH = {"logical_and", "bitwise_and", "__and__"}

@@ -100,14 +100,14 @@ def norm_names(graph: Graph) -> list[str]:
     return [node.origin for node in graph.nodes if OPS[node.op].normalizes]
 
 
-def norm_input_bits(origin: str, recipe: Recipe) -> int:
+def norm_input_bits(origin: str, recipe: Recipe) -> Literal[8, 16]:
     """Return the width of what a norm reads; later rules win."""
     return next((rule.input_bits for rule in reversed(recipe.norm_rules) if fnmatchcase(origin, rule.match)), recipe.norm_bits)
 
 
 def plan_of(recipe: Recipe, settings: Mapping[str, LayerSettings], norms: Sequence[str] = ()) -> Plan:
     """Return the plan: the recipe with what was chosen for each layer, and each of `norms`, spelled out."""
-    widths = tuple(NormRule(_escaped(origin), norm_input_bits(origin, recipe)) for origin in norms)  # type: ignore[arg-type]
+    widths = tuple(NormRule(_escaped(origin), norm_input_bits(origin, recipe)) for origin in norms)
     return replace(recipe, rules=tuple(_rule_of(origin, s) for origin, s in settings.items()), norm_rules=widths or recipe.norm_rules)
 
 
