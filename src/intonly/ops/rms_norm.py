@@ -61,6 +61,7 @@ SPEC = OpSpec(
     run_torch,
     lower,
     from_torch={"rms_norm": from_torch},
+    normalizes=True,
     input_bits=INPUT_BITS,
     examples=(
         Example([(2, 5, 16), (16,)], {"axis": 2, "eps": 1e-5}, {1: np.linspace(-0.5, 1.5, 16, dtype=np.float32)}),
