@@ -6,11 +6,8 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
@@ -26,8 +23,9 @@ from intonly.steps.capture.torch_call import BatchRefusal, Constant, TorchCall
 from intonly.steps.capture.torch_integers import INTEGER_MAKERS, INTEGER_READERS, largest_integer
 from intonly.steps.capture.torch_program import Program, argument, base_name, is_random, kind_of, module_path
 from intonly.steps.capture.torch_repeats import BOTH, BROADCASTING, for_one, joined, period, regrouped, repeats
-from intonly.steps.capture.torch_sizes import Assignments, Sized, axes_of, grid_axes, table_of
+from intonly.steps.capture.torch_sizes import grid_axes
 from intonly.steps.capture.torch_symbols import SCALARS, Extents, expand_convention, reshape_convention
+from intonly.steps.capture.torch_values import NodeValues
 
 SHAPE_ARGUMENTS = {"view": "size", "_unsafe_view": "size", "reshape": "shape", "expand": "size"}
 """Arguments that are given to importers in the words of our operators instead of torch's."""
@@ -57,8 +55,7 @@ class ProgramReader:
         self.symbols = self.program.symbols
         self.builder = GraphBuilder(name)
         self.importers: dict[str, Importer] = {k: f for spec in OPS.values() for k, f in spec.from_torch.items()}
-        self.values: dict[FxNode, Any] = {}
-        self.assignments = Assignments(self.symbols.dims)
+        self.values = NodeValues(self.program, self.builder)
         self.guessed: set[str] = set()
         self.batch_problem = ""
 
@@ -82,15 +79,13 @@ class ProgramReader:
             if spec.kind is OutputKind.BUFFER_MUTATION:
                 self._refuse(str(spec.target), "buffer", STATE_HINT)
             elif spec.kind is OutputKind.USER_OUTPUT and isinstance(value, FxNode) and isinstance(value.meta.get("val"), torch.Tensor):
-                outputs.append(self._name(value))
+                outputs.append(self.values.name(value))
         return self.builder.graph(outputs)
 
     def _refuse(self, origin: str, operator_name: str, hint: str) -> None:
         entry = (origin, operator_name, hint)
         if entry not in self.builder.refusals:
             self.builder.refusals.append(entry)
-
-    # -- inputs and constants ---------------------------------------------------------------------------------------
 
     def _read_input(self, node: FxNode) -> None:
         value, spec, exported = node.meta.get("val"), self.program.inputs[node], self.program.exported
@@ -106,93 +101,6 @@ class ProgramReader:
         exact = None if value.dtype.is_floating_point else integers_up_to(largest_integer(node))
         self.values[node] = self.builder.input(name, self.symbols.hinted(value.shape), exact)
 
-    def _value(self, node: FxNode) -> Any:
-        """Return what a node holds now: a value name, a Constant, a number, or a list of these."""
-        return self.values[self.program.identity[node]]
-
-    def _is_stored(self, node: FxNode) -> bool:
-        """Whether writing to this node's tensor changes a parameter or buffer."""
-        return any(isinstance(c := self.values.get(n), Constant) and c.stored for n in self.program.sharing(node))
-
-    def _fold(self, node: FxNode) -> None:
-        """Run a call on constants."""
-        written = self.program.written(node)
-        if written is not None and self._is_stored(written):
-            self._refuse(module_path(node) or base_name(node).strip("_"), base_name(node), STATE_HINT)
-            return
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self._operand)
-        with torch.no_grad():
-            made = node.target(*args, **kwargs)  # type: ignore[operator]
-        for known in self.program.sharing(written) if written is not None else ():
-            if isinstance(constant := self.values.get(known), Constant):
-                constant.name = ""
-        hint = ".".join(p for p in (module_path(node), base_name(node).strip("_")) if p)
-        self.values[self.program.identity[node]] = _constants(made, hint)
-
-    def _operand(self, node: FxNode) -> Any:
-        """Return a tensor or number for folding and for plain arguments; None when it is not known."""
-        if node not in self.program.constants:
-            return self.symbols.scalar(node.meta["val"])
-        value = self._value(node)
-        return value.tensor if isinstance(value, Constant) else value
-
-    def _name(self, node: FxNode, *, broadcasts: bool = False) -> str:
-        """Return the value name of a tensor, adding a constant to the graph when it is first read.
-
-        Args:
-            broadcasts: whether the reader repeats a constant along axes of extent 1.
-        """
-        value = self._value(node)
-        if isinstance(value, Sized):
-            return self._beginning(node, value, broadcasts=broadcasts)
-        if isinstance(value, Constant):
-            if not value.name:
-                value.name = self.builder.param(_array(value.tensor), value.hint)
-            return value.name
-        return str(value)
-
-    # -- what depends on symbolic sizes -----------------------------------------------------------------------------
-
-    def _compute(self, node: FxNode) -> None:
-        """Run a call whose operands are known for each assignment of sizes."""
-        made = []
-        for k in range(len(self.assignments.sizes)):
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), partial(self._at, k=k))
-            with torch.no_grad():
-                made.append(node.target(*args, **kwargs))  # type: ignore[operator]
-        hint = ".".join(p for p in (module_path(node), base_name(node).strip("_")) if p)
-        self.values[self.program.identity[node]] = Sized(tuple(made), hint)
-
-    def _at(self, node: FxNode, k: int) -> Any:
-        """Return what a node of the program is at assignment k."""
-        value = node.meta.get("val")
-        if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-            return self.assignments.number(value.node.expr, k)
-        if node not in self.program.sized and node not in self.program.constants and isinstance(value, torch.Tensor):
-            sizes = [self.assignments.number(s.node.expr if isinstance(s, torch.SymInt) else s, k) for s in value.shape]
-            return torch.zeros(sizes, dtype=value.dtype)  # whoever asks wants its shape
-        if node not in self.program.sized:
-            return self._operand(node)
-        known = self._value(node)
-        return known.made[k] if isinstance(known, Sized) else known.tensor
-
-    def _beginning(self, node: FxNode, value: Sized, *, broadcasts: bool) -> str:
-        """Return the name of a value of symbolic size: the beginning of a constant."""
-        if broadcasts not in value.names:
-            table = table_of(value, self.symbols.shape(node.meta["val"].shape), broadcasts)
-            if isinstance(table, str):
-                raise Refusal(f"{value.hint}: {table}")
-            constant = self.builder.param(_array(table.tensor), value.hint)
-            found = [(i, axes_of(table.ends, self.builder.values[i].shape)) for i in self.builder.inputs]
-            like, axes = next(((i, a) for i, a in found if a is not None), ("", None))
-            if axes is None:
-                raise Refusal(f"{value.hint}: no input has all its symbolic axes")
-            whole = not any(table.ends)
-            value.names[broadcasts] = (
-                constant if whole else self.builder.emit("beginning", [constant, like], {"axes": axes}, origin=value.hint)
-            )
-        return value.names[broadcasts]
-
     def _is_grid(self, node: FxNode) -> bool:
         """Whether an index names every entry in order, so that it is a reshape."""
         if base_name(node) != "index" or not isinstance(node.args[0], FxNode):
@@ -201,18 +109,12 @@ class ProgramReader:
         known = (isinstance(i, FxNode) and (i in self.program.constants or i in self.program.sized) for i in indices)
         if len(indices) != len(node.args[1]) or not all(known):  # type: ignore[arg-type]
             return False
-        for k in range(len(self.assignments.sizes)):
-            tensors = [self._at(i, k) for i in indices if isinstance(i, FxNode)]
-            sizes = [self.assignments.number(getattr(getattr(s, "node", s), "expr", s), k) for s in data.meta["val"].shape]
+        for k in range(len(self.values.assignments.sizes)):
+            tensors = [self.values.at(i, k) for i in indices if isinstance(i, FxNode)]
+            sizes = [self.values.assignments.number(getattr(getattr(s, "node", s), "expr", s), k) for s in data.meta["val"].shape]
             if any(t.dtype != torch.int64 for t in tensors) or grid_axes(tensors, sizes[: len(tensors)]) is None:
                 return False
         return True
-
-    def _is_everywhere(self, node: FxNode) -> bool:
-        """Whether an operand is a mask known at capture that holds everywhere."""
-        value = self._value(node)
-        made = value.made if isinstance(value, Sized) else (value.tensor,) if isinstance(value, Constant) else ()
-        return bool(made) and all(m.dtype == torch.bool and bool(m.all()) for m in made)
 
     def _repeated_later(self, node: FxNode) -> bool:
         """Whether all readers repeat a value along axes of extent 1, at once or after handing it on."""
@@ -226,13 +128,12 @@ class ProgramReader:
     def _passed(self, node: FxNode) -> FxNode | None:
         """Return the operand that stands for a whole call, because whoever reads it does the rest; None for other calls."""
         name, operands = base_name(node), node.all_input_nodes
-        if name == "expand" and self._repeated_later(node) and (self._repeats_constant(node) or kind_of(node.meta["val"].dtype) != "real"):
-            return operands[0]
+        if name == "expand" and self._repeated_later(node):
+            whole = self.values.repeats_constant(node) or kind_of(node.meta["val"].dtype) != "real"
+            return operands[0] if whole else None
         if name in BOTH and len(operands) == 2 and self._repeated_later(node):
-            return next((operands[1 - i] for i, o in enumerate(operands) if self._is_everywhere(o)), None)
+            return next((operands[1 - i] for i, o in enumerate(operands) if self.values.is_everywhere(o)), None)
         return None
-
-    # -- calls ------------------------------------------------------------------------------------------------------
 
     def _read_call(self, node: FxNode) -> None:
         source, made = self.program.source(node), node.meta.get("val")
@@ -241,35 +142,31 @@ class ProgramReader:
         elif node in self.program.constants:
             self._fold(node)
         elif source is not None:
-            self.values[self.program.identity[node]] = self._value(source)
-        elif self._reads_constants(node) and repeats(node, self.symbols):
-            tensors = {operand: self._value(operand).tensor for operand in node.all_input_nodes if self._is_constant(operand)}
+            self.values[node] = self.values[source]
+        elif self.values.reads_constants(node) and repeats(node, self.symbols):
+            tensors = {operand: self.values[operand].tensor for operand in node.all_input_nodes if self.values.is_constant(operand)}
             self.values[node] = Constant(for_one(node, tensors, self.symbols), self.program.origins.get(node, base_name(node)))
         elif (passed := self._passed(node)) is not None:
-            self.values[node] = self._value(passed)
+            self.values[node] = self.values[passed]
         elif node in self.program.sized:
-            self._compute(node)
+            self.values.compute(node)
         elif not isinstance(made, SCALARS) and made is not None:
-            self.values[self.program.identity[node]] = self._imported(node, base_name(node))
+            self.values[node] = self._imported(node, base_name(node))
 
-    def _repeats_constant(self, node: FxNode) -> bool:
-        """Whether the call expands a constant to the symbolic batch."""
-        return base_name(node) == "expand" and isinstance(node.args[0], FxNode) and isinstance(self._value(node.args[0]), Constant)
-
-    def _is_constant(self, node: FxNode) -> bool:
-        return isinstance(self.values.get(self.program.identity[node]), Constant)
-
-    def _reads_constants(self, node: FxNode) -> bool:
-        """Whether all tensors that the call reads are known."""
-        tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
-        return bool(tensors) and all(map(self._is_constant, tensors))
+    def _fold(self, node: FxNode) -> None:
+        """Run a call on constants, unless it changes the model's state."""
+        written = self.program.written(node)
+        if written is not None and self.values.is_stored(written):
+            self._refuse(module_path(node) or base_name(node).strip("_"), base_name(node), STATE_HINT)
+        else:
+            self.values.fold(node)
 
     def _select(self, node: FxNode) -> None:
         """Read one of several outputs."""
         maker, index = node.args
         assert isinstance(maker, FxNode)
         assert isinstance(index, int)
-        made = self._value(maker)
+        made = self.values[maker]
         made = [made] if isinstance(made, str) else made
         if index < len(made):
             self.values[node] = made[index]
@@ -281,12 +178,12 @@ class ProgramReader:
     def _imported(self, node: FxNode, name: str) -> Any:
         """Return the value names that an operator's importer makes; guesses when it refuses, so that reading goes on."""
         origin = self.program.origins[node]
-        hint, may_be_batch = self._misuse(node, name), self._repeats_constant(node)
+        hint, may_be_batch = self._misuse(node, name), self.values.repeats_constant(node)
         if not hint:
             may_be_batch = bool(self.symbols.dims)
             try:
                 if self._is_grid(node):
-                    call = TorchCall(self.builder, origin, name, [self._name(node.args[0])], {}, {}, {})  # type: ignore[arg-type]
+                    call = TorchCall(self.builder, origin, name, [self.values.name(node.args[0])], {}, {}, {})  # type: ignore[arg-type]
                     made: str | Sequence[str] = reshape.emit(call, call.inputs[0], self.symbols.shape(node.meta["val"].shape))
                 else:
                     made = self._made(node, name, origin)
@@ -321,7 +218,7 @@ class ProgramReader:
         if argument(node, "training"):
             return TRAINING_HINT
         written = self.program.written(node)
-        if written is not None and self._is_stored(written):
+        if written is not None and self.values.is_stored(written):
             return STATE_HINT
         if node in self.program.hazards:
             return HAZARD_HINT
@@ -329,7 +226,7 @@ class ProgramReader:
             value = operand.meta.get("val")
             if not isinstance(value, torch.Tensor) or value.dtype.is_floating_point:
                 continue
-            computed = isinstance(made := self._value(operand), str) and made not in self.guessed
+            computed = isinstance(made := self.values[operand], str) and made not in self.guessed
             result = node.meta["val"]
             real = not isinstance(result, torch.Tensor) or result.dtype.is_floating_point
             if computed and (name not in INTEGER_READERS or not (real or name in INTEGER_MAKERS)):
@@ -353,10 +250,10 @@ class ProgramReader:
                 args[declared.name] = given
             else:
                 listed = given if isinstance(given, list | tuple) else [given]
-                inputs += [self._name(item, broadcasts=broadcasts) if isinstance(item, FxNode) else "" for item in listed]
+                inputs += [self.values.name(item, broadcasts=broadcasts) if isinstance(item, FxNode) else "" for item in listed]
                 for item in (item for item in listed if isinstance(item, FxNode)):
-                    kinds[self._name(item, broadcasts=broadcasts)] = kind_of(item.meta["val"].dtype)
-                    extents[self._name(item, broadcasts=broadcasts)] = self.symbols.shape(item.meta["val"].shape)
+                    kinds[self.values.name(item, broadcasts=broadcasts)] = kind_of(item.meta["val"].dtype)
+                    extents[self.values.name(item, broadcasts=broadcasts)] = self.symbols.shape(item.meta["val"].shape)
         while inputs and not inputs[-1]:
             inputs.pop()
         return TorchCall(self.builder, origin, name, inputs, args, kinds, extents)
@@ -374,7 +271,7 @@ class ProgramReader:
             return [self._plain(item) for item in given]
         if not isinstance(given, FxNode):
             return given
-        value = self._operand(given)
+        value = self.values.operand(given)
         if value is None:
             raise BatchRefusal
         return value
@@ -396,18 +293,6 @@ class ProgramReader:
         self.builder.values[name] = Value(self.symbols.hinted(value.shape) if isinstance(value, torch.Tensor) else ())
         self.guessed.add(name)
         return name
-
-
-def _constants(made: Any, hint: str) -> Any:
-    if isinstance(made, list | tuple):
-        return [_constants(m, hint) for m in made]
-    return Constant(made, hint) if isinstance(made, torch.Tensor) else made
-
-
-def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """Return a tensor as NumPy holds it; reals become float32."""
-    tensor = tensor.detach().cpu()
-    return np.asarray(tensor.to(torch.float32).numpy() if tensor.dtype.is_floating_point else tensor.numpy())
 
 
 def _kind(value: torch.Tensor) -> str:
