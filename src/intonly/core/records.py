@@ -255,6 +255,8 @@ class Recipe:
         percentile: share of values, in percent, that the "percentile" observer keeps on each side.
         bias_correction: shift each bias by the mean error of its layer on the calibration data.
         equalization: balance the channel ranges of successive layers; None = only where weights are per tensor.
+        migration: how much of the size of outlier channels behind norms goes from activations into weights, 0 = none to 1 = all;
+            None = place by place, what predicts the least noise. See docs/transformers.md.
         rounding: "nearest", or "compensated": weights aim at the float network's outputs on the calibration data, and the error of
             each weight column is passed on to the columns still to be rounded.
         transformers: "exact": our softmax, GELU and layer norm; "i-vit": the integers that I-ViT publishes for them, for comparison;
@@ -279,6 +281,7 @@ class Recipe:
     norm_bits: typing.Literal[8, 16] = 16
     bias_correction: bool = True
     equalization: bool | None = None
+    migration: float | None = None
     rounding: typing.Literal["nearest", "compensated"] = "nearest"
     reconstruction: typing.Literal["none", "layer", "block"] = "none"
     reconstruction_steps: int = 200
@@ -299,6 +302,8 @@ class Recipe:
         )
         if not 50 < self.percentile <= 100:
             raise RecipeError(f"recipe {self.name!r}: percentile must be above 50 and at most 100, got {self.percentile}")
+        if self.migration is not None and not 0 <= self.migration <= 1:
+            raise RecipeError(f"recipe {self.name!r}: migration must be 0 (none) to 1, or null to choose, got {self.migration}")
         if self.samples < 1:
             raise RecipeError(f"recipe {self.name!r}: samples must be 1 or more, got {self.samples}")
         if not 1 <= self.reconstruction_steps <= MOST_RECONSTRUCTION_STEPS:
