@@ -40,11 +40,17 @@ class Channels:
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """A layer that reads a value: its weight (O, C), and the widths of that and of what it reads."""
+    """A layer that reads a value.
+
+    Args:
+        weight: (O, C). weight_bits, activation_bits: widths of it, and of what it reads.
+        weight_share: what of the noise of its weights is left after their rounding is corrected.
+    """
 
     weight: Reals
     weight_bits: int
     activation_bits: int
+    weight_share: float = 1.0
 
 
 def observed(
@@ -60,7 +66,8 @@ def observed(
         turn, gathered: see `steps.calibrate.calibrate`.
     """
     found = gathered(lambda: _seen(graph, batches, wanted, *turn))
-    return {name: _joined([by[number][name] for number in sorted({n for share in found for n in share}) for by in found if number in by]) for name in wanted}
+    batch_by_number = {number: channels for share in found for number, channels in share.items()}
+    return {name: _joined([batch_by_number[number][name] for number in sorted(batch_by_number)]) for name in wanted}
 
 
 def _seen(
@@ -76,8 +83,8 @@ def _seen(
     def observe(name: str, x: Any) -> None:
         if name in wanted:
             rows = x.reshape(-1, x.shape[-1])
-            parts = (rows.amin(0), rows.amax(0), rows.square().mean(0))
-            mine[name] = Channels(*(p.double().numpy() for p in parts), len(rows))
+            low, high, energy = (part.double().numpy() for part in (rows.amin(0), rows.amax(0), rows.square().mean(0)))
+            mine[name] = Channels(low, high, energy, len(rows))
 
     with torch.no_grad():
         for number, batch in enumerate(batches):
@@ -104,5 +111,5 @@ def noise(channels: Channels, readers: Sequence[Reader], factors: Reals) -> floa
         columns = reader.weight * factors
         step = span / (2.0**reader.activation_bits - 1)
         steps = np.abs(columns).max(axis=1) / max(2.0 ** (reader.weight_bits - 1) - 1, 1.0)
-        total += (step * step * float((columns * columns).sum()) + float((steps * steps).sum()) * energy) / 12
+        total += (step * step * float((columns * columns).sum()) + reader.weight_share * float((steps * steps).sum()) * energy) / 12
     return total

@@ -10,7 +10,7 @@ too, the norm keeps its units and 16 bits, and layers read a copy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from intonly.core.graph import Graph, Node, Value
 from intonly.ops import OPS
 from intonly.steps.migrate.channels import Channels, Reader, Reals, noise
 
-STRENGTHS = tuple(k / 10 for k in range(11))
+STRENGTHS = tuple(k / 10 for k in range(1, 11))
 LARGEST_FACTOR = 1e3
 """Factors stay within this and its inverse, their geometric mean being 1."""
 
@@ -38,20 +38,18 @@ def norm_sites(graph: Graph) -> dict[str, list[Node]]:
     return found
 
 
-def factors_for(channels: Channels, readers: Sequence[Reader], strength: float | None) -> tuple[Reals, float]:
-    """Return the factor of each channel, and by how many dB the predicted noise falls.
+def best_strength(channels: Channels, readers: Sequence[Reader], offers: Sequence[float] = STRENGTHS) -> tuple[float, float]:
+    """Return the strength with the least predicted noise, and by how many dB the noise falls."""
+    plain = noise(channels, readers, np.ones_like(channels.low))
+    predicted = [noise(channels, readers, factors_for(channels, readers, a)) for a in offers]
+    least = int(np.argmin(predicted))
+    return offers[least], 10 * float(np.log10(max(plain, 1e-300) / max(predicted[least], 1e-300)))
 
-    Args:
-        strength: 0 to 1, see the top of this file; None = the best of STRENGTHS.
-    """
+
+def factors_for(channels: Channels, readers: Sequence[Reader], strength: float) -> Reals:
+    """Return the factor of each channel, see the top of this file; channels that are 0, or that nobody reads, keep 1."""
     columns = np.max([np.abs(reader.weight).max(axis=0) for reader in readers], axis=0)
-    plain = noise(channels, readers, np.ones_like(columns))
-    tried = [_factors(channels.reach, columns, a) for a in (STRENGTHS if strength is None else (strength,))]
-    best = min(tried, key=lambda factors: noise(channels, readers, factors))
-    return best, 10 * float(np.log10(max(plain, 1e-300) / max(noise(channels, readers, best), 1e-300)))
-
-
-def _factors(reach: Reals, columns: Reals, strength: float) -> Reals:
+    reach = channels.reach
     alive = (reach > 0) & (columns > 0)
     logarithms = np.zeros(reach.shape)
     logarithms[alive] = strength * np.log(reach[alive]) - (1 - strength) * np.log(columns[alive])

@@ -12,7 +12,7 @@ others in their units, and its columns are multiplied by that number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,27 +26,29 @@ TILE = 16
 """Outliers come in multiples of this, as native kernels compute output channels."""
 LARGEST_SHARE = 0.125
 """At most this share of the channels are outliers."""
-RATIOS = 9
-"""How many divisors are tried, from 1 to what brings outliers to the reach of the others."""
+STRENGTHS = tuple(k / 8 for k in range(9))
+"""Divisors that are tried, as powers of what brings outliers to the reach of the others."""
 SLOPE = 0.5
 """Mean square of the function's slope: what of the noise before it is noise behind it."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A layer, the function that alone reads it, and the layer that alone reads that."""
+    """A layer, the function that alone reads it, and the layer that alone reads that; `width` channels are in between."""
 
     before: Node
     function: Node
     after: Node
+    width: int
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The channels that are apart, and by what the results of theirs are divided."""
+    """The channels that are apart, by what the results of theirs are divided, and the strength that this is."""
 
     apart: npt.NDArray[np.intp]
     divisor: float
+    strength: float
 
 
 def outlier_sites(graph: Graph) -> list[Site]:
@@ -60,30 +62,35 @@ def outlier_sites(graph: Graph) -> list[Site]:
             continue
         constant = all(name in graph.params for layer in (before, after) for name in layer.inputs[1:] if name)
         if constant and graph.sole_consumer(before.output, consumers) is node:
-            found.append(Site(before, node, after))
+            found.append(Site(before, node, after, len(graph.params[before.inputs[1]])))
     return found
 
 
-def split_for(before: Channels, behind: Channels, reader: Reader) -> tuple[Split | None, float]:
+def split_of(behind: Channels, count: int, strength: float) -> Split:
+    """Return the split that sets the `count` channels apart that reach farthest behind the function."""
+    order = np.argsort(-behind.reach, kind="stable")
+    apart, rest = np.sort(order[:count]), order[count:]
+    ratio = max(float(behind.reach[apart].max()), 1e-30) / max(float(behind.reach[rest].max()), 1e-30)
+    return Split(apart, float(max(ratio, 1.0) ** strength), strength)
+
+
+def best_split(before: Channels, behind: Channels, reader: Reader, strengths: Sequence[float] = STRENGTHS) -> tuple[Split | None, float]:
     """Return the split with the least predicted noise, None where no split is better; and by how many dB the noise falls.
 
     Args:
         before, behind: what data say about the function's operand and result. reader: the layer behind.
     """
-    order = np.argsort(-behind.reach, kind="stable")
-    whole = np.arange(len(order))
-    plain = noise(behind, [reader], np.ones(len(order))) + _noise_before(before, reader, [whole])
+    channels = len(behind.low)
+    plain = noise(behind, [reader], np.ones(channels)) + _noise_before(before, reader, [np.arange(channels)])
     best, least = None, plain
-    for count in range(TILE, int(len(order) * LARGEST_SHARE) + 1, TILE):
-        apart, rest = np.sort(order[:count]), np.sort(order[count:])
-        fixed = _noise_before(before, reader, [apart, rest])
-        ratio = max(float(behind.reach[apart].max()), 1e-30) / max(float(behind.reach[rest].max()), 1e-30)
-        for divisor in np.geomspace(1.0, max(ratio, 1.0), RATIOS):
-            factors = np.ones(len(order))
-            factors[apart] = divisor
-            total = fixed + noise(behind, [reader], factors)
+    for count in range(TILE, int(channels * LARGEST_SHARE) + 1, TILE):
+        for strength in strengths:
+            split, factors = split_of(behind, count, strength), np.ones(channels)
+            factors[split.apart] = split.divisor
+            rest = np.setdiff1d(np.arange(channels), split.apart)
+            total = noise(behind, [reader], factors) + _noise_before(before, reader, [split.apart, rest])
             if total < least:
-                best, least = Split(apart, float(divisor)), total
+                best, least = split, total
     return best, 10 * float(np.log10(max(plain, 1e-300) / max(least, 1e-300)))
 
 
