@@ -128,7 +128,7 @@ def ranks(beds: list[str], count: int, synthesis: Mapping[str, Any]) -> Iterator
             losses = {}
             for kind, data in kinds.items():
                 unlabelled = Dataset(data.arrays)
-                ranges = calibrated(source, recipe, unlabelled)[3]
+                ranges = calibrated(source, recipe, unlabelled).ranges
                 probes = probes_of(graph, ranges, recipe, {s.name: s for s in specs}, pinned, weight_bits=(4,), activation_bits=(8,))
                 table = sensitivity(graph, batches_of(unlabelled, graph, specs), probes, metric=metric)
                 losses[kind] = np.ravel(table.weight_loss)

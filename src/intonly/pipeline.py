@@ -21,11 +21,13 @@ from intonly.loading import example_from, from_factory, load, peeked
 from intonly.model import FloatModel, QuantizedModel, to_model_units
 from intonly.processes import ALONE, Processes
 from intonly.steps.calibrate import calibrate
+from intonly.steps.calibrate.padding import without_padding
 from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_input, pin_input
 from intonly.steps.correct import correct
 from intonly.steps.equalize import equalize
 from intonly.steps.lower import lower
-from intonly.steps.quantize import quantize_graph
+from intonly.steps.migrate import Migrated, migrate
+from intonly.steps.quantize import quantize_graph, with_stream_width
 from intonly.steps.reconstruct import Reconstruction, blocks_of, reconstruct
 from intonly.synthesis import samples_of
 
@@ -157,8 +159,9 @@ def simulated(
     asked = recipe_of(recipe)
     report = progress or _silent
     dataset = samples_of(source, data, samples=asked.samples, seed=asked.seed, run_dir=run_dir, progress=report, processes=processes)
-    canonical, specs, pinned, ranges = calibrated(source, asked, dataset, report, processes)
-    batches = batches_of(dataset, canonical, specs)
+    known = calibrated(source, asked, dataset, report, processes)
+    asked, canonical, specs, pinned, ranges = known.recipe, known.graph, known.specs, known.pinned, known.ranges
+    batches = calibration_batches(dataset, canonical, specs)
     quantized, plan = quantize_graph(canonical, ranges, asked, {s.name: s for s in specs}, pinned)
     count = _counter(report, "correct", len(quantized.nodes))
     quantized = correct(
@@ -171,6 +174,8 @@ def simulated(
         progress=lambda origin: count(1),
     )
     facts = {"data_digest": ranges.data_digest, "samples": str(ranges.samples)}
+    if moved := [f"{m.origin} {m.how} ({m.gain_db:.1f} dB)" for m in known.migrated if m.how != "left"]:
+        facts["migrated"] = "; ".join(moved)
     learned = None
     if asked.reconstruction != "none":
         learned = _reconstructed(quantized, canonical, batches, asked, pinned, run_dir, processes, report)
@@ -227,24 +232,42 @@ def _reconstructed(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A network that is ready to be quantized.
+
+    Args:
+        graph, specs, pinned: what `prepared` returns, with channels equalized and migrated as the recipe wants it.
+        ranges: of all values. recipe: the one that was asked, with what the data decided spelled out.
+        migrated: what became of each place with outlier channels.
+    """
+
+    graph: Graph
+    specs: tuple[InputSpec, ...]
+    pinned: dict[str, QParams]
+    ranges: Ranges
+    recipe: Recipe
+    migrated: tuple[Migrated, ...] = ()
+
+
 def calibrated(
     source: FloatModel, recipe: Recipe, dataset: Dataset, progress: Progress | None = None, processes: Processes = ALONE
-) -> tuple[Graph, tuple[InputSpec, ...], dict[str, QParams], Ranges]:
-    """Return what `prepared` returns, with channels equalized as the recipe wants it, and the ranges of all values."""
+) -> Calibrated:
+    """Return a captured network with everything that is known of it before it is quantized."""
     canonical, specs, pinned = prepared(source)
     wanted = recipe.equalization if recipe.equalization is not None else recipe.weight_granularity == "tensor"
     if wanted and not pinned:
         canonical = equalize(canonical)
-    count = _counter(progress or _silent, "calibrate", len(dataset))
-    ranges = calibrate(
-        canonical,
-        batches_of(dataset, canonical, specs),
-        pinned=pinned,
-        progress=count,
-        turn=(processes.rank, processes.world),
-        gathered=processes.gathered,
-    )
-    return canonical, specs, pinned, ranges
+    batches = calibration_batches(dataset, canonical, specs)
+    migrated: tuple[Migrated, ...] = ()
+    turn = (processes.rank, processes.world)
+    if not pinned:
+        canonical, migrated = migrate(canonical, batches, recipe, turn, processes.gathered)
+        recipe = replace(recipe, migration_rules=tuple(m.rule for m in migrated))
+    count = _counter(progress or _silent, "calibrate", sum(len(batch[canonical.inputs[0]]) for batch in batches))
+    ranges = calibrate(canonical, batches, pinned=pinned, progress=count, turn=turn, gathered=processes.gathered)
+    recipe = with_stream_width(canonical, ranges, recipe, pinned)
+    return Calibrated(canonical, specs, pinned, ranges, recipe, migrated)
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -290,6 +313,11 @@ def user_specs(asked: Sequence[InputSpec], folded: Sequence[InputSpec], quantize
         else:
             result.append(user)
     return tuple(result)
+
+
+def calibration_batches(dataset: Dataset, graph: Graph, specs: Sequence[InputSpec]) -> list[dict[str, Any]]:
+    """Return the samples as `batches_of` does, in another order where they are padded: by length, and without the padding."""
+    return without_padding(graph, batches_of(dataset, graph, specs), CALIBRATION_BATCH)
 
 
 def batches_of(dataset: Dataset, graph: Graph, specs: Sequence[InputSpec], most: int = CALIBRATION_BATCH) -> list[dict[str, Any]]:

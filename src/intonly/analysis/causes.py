@@ -176,7 +176,7 @@ def narrow_residual(case: Case) -> Finding | None:
     if (
         not into_sums
         or not seen.input_bits == seen.held_bits <= WIDEST
-        or case.plan.residual_bits > WIDEST
+        or (case.plan.residual_bits or 0) > WIDEST
         or not case.matters("activations")
     ):
         return None

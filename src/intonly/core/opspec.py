@@ -101,6 +101,7 @@ class OpSpec:
         input_bits: width its first input is quantized to when the recipe does not say otherwise; None = the recipe's.
         output_bits: least width of its output; None = what its readers ask for.
         fixed_range: (node) -> real (lo, hi) that the output always spans, or None = calibrated.
+        function: (node, reals) -> reals, what it makes of each element of its only operand; None = it is no such function.
         run_quantized: (node, input tensors, QParams of the first) -> output tensor: what the integers compute before the last
             rounding, for operators whose integers are another function on purpose; None = run_torch.
     """
@@ -122,6 +123,7 @@ class OpSpec:
     input_bits: int | None = None
     output_bits: int | None = None
     fixed_range: Callable[[Node], tuple[float, float] | None] = lambda node: None
+    function: Callable[[Node, npt.NDArray[np.float64]], npt.NDArray[np.float64]] | None = None
     run_quantized: Callable[[Node, Sequence[Any], QParams], Any] | None = None
     examples: Sequence[Example] = ()
 

@@ -236,6 +236,28 @@ class NormRule:
         _settle(self, RecipeError, f"norm rule {self.match!r}")
 
 
+@dataclass(frozen=True)
+class MigrationRule:
+    """What is asked of the outlier channels behind the norms, or behind the functions between two layers, that `match` names.
+
+    Args:
+        match: glob over the names of norms and functions.
+        strength: how much of the channels' size goes into the weights behind them, 0 = none to 1 = all.
+        outliers: how many channels of a function get units of their own; 0 for norms, and for functions that stay whole.
+    """
+
+    match: str
+    strength: float
+    outliers: int = 0
+
+    def __post_init__(self) -> None:
+        _settle(self, RecipeError, f"migration rule {self.match!r}")
+        if not 0 <= self.strength <= 1 or self.outliers < 0:
+            raise RecipeError(
+                f"migration rule {self.match!r}: strength must be 0 to 1 and outliers 0 or more, got {self.strength} and {self.outliers}"
+            )
+
+
 MOST_RECONSTRUCTION_STEPS = 100_000
 
 
@@ -249,12 +271,15 @@ class Recipe:
         weight_granularity: one scale for each output channel, or one for the tensor.
         first_last_bits: width of weights and input of the first and last weighted layer when it is more than theirs;
             None = no exception.
-        residual_bits: width of values that an addition reads, 8 or 16; consumers that ask for less get their own copy.
+        residual_bits: width of values that an addition reads, 8 or 16; consumers that ask for less get their own copy. None = 16
+            where 8 would lose too much of some value on the calibration data (`steps.quantize.streams`), else 8.
         norm_bits: width of what layer norms and RMS norms read, 8 or 16: in a transformer, the sums of the residual stream. A value
             is as wide as its widest reader asks, so 8 bits for a sum take 8 for `residual_bits`, too.
         percentile: share of values, in percent, that the "percentile" observer keeps on each side.
         bias_correction: shift each bias by the mean error of its layer on the calibration data.
         equalization: balance the channel ranges of successive layers; None = only where weights are per tensor.
+        migration: how much of the size of outlier channels, behind norms and between layers, goes from activations into
+            weights, 0 = none to 1 = all; None = place by place, what predicts the least noise. See docs/transformers.md.
         rounding: "nearest", or "compensated": weights aim at the float network's outputs on the calibration data, and the error of
             each weight column is passed on to the columns still to be rounded.
         transformers: "exact": our softmax, GELU and layer norm; "i-vit": the integers that I-ViT publishes for them, for comparison;
@@ -262,7 +287,7 @@ class Recipe:
         output: "int32" or "int8" codes for outputs that a weighted layer or an addition makes.
         samples: most calibration samples to use. seed: for everything random.
         rules: for layers with weights; later rules win. Each must match at least one layer.
-        norm_rules: the same for norms.
+        norm_rules: the same for norms. migration_rules: the same for places where outlier channels can be migrated.
     """
 
     name: str = "custom"
@@ -275,10 +300,11 @@ class Recipe:
     activation_symmetric: bool = False
     percentile: float = 99.99
     first_last_bits: int | None = 8
-    residual_bits: typing.Literal[8, 16] = 8
+    residual_bits: typing.Literal[8, 16] | None = None
     norm_bits: typing.Literal[8, 16] = 16
     bias_correction: bool = True
     equalization: bool | None = None
+    migration: float | None = None
     rounding: typing.Literal["nearest", "compensated"] = "nearest"
     reconstruction: typing.Literal["none", "layer", "block"] = "none"
     reconstruction_steps: int = 200
@@ -288,6 +314,7 @@ class Recipe:
     seed: int = 0
     rules: tuple[LayerRule, ...] = ()
     norm_rules: tuple[NormRule, ...] = ()
+    migration_rules: tuple[MigrationRule, ...] = ()
 
     def __post_init__(self) -> None:
         _settle(self, RecipeError, f"recipe {self.name!r}")
@@ -299,6 +326,8 @@ class Recipe:
         )
         if not 50 < self.percentile <= 100:
             raise RecipeError(f"recipe {self.name!r}: percentile must be above 50 and at most 100, got {self.percentile}")
+        if self.migration is not None and not 0 <= self.migration <= 1:
+            raise RecipeError(f"recipe {self.name!r}: migration must be 0 (none) to 1, or null to choose, got {self.migration}")
         if self.samples < 1:
             raise RecipeError(f"recipe {self.name!r}: samples must be 1 or more, got {self.samples}")
         if not 1 <= self.reconstruction_steps <= MOST_RECONSTRUCTION_STEPS:

@@ -246,6 +246,7 @@ SPEC = OpSpec(
     from_torch={**dict.fromkeys(BY_TORCH_NAME, from_torch), "gelu": gelu, "gelu_": gelu, "pow": power, "pow_": power},
     from_onnx={**dict.fromkeys(BY_ONNX_NAME, from_onnx), "Gelu": gelu, "Pow": power},
     fixed_range=_span,
+    function=evaluate,
     examples=tuple(
         Example([(2, 3, 4, 4)], {"function": f.name, **parameters}, low=f.low, high=f.high)
         for f in FUNCTIONS.values()

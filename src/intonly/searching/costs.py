@@ -39,7 +39,7 @@ def cost_tables(
     tables = (
         size_cost(ready.graph, *widths, reference_bytes, made_at=reference, baseline=reference_bytes),
         bops_cost(ready.graph, *widths),
-        ram_cost(ready.graph, *widths, residual_bits=ready.recipe.residual_bits, norm_bits=norms),
+        ram_cost(ready.graph, *widths, residual_bits=ready.recipe.residual_bits or 8, norm_bits=norms),
     )
     if not latency:
         return tables

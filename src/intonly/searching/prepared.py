@@ -18,7 +18,7 @@ from intonly.core.store import Folder
 from intonly.core.tables import SensitivityTable
 from intonly.data import Dataset
 from intonly.model import FloatModel
-from intonly.pipeline import Progress, batches_of, calibrated
+from intonly.pipeline import Progress, batches_of, calibrated, calibration_batches
 from intonly.probing import probes_of
 from intonly.processes import ALONE, Processes
 from intonly.searching.planning import Choices, choices
@@ -70,7 +70,7 @@ class Prepared:
             self.pinned,
             weight_bits=self.choices.table_weight_bits,
             activation_bits=self.choices.table_activation_bits,
-            batches=batches_of(self.calibration, self.graph, self.specs),
+            batches=calibration_batches(self.calibration, self.graph, self.specs),
         )
         mine = self.processes if all(m.sums for m in METRICS if m.name == metric) else ALONE
         batches, labels = self._batches(mine.world)
@@ -112,6 +112,6 @@ def prepare(
     processes: Processes = ALONE,
 ) -> Prepared:
     """Return a captured network, canonical and calibrated as `quantize` would have it with this recipe."""
-    graph, specs, pinned, ranges = calibrated(source, recipe, calibration, progress, processes)
-    offers = choices(graph, recipe, pinned, weight_bits, activation_bits)
-    return Prepared(source, recipe, calibration, graph, specs, pinned, ranges, offers, processes)
+    known = calibrated(source, recipe, calibration, progress, processes)
+    offers = choices(known.graph, known.recipe, known.pinned, weight_bits, activation_bits)
+    return Prepared(source, known.recipe, calibration, known.graph, known.specs, known.pinned, known.ranges, offers, processes)

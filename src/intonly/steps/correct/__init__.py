@@ -70,19 +70,21 @@ def correct(
             spec = OPS[node.op]
             weighted = spec.weight is not None and node.inputs[spec.weight] in params
             shifts = weighted and bias_correction and not _is_pinned(node, pinned)
+            read_really = real.inputs_of(node.output) if weighted else []
+            wanted = real.advanced(node.output)
+            counts = _row_weights(node, wanted) if weighted else None
             if weighted and rounding == "compensated":
                 assert spec.weight is not None
                 name = node.inputs[spec.weight]
                 qparams = values_of[name].qparams
                 if qparams is not None and name not in pinned and compensates(node, weights[node.origin], qparams):
-                    pairs = zip((b[node.inputs[0]] for b in live), real.inputs_of(node.output), strict=True)
-                    inputs = Inputs.of(node, pairs, weights[node.origin].shape, samples=samples, centered=shifts)
+                    pairs = zip((b[node.inputs[0]] for b in live), read_really, strict=True)
+                    inputs = Inputs.of(node, pairs, weights[node.origin].shape, samples=samples, centered=shifts, weights=counts)
                     params[name] = inputs.codes(weights[node.origin], qparams)
                     runner.params[name] = runner.tensor_of(name, params[name])
             made = [computed(graph, node, [b.get(n, runner.params.get(n)) if n else None for n in node.inputs]) for b in live]
-            wanted = real.advanced(node.output)
             if shifts:
-                node, shift = _shifted_bias(node, made, _mean(node, wanted), params, values_of)
+                node, shift = _shifted_bias(node, _mean(node, wanted, counts) - _mean(node, made, counts), made[0].ndim, params, values_of)
                 nodes[i] = node
                 made = [m + shift for m in made]
             qparams = values_of[node.output].qparams
@@ -138,10 +140,28 @@ def _real_weights(reference: Graph) -> dict[str, npt.NDArray[Any]]:
     return {origin: reference.params[name] for origin, name in found.items() if name in reference.params}
 
 
-def _mean(node: Node, made: Sequence[Any]) -> npt.NDArray[np.float64]:
-    """Return the mean of a layer's outputs by channel."""
+def _row_weights(node: Node, wanted: Sequence[Any]) -> list[Any] | None:
+    """Return what each row of a layer over tokens counts, batch by batch, (rows,) at most 1; None where all count alike.
+
+    Some tokens of a language model, mostly the first, come out of a layer a hundred times as large as the others, with errors
+    to match, until a norm brings all to one size. Rows larger than the median therefore count as one of that size.
+    """
+    import torch
+
+    if node.op != "linear" or wanted[0].ndim < 3:
+        return None
+    sizes = [w.square().mean(-1).reshape(-1) for w in wanted]
+    usual = torch.cat(sizes).median().clamp(min=1e-30)
+    return [usual / size.clamp(min=float(usual)) for size in sizes]
+
+
+def _mean(node: Node, made: Sequence[Any], counts: Sequence[Any] | None) -> npt.NDArray[np.float64]:
+    """Return the mean of a layer's outputs by channel, each row counting as `counts` says."""
     rows = [_by_channel(node, m) for m in made]
-    return np.asarray(sum(r.sum(1) for r in rows).numpy() / sum(r.shape[1] for r in rows), np.float64)
+    if counts is None:
+        return np.asarray(sum(r.sum(1) for r in rows).numpy() / sum(r.shape[1] for r in rows), np.float64)
+    total = sum(r @ c.double() for r, c in zip(rows, counts, strict=True)) / sum(c.double().sum() for c in counts)
+    return np.asarray(total.numpy(), np.float64)
 
 
 def _by_channel(node: Node, x: Any) -> Any:
@@ -156,22 +176,21 @@ def _is_pinned(node: Node, pinned: Mapping[str, QParams]) -> bool:
 
 
 def _shifted_bias(
-    node: Node, made: Sequence[Any], wanted: npt.NDArray[np.float64], params: dict[str, npt.NDArray[Any]], values: dict[str, Value]
+    node: Node, shift: npt.NDArray[np.float64], rank: int, params: dict[str, npt.NDArray[Any]], values: dict[str, Value]
 ) -> tuple[Node, Any]:
-    """Return the node with a bias that brings its mean output to `wanted`, and the shift shaped like the output.
+    """Return the node with a bias moved by `shift`, (C,), and the shift shaped like the output, of `rank` axes.
 
     Source: Nagel et al. 2019 (data-free quantization), section 4.2, with measured instead of derived means.
     """
     import torch
 
-    axis = made[0].ndim - 1 if node.op == "linear" else 1
-    shift = wanted - _mean(node, made)
+    axis = rank - 1 if node.op == "linear" else 1
     old = params[node.inputs[2]] if len(node.inputs) > 2 and node.inputs[2] else np.zeros(shift.size)
     name = f"{node.origin}.bias.corrected"
     while name in values:
         name += "'"
     params[name] = (old + shift).astype(np.float32)
     values[name] = Value(shift.shape)
-    shape = [1] * made[0].ndim
+    shape = [1] * rank
     shape[axis] = -1
-    return replace(node, inputs=(*node.inputs[:2], name)), torch.from_numpy(shift).to(made[0]).reshape(shape)
+    return replace(node, inputs=(*node.inputs[:2], name)), torch.from_numpy(shift).float().reshape(shape)

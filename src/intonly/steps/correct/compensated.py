@@ -25,6 +25,8 @@ DAMPING = 0.01
 """Least share of the mean diagonal that is added to the diagonal of the second moments."""
 NOISE = 1e-6
 """What float32 products may leave of second moments that cancel, in shares of their mean diagonal."""
+BLOCK = 32
+"""Columns whose errors reach the columns behind them in one product of matrices. Source: Frantar et al. 2022, section 3.3."""
 MAX_COLUMNS = 4096
 """Layers with more weight columns than this are rounded to nearest."""
 PATCHES_A_COLUMN = 256
@@ -47,34 +49,49 @@ class Inputs:
 
     Args:
         order: (groups, K), columns from most to least active.
-        upper: (groups, K, K), upper Cholesky factor of the inverse second moments in that order.
-        aim: (groups, K, K); w @ aim makes of the quantized inputs what comes nearest to what w makes of the real ones.
+        upper: (groups, K, K), upper factor of the inverse of the damped second moments in that order: inverse = upper.T @ upper.
+        cross: (groups, K, K), damped moments of real with quantized inputs in that order: w @ cross @ inverse makes of the
+            quantized inputs what comes nearest to what w makes of the real ones.
     """
 
     order: npt.NDArray[np.intp]
     upper: Floats
-    aim: Floats
+    cross: Floats
 
     @classmethod
-    def of(cls, node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[int, ...], *, samples: int, centered: bool) -> Inputs:
+    def of(
+        cls,
+        node: Node,
+        inputs: Iterable[tuple[Any, Any]],
+        shape: tuple[int, ...],
+        *,
+        samples: int,
+        centered: bool,
+        weights: Sequence[Any] | None = None,
+    ) -> Inputs:
         """Return what tensors of inputs say, for a weight of `shape`, output channels first.
 
         Args:
             inputs: (as the quantized network has them, as the float network has them), batch by batch. samples: in all of them.
             centered: whether only deviations from the mean matter, because the bias takes care of the mean.
+            weights: of the rows of each batch, for linear layers; None = all alike.
         """
-        moments, cross, count = _second_moments(node, inputs, shape, samples=samples, centered=centered)
-        order, upper = zip(*(_factor(m, count) for m in moments), strict=True)
-        return cls(np.stack(order), np.stack(upper), np.stack([_aim(m, c, count) for m, c in zip(moments, cross, strict=True)]))
+        moments, cross, count = _second_moments(node, inputs, shape, samples=samples, centered=centered, weights=weights)
+        order, upper, aims = zip(*(_factor(m, c, count) for m, c in zip(moments, cross, strict=True)), strict=True)
+        return cls(np.stack(order), np.stack(upper), np.stack(aims))
 
     def codes(self, w: npt.NDArray[Any], qparams: QParams) -> npt.NDArray[Any]:
         """Return the codes of a real weight, same shape. Weights that are exactly 0 stay 0: a pruned network keeps its zeros."""
         groups, columns = self.order.shape
         real = w.reshape(groups, -1, columns).astype(np.float64)
-        rows = np.where(real == 0, 0.0, real @ self.aim)
         scale = np.broadcast_to(qparams.scale, (w.shape[0],)).reshape(groups, -1)
-        rounded = [_rounded(rows[g], scale[g], self.order[g], self.upper[g], qparams) for g in range(groups)]
-        return np.stack(rounded).reshape(w.shape).astype(qparams.format.dtype)
+        rounded = np.empty(real.shape, np.int64)
+        for g in range(groups):
+            order, upper = self.order[g], self.upper[g]
+            rows = real[g][:, order]
+            aimed = np.where(rows == 0, 0.0, rows @ self.cross[g] @ upper.T @ upper)
+            rounded[g][:, order] = _rounded(aimed, scale[g], upper, qparams)
+        return rounded.reshape(w.shape).astype(qparams.format.dtype)
 
 
 def inputs_of_layers(
@@ -117,26 +134,27 @@ def inputs_of_layers(
 
 
 def _second_moments(
-    node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[int, ...], *, samples: int, centered: bool
-) -> tuple[Floats, Floats, int]:
+    node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[int, ...], *, samples: int, centered: bool, weights: Sequence[Any] | None
+) -> tuple[Floats, Floats, float]:
     """Return the second moments of the quantized patches, those of real with quantized ones, (groups, K, K), and how many there are."""
     import torch
 
     groups, columns = int(node.attrs.get("groups", 1)), int(np.prod(shape[1:]))
     moments, cross = (torch.zeros(groups, columns, columns, dtype=torch.float64) for _ in range(2))
     mean, real_mean = (torch.zeros(groups, columns, 1, dtype=torch.float64) for _ in range(2))
-    count, origins = 0, None
+    count, origins = 0.0, None
     for i, pair in enumerate(inputs):
         patches, reals = (_patches(node, x, groups, shape, samples, i) for x in pair)
         if origins is None:  # near the means, so that little cancels in float32
             origins = tuple(p.mean(1, keepdim=True) if centered else torch.zeros(()) for p in (patches, reals))
         patches, reals = patches - origins[0], reals - origins[1]
-        moments += (patches.transpose(1, 2) @ patches).double()
-        cross += (reals.transpose(1, 2) @ patches).double()
-        ones = patches.new_ones(patches.shape[1], 1)
+        weighed = patches if weights is None else patches * weights[i].reshape(1, -1, 1)
+        moments += (patches.transpose(1, 2) @ weighed).double()
+        cross += (reals.transpose(1, 2) @ weighed).double()
+        ones = patches.new_ones(patches.shape[1], 1) if weights is None else weights[i].reshape(-1, 1)
         mean += patches.transpose(1, 2) @ ones
         real_mean += reals.transpose(1, 2) @ ones
-        count += patches.shape[1]
+        count += float(ones.sum())
     noise = NOISE * moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(columns, dtype=torch.float64)
     if centered:
         moments -= mean @ mean.transpose(1, 2) / count
@@ -166,38 +184,36 @@ def _patches(node: Node, x: Any, groups: int, shape: tuple[int, ...], samples: i
     return unfolded.reshape(x.shape[0], groups, columns, -1).permute(1, 0, 3, 2).reshape(groups, -1, columns)
 
 
-def _aim(moments: Floats, cross: Floats, count: int) -> Floats:
-    """Return the ridge regression of real on quantized inputs, drawn towards the identity."""
-    ridge = np.eye(len(moments)) * _damping(moments, count)
-    return np.asarray(np.linalg.solve(moments + ridge, (cross + ridge).T).T)
-
-
-def _damping(moments: Floats, count: int) -> float:
+def _damping(moments: Floats, count: float) -> float:
     """Return what is added to the diagonal: DAMPING, and more where there are few patches for so many columns."""
     return float(np.diag(moments).mean()) * max(DAMPING, len(moments) / count) + 1e-12
 
 
-def _factor(moments: Floats, count: int) -> tuple[npt.NDArray[np.intp], Floats]:
-    """Return the order of columns, and the upper factor of the damped inverse."""
-    diagonal = np.diag(moments).copy()
-    dead = diagonal <= 0
-    h = moments.copy()
-    h[np.diag_indices_from(h)] += _damping(moments, count)
-    h[dead, dead] = 1.0
+def _factor(moments: Floats, cross: Floats, count: float) -> tuple[npt.NDArray[np.intp], Floats, Floats]:
+    """Return the order of columns, the upper factor of the inverse of the damped moments, and the damped cross moments.
+
+    With h = r @ r.T, r an upper triangle (a Cholesky factor from the last column to the first), the inverse is that of r.
+    """
+    import torch
+
+    diagonal, damping = np.diag(moments).copy(), _damping(moments, count)
     order = np.argsort(-diagonal, kind="stable")
-    return order, np.linalg.cholesky(np.linalg.inv(h[np.ix_(order, order)])).T
+    h, aim = (m[np.ix_(order, order)] + damping * np.eye(len(m)) for m in (moments, cross))
+    r = torch.from_numpy(np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1].copy())
+    upper = torch.linalg.solve_triangular(r, torch.eye(len(r), dtype=torch.float64), upper=True)
+    return order, upper.numpy(), aim
 
 
-def _rounded(w: npt.NDArray[Any], scale: Floats, order: npt.NDArray[np.intp], upper: Floats, qparams: QParams) -> npt.NDArray[np.int64]:
-    """Return codes (O, K) of `w`, column by column, each error spread over the columns left."""
-    rest = w.astype(np.float64)[:, order].copy()
-    pruned = rest == 0
-    fmt = qparams.format
+def _rounded(w: Floats, scale: Floats, upper: Floats, qparams: QParams) -> npt.NDArray[np.int64]:
+    """Return codes (O, K) of `w`, column by column, each error spread over the columns left; on far ones BLOCK columns at a time."""
+    rest, pruned, fmt = w.copy(), w == 0, qparams.format
     codes = np.zeros(rest.shape, np.int64)
-    for k in range(rest.shape[1]):
-        codes[:, k] = np.where(pruned[:, k], 0, fmt.encode(rest[:, k] / scale))
-        error = (rest[:, k] - codes[:, k] * scale) / upper[k, k]
-        rest[:, k + 1 :] -= np.outer(error, upper[k, k + 1 :])
-    result = np.empty_like(codes)
-    result[:, order] = codes
-    return result
+    for start in range(0, rest.shape[1], BLOCK):
+        stop = min(start + BLOCK, rest.shape[1])
+        errors = np.empty((len(rest), stop - start))
+        for k in range(start, stop):
+            codes[:, k] = np.where(pruned[:, k], 0, fmt.encode(rest[:, k] / scale))
+            errors[:, k - start] = (rest[:, k] - codes[:, k] * scale) / upper[k, k]
+            rest[:, k + 1 : stop] -= np.outer(errors[:, k - start], upper[k, k + 1 : stop])
+        rest[:, stop:] -= errors @ upper[start:stop, stop:]
+    return codes

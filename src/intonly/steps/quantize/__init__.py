@@ -17,12 +17,14 @@ from intonly.core.records import InputSpec, Plan, Recipe
 from intonly.core.spec import check
 from intonly.steps.quantize.activations import Asked, input_qparams, quantize_activations
 from intonly.steps.quantize.published import with_published_forms
-from intonly.steps.quantize.settings import LayerSettings, layer_settings, norm_input_bits, norm_names, plan_of, weighted_nodes
+from intonly.steps.quantize.settings import LayerSettings, exactly, layer_settings, norm_input_bits, norm_names, plan_of, weighted_nodes
+from intonly.steps.quantize.streams import with_stream_width
 from intonly.steps.quantize.weights import guarded_scale, quantize_weights, unshared_weights, weight_qparams, weight_scale
 
 __all__ = [
     "Asked",
     "LayerSettings",
+    "exactly",
     "guarded_scale",
     "input_qparams",
     "layer_settings",
@@ -33,6 +35,7 @@ __all__ = [
     "weight_qparams",
     "weight_scale",
     "weighted_nodes",
+    "with_stream_width",
 ]
 
 
@@ -46,6 +49,7 @@ def quantize_graph(
         specs: for each input, how its integers come about (after `fold_input`).
         pinned: QParams that the source file fixes; they go before calibrated ranges.
     """
+    recipe = with_stream_width(graph, ranges, recipe, pinned)
     settings = layer_settings(graph, recipe)
     graph = unshared_weights(with_published_forms(graph, recipe), pinned)
     graph = quantize_activations(graph, Asked(recipe, settings, ranges, specs, pinned))

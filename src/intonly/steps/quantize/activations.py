@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe
 from intonly.ops import OPS
 from intonly.steps.quantize.groups import Groups, accumulators, asked_observers, attention_weights, consumer_bits, needed_bits
-from intonly.steps.quantize.observers import SMALLEST_RANGE, activation_qparams, choose_qparams
+from intonly.steps.quantize.observers import SMALLEST_RANGE, Function, activation_qparams, choose_qparams
 from intonly.steps.quantize.settings import LayerSettings
 
 WEIGHT_BITS = 8
@@ -34,13 +35,17 @@ class Asked:
     specs: Mapping[str, InputSpec]
     pinned: Mapping[str, QParams]
 
-    def chosen(self, graph: Graph, value: str, origin: str, observer: str, bits: int) -> QParams:
-        """Return what `observer` chooses for a value of `bits` bits, or the units of its operands when it never leaves 0."""
+    def chosen(self, graph: Graph, value: str, origin: str, observer: str, bits: int, function: Function | None = None) -> QParams:
+        """Return what `observer` chooses for a value of `bits` bits, or the units of its operands when it never leaves 0.
+
+        Args:
+            function: what alone is made of the value, see `choose_qparams`.
+        """
         stats, symmetric = self.ranges.of(value, origin), self.recipe.activation_symmetric
         if stats.reach < SMALLEST_RANGE:
             reach = _reach_behind(graph, value, self.ranges)
             return activation_qparams(-reach, reach, bits, symmetric=symmetric)
-        return choose_qparams(stats, observer, bits, symmetric=symmetric, percentile=self.recipe.percentile)
+        return choose_qparams(stats, observer, bits, symmetric=symmetric, percentile=self.recipe.percentile, function=function)
 
 
 def _reach_behind(graph: Graph, name: str, ranges: Ranges) -> float:
@@ -110,7 +115,17 @@ def _group_qparams(graph: Graph, root: str, members: list[str], bits: int, obser
         if reach < SMALLEST_RANGE:
             reach = _reach_behind(graph, root, asked.ranges)
         return QParams(INT32, np.asarray(reach * OUTPUT_HEADROOM / INT32.qmax))
-    return asked.chosen(graph, root, origin, observer, bits)
+    return asked.chosen(graph, root, origin, observer, bits, _function_of(graph, members))
+
+
+def _function_of(graph: Graph, members: Sequence[str]) -> Function | None:
+    """Return the function of one variable that alone reads a group of values; None where anything else reads them, too."""
+    consumers = graph.consumers()
+    readers = [reader for name in members for reader in consumers[name] if reader.output not in members]
+    function = OPS[readers[0].op].function if len(readers) == 1 else None
+    if function is None or any(name in graph.outputs for name in members):
+        return None
+    return partial(function, readers[0])
 
 
 def _input_qparams(graph: Graph, spec: InputSpec, name: str, observer: str, asked: Asked) -> QParams:

@@ -7,7 +7,7 @@ costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
@@ -79,7 +79,7 @@ def consumer_bits(node: Node, name: str, settings: Mapping[str, LayerSettings], 
     if node.origin in settings and spec.weight is not None:
         return settings[node.origin].activation_bits
     if spec.accepts_acc:
-        return max(recipe.residual_bits, recipe.activation_bits)
+        return max(recipe.residual_bits or 8, recipe.activation_bits)
     if spec.normalizes and name == node.inputs[0]:
         return norm_input_bits(node.origin, recipe)
     if spec.input_bits is not None and name == node.inputs[0]:
@@ -126,7 +126,7 @@ def asked_observers(graph: Graph, groups: Groups, settings: Mapping[str, LayerSe
     return observers
 
 
-def accumulators(graph: Graph, pinned: Mapping[str, QParams]) -> set[str]:
+def accumulators(graph: Graph, pinned: Collection[str]) -> set[str]:
     """Return the values that stay accumulators: made by a weighted layer and read by one addition only, once."""
     consumers = graph.consumers()
     producers = graph.producers()

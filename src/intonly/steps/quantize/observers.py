@@ -12,6 +12,8 @@ from intonly.core.number_format import QParams, uniform
 from intonly.core.ranges import BINS, Statistics
 
 Range = tuple[float, float]
+Reals = npt.NDArray[np.float64]
+Function = Callable[[Reals], Reals]
 SMALLEST_RANGE = 1e-20
 """Values below this count as 0; a value that never leaves 0 still gets a positive scale."""
 
@@ -58,21 +60,38 @@ def _percentile(stats: Statistics, bits: int, symmetric: bool, percentile: float
     return max(low, stats.low), min(high, stats.high)
 
 
-def _squared_error(centers: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], qparams: QParams) -> float:
+def _squared_error(centers: Reals, counts: npt.NDArray[np.int64], qparams: QParams) -> float:
     """Return the summed squared rounding error of a histogram on a grid."""
     error = qparams.dequantize(qparams.quantize(centers)) - centers
     return float((counts * error * error).sum())
 
 
-def _mse(stats: Statistics, bits: int, symmetric: bool, percentile: float) -> Range:
-    """Shrink each side until the mean squared error of the histogram is least (alternating line searches)."""
+def _squared_error_behind(function: Function, exact: Reals, centers: Reals, counts: npt.NDArray[np.int64], qparams: QParams) -> float:
+    """Return the same of what `function` makes of the grid, `exact` being what it makes of the centers; infinite where it has none."""
+    fmt = qparams.format
+    table = function(qparams.dequantize(np.arange(fmt.qmin, fmt.qmax + 1)))
+    error = table[qparams.quantize(centers).astype(np.int64) - fmt.qmin] - exact
+    total = float((counts * error * error).sum())
+    return total if np.isfinite(total) else np.inf
+
+
+def _mse(stats: Statistics, bits: int, symmetric: bool, percentile: float, function: Function | None = None) -> Range:
+    """Shrink each side until the mean squared error of the histogram is least (alternating line searches).
+
+    With a `function`, the error is that of what it makes of the value: GELU loses nothing by a limit far below 0.
+    """
     del percentile
     used = stats.counts > 0
     centers, counts = stats.centers[used], stats.counts[used]
     best = (min(stats.low, 0.0), max(stats.high, 0.0))
+    exact = function(centers) if function is not None else centers
+    behind = function if np.isfinite(exact).all() else None
 
     def loss(low: float, high: float) -> float:
-        return _squared_error(centers, counts, activation_qparams(low, high, bits, symmetric=symmetric))
+        qparams = activation_qparams(low, high, bits, symmetric=symmetric)
+        if behind is None:
+            return _squared_error(centers, counts, qparams)
+        return _squared_error_behind(behind, exact, centers, counts, qparams)
 
     shrinks = np.linspace(0.1 if bits < 6 else 0.3, 1.0, 71)
     if symmetric and best[0] < 0 and bits > 1:
@@ -133,7 +152,22 @@ OBSERVERS: dict[str, Callable[[Statistics, int, bool, float], Range]] = {
 }
 
 
-def choose_qparams(stats: Statistics, observer: str, bits: int, *, symmetric: bool = False, percentile: float = 99.99) -> QParams:
-    """Return the QParams that `observer` chooses for a value of `bits` bits; 16 bits and more take the plain limits."""
-    low, high = OBSERVERS[observer if bits < 16 else "minmax"](stats, bits, symmetric, percentile)
+def choose_qparams(
+    stats: Statistics,
+    observer: str,
+    bits: int,
+    *,
+    symmetric: bool = False,
+    percentile: float = 99.99,
+    function: Function | None = None,
+) -> QParams:
+    """Return the QParams that `observer` chooses for a value of `bits` bits; 16 bits and more take the plain limits.
+
+    Args:
+        function: what alone is made of the value, element by element; "mse" then looks at the error behind it.
+    """
+    if observer == "mse" and bits < 16:
+        low, high = _mse(stats, bits, symmetric, percentile, function)
+    else:
+        low, high = OBSERVERS[observer if bits < 16 else "minmax"](stats, bits, symmetric, percentile)
     return activation_qparams(low, high, bits, symmetric=symmetric)

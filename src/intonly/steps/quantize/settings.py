@@ -107,7 +107,7 @@ def norm_input_bits(origin: str, recipe: Recipe) -> Literal[8, 16]:
 
 def plan_of(recipe: Recipe, settings: Mapping[str, LayerSettings], norms: Sequence[str] = ()) -> Plan:
     """Return the plan: the recipe with what was chosen for each layer, and each of `norms`, spelled out."""
-    widths = tuple(NormRule(_escaped(origin), norm_input_bits(origin, recipe)) for origin in norms)
+    widths = tuple(NormRule(exactly(origin), norm_input_bits(origin, recipe)) for origin in norms)
     return replace(recipe, rules=tuple(_rule_of(origin, s) for origin, s in settings.items()), norm_rules=widths or recipe.norm_rules)
 
 
@@ -115,9 +115,9 @@ def _rule_of(origin: str, settings: LayerSettings) -> LayerRule:
     fmt = settings.weight_format
     same = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "weight_format"}
     named = fmt.name if fmt != weight_format(fmt.bits) else None
-    return LayerRule(_escaped(origin), weight_bits=fmt.bits, weight_format=named, **same)
+    return LayerRule(exactly(origin), weight_bits=fmt.bits, weight_format=named, **same)
 
 
-def _escaped(origin: str) -> str:
+def exactly(origin: str) -> str:
     """Return a glob that matches exactly `origin`."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in origin)
