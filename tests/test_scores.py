@@ -24,6 +24,8 @@ def test_sentence_spearman_compares_neighbours() -> None:
     assert sentence_spearman(pairs, np.array([5, 5, 3, 3, 1, 1])) == pytest.approx(1)
     with pytest.raises(DataError, match="pairs of rows"):
         sentence_spearman(pairs[:5], np.zeros(5))
+    with pytest.raises(DataError, match="stand together"):
+        sentence_spearman(pairs, np.arange(6))
 
 
 def test_nats_is_the_mean_loss_of_what_counts() -> None:

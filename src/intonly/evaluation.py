@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,14 +16,16 @@ from intonly.core.errors import DataError
 from intonly.core.graph import Dim
 from intonly.core.records import InputSpec
 from intonly.data import Dataset, load_data
-from intonly.loading import example_from, from_factory, load, peeked
+from intonly.loading import from_factory, load
 from intonly.model import FloatModel, QuantizedModel
 from intonly.pipeline import Progress
+from intonly.scores import NAMED, Score
 from intonly.steps.canonicalize import absorb_normalization
+from intonly.tracing import example_from, peeked
 
 Array = npt.NDArray[Any]
-Score = Callable[[Any, Any], float]
 SCORES = ("top1", "agreement", "sqnr")
+"""Scores that compare largest entries or outputs; those of `intonly.scores` go by their names, too."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ def evaluate(
         data: as for `quantize`; with labels for "top1".
         against: another network that sees the same arrays, usually the float one. When it is not captured yet, it
             is captured with the inputs of `model`, cut at the tensors where `model` was cut.
-        score: which number is `score`: "top1", "agreement", "sqnr", "module:function" or a function: called with the
-            outputs in reals (a tuple when there are several) and the labels (None without), it returns a number.
+        score: which number is `score`: "top1", "agreement", "sqnr", a name of `intonly.scores.NAMED`, "module:function" or a
+            function: called with the outputs in reals (a tuple when there are several) and the labels (None without), it returns
+            a number.
         samples: most samples to use, see `load_data`.
         inputs: as for `load`, when `model` is a float network that is not captured yet.
         progress: called with (stage, done, total).
@@ -107,13 +110,15 @@ def opened(
     example_inputs: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] | str | None = None,
+    length_max: int | None = None,
 ) -> FloatModel | QuantizedModel:
     """Return what `load` returns; a module without example inputs is traced with samples of `data`."""
     if isinstance(model, str) and not model.endswith((".onnx", ".pt2", ".intonly")):
         model, example_inputs = from_factory(model, example_inputs)
     if example_inputs is None and data is not None and hasattr(model, "named_parameters"):
-        example_inputs = example_from(data, inputs)
-    return load(model, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
+        example_inputs = example_from(data, inputs, model)
+    wanted: dict[str, Any] = {"input_shapes": input_shapes, "outputs": outputs, "length_max": length_max}
+    return load(model, inputs=inputs, example_inputs=example_inputs, **wanted)
 
 
 def specs_of(model: FloatModel | QuantizedModel) -> tuple[InputSpec, ...]:
@@ -146,10 +151,17 @@ def counterpart(against: Any, source: FloatModel | QuantizedModel, dataset: Data
         asked, dataset = (replace(asked[0], name=""),), None if dataset is None else Dataset({"x": dataset.arrays[asked[0].name]})
     same_kind = str(against).endswith(".onnx") and note.source.endswith(".onnx")
     shapes, cut = (_model_shapes(source), note.cut or None) if same_kind else (None, None)
-    other = opened(against, dataset, inputs=asked, input_shapes=shapes, outputs=cut)
+    longest = None if str(against).endswith((".onnx", ".pt2", ".intonly")) else _length_max(source)
+    other = opened(against, dataset, inputs=asked, input_shapes=shapes, outputs=cut, length_max=longest)
     if isinstance(other, FloatModel) and isinstance(source, QuantizedModel):
         return replace(other, specs=tuple(_without_own(other, spec) for spec in other.specs))
     return other
+
+
+def _length_max(source: FloatModel | QuantizedModel) -> int | None:
+    """Return the largest length of the ids and masks that a network takes; None when it is fixed."""
+    integers = (source.graph.values[spec.name].shape for spec in specs_of(source) if spec.dtype == "integer")
+    return next((shape[1].max for shape in integers if len(shape) > 1 and isinstance(shape[1], Dim)), None)
 
 
 def _model_shapes(source: FloatModel | QuantizedModel) -> dict[str, tuple[Any, ...]]:
@@ -236,9 +248,11 @@ def _function(score: str | Score) -> Score | None:
         return score
     if score in SCORES:
         return None
+    if score in NAMED:
+        return NAMED[score]
     module, _, name = score.partition(":")
     if not module or not name:
-        raise DataError(f"unknown score {score!r}; use {', '.join(SCORES)} or module:function")
+        raise DataError(f"unknown score {score!r}; use {', '.join((*SCORES, *NAMED))} or module:function")
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as problem:

@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import importlib
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from intonly.core.errors import DataError, IntonlyError
+from intonly.core.errors import DataError
 from intonly.core.graph import Graph
 from intonly.core.number_format import integers_up_to
 from intonly.core.records import LARGEST_INTEGER, InputSpec, Note
-from intonly.data import Dataset, load_data, model_units, synthetic_count
 from intonly.model import FloatModel, QuantizedModel
 from intonly.source_runtime import OnnxRuntime
 
@@ -38,6 +36,9 @@ def load(
         input_shapes: for ONNX inputs with unknown extents.
         length_max: an nn.Module only: axis 1 of its integer inputs, token ids and masks, is any length up to this one.
         outputs: ONNX only: tensors to cut at; "auto" cuts in front of unsupported post-processing.
+
+    Raises:
+        DataError: when there is no such model, or an option that does not apply to it.
     """
     note = Note(source=type(model).__name__)
     if isinstance(model, (FloatModel, QuantizedModel)):
@@ -50,6 +51,8 @@ def load(
         if text.endswith(".pt2"):
             from intonly.steps.capture.torch_export import load_pt2
 
+            if length_max is not None:
+                raise DataError(f"model {text!r}: a .pt2 file says itself which sizes are free; a largest length does not apply")
             model = load_pt2(text)
         elif not text.endswith(".onnx"):
             model, example_inputs = from_factory(text, example_inputs)
@@ -121,37 +124,3 @@ def _with_integers(graph: Graph, specs: Sequence[InputSpec]) -> tuple[Graph, tup
         values[spec.name] = replace(values[spec.name], format=integers_up_to(high))
         result.append(InputSpec(spec.name, dtype="integer", high=high))
     return graph.replace(values=values), tuple(result)
-
-
-def peeked(data: Any) -> tuple[Any, Any]:
-    """Return (data to look at, data with nothing missing): the first batch of an iterator; other data can be read twice."""
-    if not isinstance(data, Iterator):
-        return data, data
-    first = list(itertools.islice(data, 1))
-    return first, itertools.chain(first, data)
-
-
-def example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None) -> Any:
-    """Return example inputs for tracing a module, taken from the calibration data; several arrays go by their names."""
-    import torch
-
-    if synthetic_count(data) is not None:
-        raise DataError(f"data {data!r} need a captured network: give example_inputs (--input-shape) to trace the module with")
-    given = data.arrays if isinstance(data, Dataset) else data if isinstance(data, Mapping) else {}
-    by_name = inputs is None and "x" not in given and len(given) - ("y" in given) > 1
-    plain = [InputSpec(name) for name in given if name != "y"] if by_name else [InputSpec("x")]
-    asked = [inputs] if isinstance(inputs, InputSpec) else list(inputs or plain)
-    named = [replace(s, name=s.name or "x") for s in asked]
-    try:
-        sample = load_data(data, named, samples=2)
-    except IntonlyError as problem:
-        raise DataError(f"give example_inputs to trace the module with; the data do not provide them: {problem}") from None
-    result: list[torch.Tensor] = []
-    for spec in named:
-        x = sample.arrays[spec.name][:2]
-        perm = spec.perm(x.ndim)
-        shape = [0] * x.ndim
-        for k, p in enumerate(perm):
-            shape[p] = x.shape[k]
-        result.append(torch.from_numpy(model_units(x, spec, shape, perm)))
-    return dict(zip((s.name for s in named), result, strict=True)) if by_name else tuple(result)

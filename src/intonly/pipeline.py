@@ -17,7 +17,7 @@ from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Plan, Recipe, recipe_of, to_json
 from intonly.core.store import Folder
 from intonly.data import Dataset
-from intonly.loading import example_from, from_factory, load, peeked
+from intonly.loading import from_factory, load
 from intonly.model import FloatModel, QuantizedModel, to_model_units
 from intonly.processes import ALONE, Processes
 from intonly.steps.calibrate import calibrate
@@ -30,13 +30,14 @@ from intonly.steps.migrate import Migrated, migrate
 from intonly.steps.quantize import quantize_graph, with_stream_width
 from intonly.steps.reconstruct import Reconstruction, blocks_of, reconstruct
 from intonly.synthesis import samples_of
+from intonly.tracing import example_from, peeked
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); total 0 = unknown."""
 CALIBRATION_BATCH = 32
 
 
-def quantize(
+def quantize(  # noqa: PLR0913 - every argument is an option
     model: Any,
     recipe: Any = "w8a8",
     data: Any = None,
@@ -45,6 +46,7 @@ def quantize(
     example_inputs: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] | str | None = None,
+    length_max: int | None = None,
     run_dir: str | Path | None = None,
     progress: Progress | None = None,
     processes: Processes = ALONE,
@@ -56,7 +58,7 @@ def quantize(
         recipe: "w8a8", "w4a8", "w4a4", a JSON file, a mapping, a Recipe or a Plan.
         data: calibration samples, see `intonly.data.load_data`; raw, as `inputs` describes them. "synthetic" or "synthetic:N":
             samples made from the network's batch norms, see `synthesize`.
-        inputs, example_inputs, input_shapes, outputs: as for `load`.
+        inputs, example_inputs, input_shapes, outputs, length_max: as for `load`.
         run_dir: folder that keeps the finished blocks of a reconstruction; the same call goes on there after a stop.
         progress: called with (stage, done, total).
         processes: among which the samples of calibration and reconstruction are shared; each of them returns the same network.
@@ -67,9 +69,8 @@ def quantize(
     asked = recipe_of(recipe)
     report = progress or _silent
     report("capture", 0, 1)
-    source, data = captured(
-        model, data, "quantize", inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs
-    )
+    wanted: dict[str, Any] = {"input_shapes": input_shapes, "outputs": outputs, "length_max": length_max}
+    source, data = captured(model, data, "quantize", inputs=inputs, example_inputs=example_inputs, **wanted)
     report("capture", 1, 1)
     return journey(source, asked, data, report, run_dir=run_dir, processes=processes).model
 
@@ -80,7 +81,7 @@ def captured(
     """Return the float network that `model` names, and the data with nothing missing.
 
     Args:
-        verb: what the caller is about to do, for messages. options: `input_shapes` and `outputs`, as for `load`.
+        verb: what the caller is about to do, for messages. options: `input_shapes`, `outputs` and `length_max`, as for `load`.
     """
     if data is None:
         raise DataError(f"{verb} needs calibration data: an .npz file, a folder of images, an array, a loader, or 'synthetic'")
@@ -88,7 +89,7 @@ def captured(
         model, example_inputs = from_factory(model, example_inputs)
     if example_inputs is None and hasattr(model, "named_parameters"):
         beginning, data = peeked(data)
-        example_inputs = example_from(beginning, inputs)
+        example_inputs = example_from(beginning, inputs, model)
     source = load(model, inputs=inputs, example_inputs=example_inputs, **options)
     if isinstance(source, QuantizedModel):
         raise DataError("this network is quantized already")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from intonly.core.errors import DataError
 
 Array = npt.NDArray[Any]
+Score = Callable[[Any, Any], float]
+"""Outputs in reals (a tuple when there are several) and labels (None without) to one number."""
 IGNORED = -100
 """Label of a position that does not count, PyTorch's convention."""
 
@@ -40,6 +43,8 @@ def sentence_spearman(outputs: Any, labels: Any) -> float:
     y = _labels(labels, "sentence_spearman")
     if x.ndim != 2 or len(x) % 2 or len(x) != len(y):
         raise DataError(f"sentence_spearman: vectors {x.shape} and {len(y)} labels; it takes pairs of rows and a label for each row")
+    if (y[0::2] != y[1::2]).any():
+        raise DataError("sentence_spearman: two sentences of a pair have different labels; they stand together, and no sample is left out")
     unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
     return spearman((unit[0::2] * unit[1::2]).sum(1), y[0::2])
 
@@ -61,6 +66,10 @@ def nats(outputs: Any, labels: Any) -> float:
     top = rows.max(-1, keepdims=True)
     log_total = np.log(np.exp(rows - top).sum(-1)) + top[:, 0]
     return float((log_total - np.take_along_axis(rows, y[counted][:, None], -1)[:, 0]).mean())
+
+
+NAMED: Mapping[str, Score] = {"spearman": spearman, "sentence_spearman": sentence_spearman, "nats": nats}
+"""Scores by the names that `evaluate` and `intonly eval --score` take."""
 
 
 def _labels(labels: Any, name: str) -> Array:

@@ -136,10 +136,67 @@ def test_a_decoder_in_integers_is_close_to_float(decoder: Any) -> None:
     assert [n.op for n in canonicalize(source.graph).nodes].count("rms_norm") == 1
 
 
-def test_a_tied_table_is_stored_once(decoder: Any) -> None:
-    """The file would hold the embedding twice."""
+@pytest.mark.parametrize("square", [lambda x: x.pow(2), torch.square, lambda x: x * x])
+def test_a_norm_is_recognized_however_its_square_is_written(square: Any) -> None:
+    """An RMS norm would be made of 8-bit squares and an 8-bit root."""
+
+    class Norm(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.rsqrt(square(x).mean(-1, keepdim=True) + 1e-5)
+
+    source = intonly.load(Norm(), example_inputs=(torch.ones(2, 6),))
+    assert [n.op for n in canonicalize(source.graph).nodes] == ["rms_norm"]
+
+
+def test_a_tied_table_is_stored_once(decoder: Any, tmp_path: Any) -> None:
+    """The file would hold the embedding twice, or a causal mask in a byte for each bit."""
     _, q = decoder
-    assert sum(array.size == 64 * WIDTH for array in q.graph.params.values()) == 1
+    q.save(tmp_path / "net.intonly")
+    stored = QuantizedModel.load(tmp_path / "net.intonly").graph
+    assert sum(array.size == 64 * WIDTH for array in stored.params.values()) == 1
+    masks = [name for name, array in stored.params.items() if array.shape[-2:] == (LONGEST, LONGEST)]
+    assert [stored.values[name].format.bits for name in masks] == [1]
+
+
+def test_a_tied_table_keeps_the_codes_nearest_to_its_entries(decoder: Any) -> None:
+    """Rounding that suits the head would make other words of those that the embedding looks up."""
+    source, q = decoder
+    table = next(array for array in source.graph.params.values() if array.shape == (64, WIDTH))
+    codes = next(array for array in q.graph.params.values() if array.shape == (64, WIDTH))
+    steps = np.abs(table).max(1, keepdims=True) / 127
+    assert np.abs(codes - table / steps).max() <= 0.5 + 1e-4
+
+
+class Turned(nn.Module):
+    """Two linear layers whose products meet after rotary positions, as queries and keys do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.q, self.k = nn.Embedding(64, WIDTH), nn.Linear(WIDTH, 8), nn.Linear(WIDTH, 8)
+        angles = torch.outer(torch.arange(LONGEST), 0.5 ** torch.arange(4)).repeat(1, 2)
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return scores (N, L, L)."""
+        x = self.words(ids)
+        cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
+        q, k = (y * cos + torch.cat([-y[..., 4:], y[..., :4]], -1) * sin for y in (self.q(x), self.k(x)))
+        return q @ k.transpose(1, 2)
+
+
+@pytest.mark.parametrize("length_max", [LONGEST, None])
+def test_a_rotation_rounds_once(length_max: int | None) -> None:
+    """Queries and keys would be rounded to 8 bits before they are turned, and each product once more."""
+    torch.manual_seed(5)
+    ids = np.random.default_rng(5).integers(0, 64, (16, 8))
+    source = intonly.load(Turned().eval(), example_inputs={"ids": ids[:2]}, length_max=length_max)
+    q = intonly.quantize(source, "w8a8", {"ids": ids})
+    formats = {n.origin: q.graph.values[n.output].format for n in q.graph.nodes if n.op == "matmul"}
+    assert (formats["q"].bits, formats["k"].bits) == (16, 16)
+    real, found = source(ids), q.dequantize(q(ids))
+    assert np.square(found - real).sum() < 5e-4 * np.square(real).sum()
+    np.testing.assert_array_equal(QuantizedModel(q.artifact, backend="interpreter")(ids), q(ids))
 
 
 class Gated(nn.Module):

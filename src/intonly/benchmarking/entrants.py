@@ -17,8 +17,9 @@ from intonly.core.errors import DataError
 from intonly.core.graph import Dim
 from intonly.core.records import InputSpec
 from intonly.data import load_data
-from intonly.loading import example_from, from_factory, load
+from intonly.loading import from_factory, load
 from intonly.model import FloatModel, QuantizedModel
+from intonly.tracing import example_from
 
 Array = npt.NDArray[Any]
 CALIBRATION_SAMPLES = 32
@@ -62,7 +63,7 @@ def opened(model: Any, label: str = "", *, inputs: Any = None, shape: Any = None
         return Entrant(label, None, model)
     is_module = hasattr(model, "named_parameters")
     if shape is None and data is not None and is_module:
-        shape = example_from(data, inputs)
+        shape = example_from(data, inputs, model)
     if isinstance(shape, dict) and not is_module:
         held = load(model, inputs=inputs, input_shapes=shape)
     else:

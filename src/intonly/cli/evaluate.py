@@ -15,7 +15,9 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     model: options.ModelOrArtifact,
     data: options.Data,
     against: Annotated[str | None, typer.Option("--against", metavar="MODEL", help="Another network, usually the float one.")] = None,
-    score: Annotated[str, typer.Option("--score", help="top1, agreement, sqnr or module:function.")] = "top1",
+    score: Annotated[
+        str, typer.Option("--score", help="top1, agreement, sqnr, spearman, sentence_spearman, nats, or module:function.")
+    ] = "top1",
     samples: options.Samples = None,
     input_type: options.InputTypeOption = None,
     layout: options.Layout = None,
@@ -25,6 +27,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     crop: options.Crop = None,
     input_shape: options.InputShape = None,
     outputs: options.Outputs = None,
+    length_max: options.LengthMax = None,
     json: options.Json = False,
 ) -> None:
     """Measure a network on data: against labels, and against the float network.
@@ -36,13 +39,14 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     options.checked_data(data)
     model = options.checked_model(model)
     spec = options.input_spec(input_type, layout, mean, std, resize, crop)
-    if model.endswith(".intonly") and (spec is not None or outputs is not None):
+    if model.endswith(".intonly") and (spec is not None or outputs is not None or length_max is not None):
         raise DataError("the options for inputs and outputs do not apply to an artifact, which stores what it takes and gives")
     if against is not None:
         options.checked_model(against)
     if ":" in score:
         options.allow_imports()
-    source = opened(model, data, inputs=spec, outputs=options.names(outputs), **options.shape_options(model, input_shape))
+    shapes = options.shape_options(model, input_shape)
+    source = opened(model, data, inputs=spec, outputs=options.names(outputs), length_max=length_max, **shapes)
     with console.Bars() as bars:
         result = evaluate(source, data, against=against, score=score, samples=samples, progress=bars)
     if json:

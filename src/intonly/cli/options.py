@@ -60,6 +60,10 @@ InputShape = Annotated[
     list[str] | None,
     typer.Option("--input-shape", help="Shape of an input, batch first: 1,3,224,224 or name:1,3,224,224; may be repeated."),
 ]
+LengthMax = Annotated[
+    int | None,
+    typer.Option("--length-max", min=2, help="Largest length of ids and masks, which are then of any length up to it."),
+]
 Outputs = Annotated[str | None, typer.Option("--outputs", help="ONNX tensors to cut at: NAME,... or auto.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=64, help="Threads of the native engine; the bytes do not depend on it.")]
 Backend = Annotated[

@@ -47,6 +47,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     crop: options.Crop = None,
     input_shape: options.InputShape = None,
     outputs: options.Outputs = None,
+    length_max: options.LengthMax = None,
     output: Annotated[OutputType | None, typer.Option("--output", help="Integers that come out.")] = None,
     reconstruction: Annotated[
         Reconstruction | None, typer.Option("--reconstruct", help="Learn from the samples how weights are rounded; takes minutes.")
@@ -78,11 +79,10 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     spec = options.input_spec(input_type, layout, mean, std, resize, crop)
     shapes = options.shape_options(model, input_shape)
     options.advise_on_normalization(spec)
+    capture = {"inputs": spec, "outputs": options.names(outputs), "length_max": length_max, **shapes}
     start = time.monotonic()
     with processes() as mine, console.Bars(shown=not mine.rank) as bars:
-        q = quantize(
-            model, asked, data, inputs=spec, outputs=options.names(outputs), run_dir=run_dir, progress=bars, processes=mine, **shapes
-        )
+        q = quantize(model, asked, data, run_dir=run_dir, progress=bars, processes=mine, **capture)
     if mine.rank:
         return
     size = q.save(out)

@@ -59,6 +59,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     crop: options.Crop = None,
     input_shape: options.InputShape = None,
     outputs: options.Outputs = None,
+    length_max: options.LengthMax = None,
     json: options.Json = False,
 ) -> None:
     """Choose each layer's width so that the network keeps within a budget and loses least."""
@@ -96,6 +97,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
         "device": device,
         "inputs": spec,
         "outputs": options.names(outputs),
+        "length_max": length_max,
         **shapes,
     }
     with processes(device) as mine, console.Bars(shown=not mine.rank) as bars:

@@ -14,7 +14,7 @@ import numpy as np
 from intonly.core.errors import InvalidGraphError, LoweringError
 from intonly.core.graph import Dim, Node, Shape, Value, shape_text
 from intonly.core.lowering import Lowered, Lowering
-from intonly.core.number_format import UINT8, integers_up_to
+from intonly.core.number_format import integers_up_to
 from intonly.core.opspec import OpSpec, real_param
 from intonly.core.primitives.movement import AS_LONG_AS
 
@@ -61,7 +61,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
         codes = array.astype(np.int64)
         if codes.min(initial=0) < 0:
             raise LoweringError(f"{node.origin} (beginning): its integers are negative", origin=node.origin)
-        fmt = UINT8 if codes.max(initial=0) <= UINT8.qmax else integers_up_to(int(codes.max()))
+        fmt = integers_up_to(max(1, int(codes.max(initial=0))))
         scale, zero = np.asarray(1.0), np.zeros((), np.int64)
     stops = tuple(n if a == WHOLE else AS_LONG_AS - like.stored_axis(a) for n, a in zip(codes.shape, node.attrs["axes"], strict=True))
     attrs = {"starts": (0,) * codes.ndim, "stops": stops, "steps": (1,) * codes.ndim}

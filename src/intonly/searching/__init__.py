@@ -22,7 +22,6 @@ from intonly.core.records import InputSpec, recipe_of
 from intonly.core.tables import Problem, SensitivityTable
 from intonly.evaluation import opened
 from intonly.latency import LatencyStore
-from intonly.loading import peeked
 from intonly.model import FloatModel
 from intonly.pipeline import Progress
 from intonly.processes import ALONE, Processes
@@ -35,6 +34,7 @@ from intonly.searching.records import Measured, SearchResult
 from intonly.searching.run import Run
 from intonly.steps.allocate import ties
 from intonly.synthesis import samples_of
+from intonly.tracing import peeked
 
 __all__ = ["Budget", "Disagreement", "Measured", "SearchResult", "compare_searches", "disagreement", "search"]
 
@@ -82,6 +82,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     example_inputs: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] | str | None = None,
+    length_max: int | None = None,
     progress: Progress | None = None,
     processes: Processes = ALONE,
 ) -> tuple[SearchResult, ...]:
@@ -97,7 +98,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
             unless the budget limits latency. contest: True = where a uniform plan within the budget measures better on the
             judging samples, it is the plan, and a note says so; False = the solver's own choice whatever it measures.
         refine: most rounds in which losses are measured again around the choice, with metrics that can do that: 0 or more.
-        inputs, example_inputs, input_shapes, outputs: as for `load`.
+        inputs, example_inputs, input_shapes, outputs, length_max: as for `load`.
         processes: among which calibration and sensitivity are shared; the first one measures, solves and judges, and each
             returns the same.
     """
@@ -110,7 +111,8 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
         raise RecipeError(f"refine must be 0 rounds or more, got {refine}")
     asked, limits = recipe_of(recipe), budget if isinstance(budget, Budget) else Budget.parse(budget)
     beginning, data = peeked(data)
-    source = opened(model, beginning, inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs)
+    wanted: dict[str, Any] = {"input_shapes": input_shapes, "outputs": outputs, "length_max": length_max}
+    source = opened(model, beginning, inputs=inputs, example_inputs=example_inputs, **wanted)
     if not isinstance(source, FloatModel):
         raise DataError("this network is quantized already; a search needs the float one")
     folder = None if run_dir is None else Path(run_dir)

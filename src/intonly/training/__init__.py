@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 - every argument is an option
     model: Any,
     plan: Any = "w8a8",
     data: Any = None,
@@ -54,12 +54,13 @@ def prepare(
     example_inputs: Any = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     outputs: Sequence[str] | str | None = None,
+    length_max: int | None = None,
     progress: Progress | None = None,
 ) -> PreparedModel:
     """Return a trainable module that starts where `quantize` would end. The model itself is not modified.
 
     Args:
-        model, inputs, example_inputs, input_shapes, outputs: as for `load`.
+        model, inputs, example_inputs, input_shapes, outputs, length_max: as for `load`.
         plan: a preset, a recipe or a plan, as for `quantize`.
         data: calibration samples, as for `quantize`; they decide the units at which training starts.
         batch_norm: "frozen" folds every batch norm with its running statistics from the start; "batch" normalizes with each
@@ -77,9 +78,8 @@ def prepare(
     if ranges not in ("learned", "running"):
         raise DataError(f"ranges must be 'learned' or 'running', got {ranges!r}")
     asked = recipe_of(plan)
-    source, data = captured(
-        model, data, "prepare", inputs=inputs, example_inputs=example_inputs, input_shapes=input_shapes, outputs=outputs
-    )
+    wanted: dict[str, Any] = {"input_shapes": input_shapes, "outputs": outputs, "length_max": length_max}
+    source, data = captured(model, data, "prepare", inputs=inputs, example_inputs=example_inputs, **wanted)
     half = simulated(source, asked, data, progress)
     program, state = program_of(source, half.canonical, half.quantized, half.plan, half.specs, half.extra)
     return PreparedModel(program, state, batch_norm=batch_norm, ranges=ranges)

@@ -56,9 +56,9 @@ def _eps_of_root(graph: Graph, x: str, root: str, producers: dict[str, Node]) ->
 def _is_square(node: Node | None, x: str) -> bool:
     if node is None or any(name != x for name in node.inputs):
         return False
-    return (node.op == "mul" and len(node.inputs) == 2) or (
-        node.op == "unary" and node.attrs["function"] == "pow" and node.attrs.get("exponent") == 2
-    )
+    if node.op == "unary":
+        return node.attrs["function"] == "square" or (node.attrs["function"] == "pow" and node.attrs.get("exponent") == 2)
+    return node.op == "mul" and len(node.inputs) == 2
 
 
 def weigh_rms_norm(

@@ -42,7 +42,8 @@ def correct(
         reference: the canonical FLOAT graph: its weights are rounded anew, its outputs are what weights and biases aim at.
         batches: calibration inputs by name, in model units. As many samples as fit in MEMORY_BYTES are used, spread
             evenly over all; both graphs see the same ones.
-        rounding: "nearest" leaves weights as they are, "compensated" rounds them anew, see `steps.correct.compensated`.
+        rounding: "nearest" leaves weights as they are, "compensated" rounds them anew, see `steps.correct.compensated`;
+            not a weight that an embedding looks its rows up in, too.
         pinned: weights that keep their codes, and biases of theirs.
     """
     import torch
@@ -63,7 +64,7 @@ def correct(
             values[name] = x if qparams is None else fake_quantize(x, qparams)
         live.append(values)
     samples = sum(len(values[graph.inputs[0]]) for values in live)
-    last_use = last_uses(graph)
+    last_use, readers = last_uses(graph), graph.consumers()
     params, values_of, nodes = dict(graph.params), dict(graph.values), list(graph.nodes)
     with torch.no_grad():
         for i, node in enumerate(graph.nodes):
@@ -77,7 +78,8 @@ def correct(
                 assert spec.weight is not None
                 name = node.inputs[spec.weight]
                 qparams = values_of[name].qparams
-                if qparams is not None and name not in pinned and compensates(node, weights[node.origin], qparams):
+                fixed = name in pinned or len(readers[name]) > 1
+                if qparams is not None and not fixed and compensates(node, weights[node.origin], qparams):
                     pairs = zip((b[node.inputs[0]] for b in live), read_really, strict=True)
                     inputs = Inputs.of(node, pairs, weights[node.origin].shape, samples=samples, centered=shifts, weights=counts)
                     params[name] = inputs.codes(weights[node.origin], qparams)

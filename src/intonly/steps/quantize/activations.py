@@ -17,6 +17,7 @@ from intonly.core.records import InputSpec, Recipe
 from intonly.ops import OPS
 from intonly.steps.quantize.groups import Groups, accumulators, asked_observers, attention_weights, consumer_bits, needed_bits
 from intonly.steps.quantize.observers import SMALLEST_RANGE, Function, activation_qparams, choose_qparams
+from intonly.steps.quantize.rotations import rotations_of
 from intonly.steps.quantize.settings import LayerSettings
 
 WEIGHT_BITS = 8
@@ -150,12 +151,12 @@ def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
     nodes: list[Node] = []
     values = dict(graph.values)
     copies: dict[tuple[str, int, str], str] = {}
-    producers = graph.producers()
+    producers, rotations = graph.producers(), rotations_of(graph)
     for node in graph.nodes:
         inputs = list(node.inputs)
         for k, name in enumerate(inputs):
             qparams = graph.values[name].qparams if name and name not in graph.params else None
-            bits = consumer_bits(node, name, asked.settings, asked.recipe) if qparams is not None else None
+            bits = consumer_bits(node, name, asked.settings, asked.recipe, rotations) if qparams is not None else None
             # A residual of up to 16 bits joins as it is: to narrow it would cost a step, and bits.
             joins = qparams is not None and OPS[node.op].accepts_acc and qparams.format.bits <= RESIDUAL_BITS
             kept = name in asked.pinned or joins or graph.values[name].format is not None or _is_table(producers.get(name))

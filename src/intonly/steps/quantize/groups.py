@@ -13,6 +13,7 @@ from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
 from intonly.core.records import Recipe
 from intonly.ops import OPS
+from intonly.steps.quantize.rotations import ROTATION_BITS, rotations_of
 from intonly.steps.quantize.settings import LayerSettings, norm_input_bits
 
 
@@ -71,11 +72,19 @@ class Groups:
         )
 
 
-def consumer_bits(node: Node, name: str, settings: Mapping[str, LayerSettings], recipe: Recipe) -> int | None:
-    """Return the width that `node` asks of its input `name`; None when it only passes it on."""
+def consumer_bits(
+    node: Node, name: str, settings: Mapping[str, LayerSettings], recipe: Recipe, rotations: Collection[str] = ()
+) -> int | None:
+    """Return the width that `node` asks of its input `name`; None when it only passes it on.
+
+    Args:
+        rotations: what the parts of rotations make, see `rotations_of`.
+    """
     spec = OPS[node.op]
     if spec.shares_input or spec.limits_output:
         return None
+    if node.output in rotations:
+        return ROTATION_BITS
     if node.origin in settings and spec.weight is not None:
         return settings[node.origin].activation_bits
     if spec.accepts_acc:
@@ -90,11 +99,12 @@ def consumer_bits(node: Node, name: str, settings: Mapping[str, LayerSettings], 
 def needed_bits(graph: Graph, groups: Groups, settings: Mapping[str, LayerSettings], recipe: Recipe) -> dict[str, int]:
     """Return the widest width that any reader asks of each group, by root."""
     needs: dict[str, int] = {}
+    rotations = rotations_of(graph)
     for node in graph.nodes:
         for name in node.inputs:
             if not name or name in graph.params:
                 continue
-            bits = consumer_bits(node, name, settings, recipe)
+            bits = consumer_bits(node, name, settings, recipe, rotations)
             if bits is not None:
                 root = groups.root(name)
                 needs[root] = max(needs.get(root, 0), bits)
