@@ -29,7 +29,9 @@ from intonly.steps.migrate.outliers import SUFFIX, Site, best_split, outlier_sit
 __all__ = ["SUFFIX", "Migrated", "migrate"]
 
 WORTH_DB = 1.0
-"""What predicts less than this is left as it is."""
+"""A norm whose migration predicts less than this is left as it is."""
+WORTH_SPLIT_DB = 2.0
+"""The same for a layer in two parts, which runs one more product."""
 COMPENSATED_SHARE = 0.2
 """What compensated or learned rounding leaves of the noise of weights, about; measured on 4-bit layers of two transformers."""
 SHOWN = 8
@@ -112,7 +114,7 @@ def _split(graph: Graph, site: Site, before: Channels, behind: Channels, reader:
     rule = _rule_of(origin, recipe)
     if rule is None:
         found, gain = best_split(before, behind, reader, SPLIT_STRENGTHS if recipe.migration is None else (recipe.migration,))
-        split = found if gain >= WORTH_DB else None
+        split = found if gain >= WORTH_SPLIT_DB else None
     else:
         split = split_of(behind, rule.outliers, rule.strength) if rule.outliers else None
     if split is None:
