@@ -26,7 +26,7 @@ from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_
 from intonly.steps.correct import correct
 from intonly.steps.equalize import equalize
 from intonly.steps.lower import lower
-from intonly.steps.migrate import SUFFIX, Migrated, migrate
+from intonly.steps.migrate import Migrated, before_migration, migrate
 from intonly.steps.quantize import layer_settings, quantize_graph, with_stream_width
 from intonly.steps.reconstruct import Reconstruction, blocks_of, reconstruct
 from intonly.synthesis import samples_of
@@ -271,9 +271,8 @@ def calibrated(
 
 
 def _widths(graph: Graph, recipe: Recipe) -> dict[str, tuple[int, int]]:
-    """Return the (weight, input) width of each layer before migration; layers that its splits make, and a plan names, have no say."""
-    rules = tuple(rule for rule in recipe.rules if not rule.match.endswith(f".{SUFFIX}"))
-    settings = layer_settings(graph, replace(recipe, rules=rules))
+    """Return the (weight, input) width of each layer of a graph that nothing was migrated in."""
+    settings = layer_settings(graph, before_migration(recipe))
     return {origin: (layer.weight_format.bits, layer.activation_bits) for origin, layer in settings.items()}
 
 

@@ -77,7 +77,7 @@ def test_the_function_stays(residual, rms, function):
     """A factor that is not undone behind the norm, or rows and columns put in different orders: another network."""
     graph = block(1, residual=residual, rms=rms, function=function)
     after, done = migrated(graph)
-    assert how(done) == {"norm": "copied" if residual else "folded", "act": "split"}
+    assert how(done) == {"norm": "doubled" if residual else "folded", "act": "split"}
     assert_same_meaning(graph, after, samples(graph), 1e-5)
 
 
@@ -139,7 +139,7 @@ def test_bytes_and_bounds():
 
 
 def test_nothing_to_gain_is_left():
-    """Layers would be split, and copies made, for nothing."""
+    """Layers would be split, and norms doubled, for nothing."""
     graph = block(5, residual=True, far=1.0)
     after, done = migrated(graph)
     assert how(done) == {"norm": "left", "act": "left"}
@@ -157,7 +157,7 @@ def test_an_output_keeps_its_units():
     """A norm that callers see would come out divided."""
     graph = block(7, residual=False, output=True)
     after, done = migrated(graph)
-    assert how(done)["norm"] == "copied"
+    assert how(done)["norm"] == "doubled"
     assert_same_meaning(graph, after, samples(graph), 1e-5)
 
 
@@ -206,7 +206,7 @@ def test_the_artifact_says_what_was_migrated():
     """Nobody could tell from the file why a layer is there twice."""
     graph = block(11, residual=True)
     q = journey(model(graph), W8, Dataset({"x": samples(graph, 32)["x"]})).model
-    assert "norm copied (" in q.artifact.note.extra["migrated"]
+    assert "norm doubled (" in q.artifact.note.extra["migrated"]
     assert "act split (" in q.artifact.note.extra["migrated"]
 
 

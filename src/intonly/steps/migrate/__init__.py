@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -22,11 +22,13 @@ from intonly.core.records import MigrationRule, Recipe, exactly
 from intonly.core.spec import check
 from intonly.steps.migrate.channels import Channels, Reader, observed
 from intonly.steps.migrate.norms import STRENGTHS as NORM_STRENGTHS
+from intonly.steps.migrate.norms import SUFFIX as BALANCED
 from intonly.steps.migrate.norms import best_strength, factors_for, folds, norm_sites, with_factors
 from intonly.steps.migrate.outliers import STRENGTHS as SPLIT_STRENGTHS
-from intonly.steps.migrate.outliers import SUFFIX, Site, best_split, outlier_sites, split_of, with_split
+from intonly.steps.migrate.outliers import SUFFIX as OUTLIERS
+from intonly.steps.migrate.outliers import Site, best_split, outlier_sites, split_of, with_split
 
-__all__ = ["SUFFIX", "Migrated", "migrate"]
+__all__ = ["Migrated", "before_migration", "migrate"]
 
 WORTH_DB = 1.0
 """A norm whose migration predicts less than this is left as it is."""
@@ -43,7 +45,7 @@ class Migrated:
     """One place where outlier channels could be migrated, and what became of it.
 
     Args:
-        how: "folded" into a norm's parameters, "copied" for the layers behind it, "split" into two layers, or "left".
+        how: "folded" into a norm's parameters, "doubled" by a norm for the layers behind it, "split" into two layers, or "left".
         rule: exactly what was done. gain_db: by how much the predicted noise behind it falls; 0 where a rule decided.
     """
 
@@ -93,6 +95,15 @@ def migrate(
     return graph, tuple(done)
 
 
+def before_migration(recipe: Recipe) -> Recipe:
+    """Return a recipe, or plan, without its rules for the layers and norms that only migration makes."""
+    return replace(
+        recipe,
+        rules=tuple(rule for rule in recipe.rules if not rule.match.endswith(f".{OUTLIERS}")),
+        norm_rules=tuple(rule for rule in recipe.norm_rules if not rule.match.endswith(f".{BALANCED}")),
+    )
+
+
 def _norm_migrated(
     graph: Graph, origin: str, output: str, layers: Sequence[Node], channels: Channels, readers: Sequence[Reader], recipe: Recipe
 ) -> tuple[Graph, Migrated]:
@@ -105,7 +116,7 @@ def _norm_migrated(
     chosen = MigrationRule(exactly(origin), strength)
     if strength == 0:
         return graph, Migrated(origin, "left", chosen)
-    how = "folded" if folds(graph, output, layers) else "copied"
+    how = "folded" if folds(graph, output, layers) else "doubled"
     return with_factors(graph, output, layers, factors_for(channels, readers, strength)), Migrated(origin, how, chosen, gain)
 
 
