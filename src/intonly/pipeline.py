@@ -26,8 +26,8 @@ from intonly.steps.canonicalize import absorb_normalization, canonicalize, fold_
 from intonly.steps.correct import correct
 from intonly.steps.equalize import equalize
 from intonly.steps.lower import lower
-from intonly.steps.migrate import Migrated, migrate
-from intonly.steps.quantize import quantize_graph, with_stream_width
+from intonly.steps.migrate import Migrated, before_migration, migrate
+from intonly.steps.quantize import layer_settings, quantize_graph, with_stream_width
 from intonly.steps.reconstruct import Reconstruction, blocks_of, reconstruct
 from intonly.synthesis import samples_of
 from intonly.tracing import example_from, peeked
@@ -263,12 +263,18 @@ def calibrated(
     migrated: tuple[Migrated, ...] = ()
     turn = (processes.rank, processes.world)
     if not pinned:
-        canonical, migrated = migrate(canonical, batches, recipe, turn, processes.gathered)
+        canonical, migrated = migrate(canonical, batches, recipe, _widths(canonical, recipe), turn, processes.gathered)
         recipe = replace(recipe, migration_rules=tuple(m.rule for m in migrated))
     count = _counter(progress or _silent, "calibrate", sum(len(batch[canonical.inputs[0]]) for batch in batches))
     ranges = calibrate(canonical, batches, pinned=pinned, progress=count, turn=turn, gathered=processes.gathered)
     recipe = with_stream_width(canonical, ranges, recipe, pinned)
     return Calibrated(canonical, specs, pinned, ranges, recipe, migrated)
+
+
+def _widths(graph: Graph, recipe: Recipe) -> dict[str, tuple[int, int]]:
+    """Return the (weight, input) width of each layer of a graph that nothing was migrated in."""
+    settings = layer_settings(graph, before_migration(recipe))
+    return {origin: (layer.weight_format.bits, layer.activation_bits) for origin, layer in settings.items()}
 
 
 def _silent(stage: str, done: int, total: int) -> None:

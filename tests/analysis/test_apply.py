@@ -52,7 +52,7 @@ def test_a_fix_stands_behind_the_plans_own_rules():
     fixed = with_fix(plan, r.Fix("", (LayerRule("a", weight_bits=8),), {"residual_bits": 16}))
     assert fixed.rules == (*plan.rules, LayerRule("a", weight_bits=8))
     assert fixed.residual_bits == 16
-    assert plan.residual_bits == 8
+    assert plan.residual_bits is None
 
 
 def test_what_is_written_is_what_was_measured():

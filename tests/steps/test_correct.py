@@ -98,6 +98,25 @@ def test_bias_correction_makes_mean_errors_vanish():
     assert worst > 0.01, "without an error to begin with this proves nothing"
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "compensated"])
+def test_a_token_of_another_size_does_not_move_the_others(rounding):
+    """One token a hundred times as large as the others, and its errors, would decide every bias and many roundings."""
+    n = Net(16)
+    graph = n.graph([n.linear(n.relu(n.linear(n.input("x", (N, 16, 8)), 24, name="a")), 8, name="b")])
+    x = samples(graph, 32, 1)
+    x["x"][:, 0] *= 100
+    p = Prepared(graph, replace(LOW, weight_bits=4), x)
+    wanted, before = p.values(p.graph, quantized=False)["b"][:, 1:], p.values(p.quantized)["b"][:, 1:]
+    after = p.values(p.corrected(bias=True, rounding=rounding))["b"][:, 1:]
+    assert ((after - wanted) ** 2).mean() < 1.1 * ((before - wanted) ** 2).mean()
+
+
+def test_rows_of_one_kind_count_alike():
+    """Ordinary tokens would count by their size, so that mean errors no longer vanish."""
+    node = image_network().nodes[-1]
+    assert module._row_weights(node, [torch.randn(4, 16, 8, generator=torch.Generator().manual_seed(0))]) is None
+
+
 def test_bias_correction_changes_biases_only():
     """Weights would change under a correction of biases."""
     p = Prepared(image_network())
@@ -272,7 +291,8 @@ def test_a_layer_makes_up_for_what_was_lost_before_it(monkeypatch):
         return float(((p.values(p.corrected(bias=True, rounding="compensated"))["b"] - wanted) ** 2).mean())
 
     found = error()
-    monkeypatch.setattr(compensated, "_aim", lambda moments, cross, count: np.eye(len(moments)))
+    factor = compensated._factor
+    monkeypatch.setattr(compensated, "_factor", lambda moments, cross, count: factor(moments, moments, count))
     assert found < 0.7 * error()
 
 

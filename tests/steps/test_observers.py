@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -147,6 +149,29 @@ def test_mse_keeps_a_uniform_range():
     x = draw("uniform")
     q = choose_qparams(stats_of(x), "mse", 8)
     assert float(q.scale) * 255 == pytest.approx(4, rel=0.02)
+
+
+def gelu(x):
+    """GELU of an array, by NumPy."""
+    return x / 2 * (1 + np.vectorize(math.erf)(x / 2**0.5))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_range_for_what_a_function_makes_of_it(bits):
+    """Codes would be spent where a GELU is 0 whatever comes, and not where it follows its input."""
+    rng = np.random.default_rng(5)
+    x = np.concatenate([rng.normal(-8, 3, 20_000), rng.normal(0, 1, 5_000)])
+    stats = stats_of(x)
+    plain, behind = (choose_qparams(stats, "mse", bits, function=f) for f in (None, gelu))
+    losses = [float(((gelu(q.dequantize(q.quantize(x))) - gelu(x)) ** 2).mean()) for q in (plain, behind)]
+    assert losses[1] < 0.25 * losses[0]
+
+
+def test_a_function_without_limits_is_looked_past():
+    """The reciprocal of a range that holds 0 would make every range infinitely bad, so that any is chosen."""
+    x = draw("normal")
+    plain, behind = (choose_qparams(stats_of(x), "mse", 8, function=f) for f in (None, lambda v: np.full(v.shape, np.inf)))
+    assert behind.same_as(plain)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

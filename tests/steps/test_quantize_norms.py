@@ -68,7 +68,7 @@ def test_rules_that_match_no_norm_are_refused():
 def test_a_plan_spells_norms_out():
     """A plan that forgets, or changes, the width of a norm when it is used as a recipe."""
     graph = stream(Net(34))
-    recipe = replace(PLAIN, norm_rules=(NormRule("block1.*", 8),))
+    recipe = replace(PLAIN, norm_rules=(NormRule("block1.*", 8),), residual_bits=8)
     names = norm_names(graph)
     plan = plan_of(recipe, layer_settings(graph, recipe), names)
     assert plan.norm_rules == (NormRule("block1.norm", 8), NormRule("block2.norm", 16), NormRule("last", 16))

@@ -338,6 +338,12 @@ class Recipe:
 
 Plan = Recipe
 
+
+def exactly(name: str) -> str:
+    """Return the glob that matches `name` alone."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
 PRESETS: Mapping[str, Recipe] = {
     "w8a8": Recipe("w8a8", rounding="compensated"),
     "w4a8": Recipe("w4a8", weight_bits=4, rounding="compensated"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from intonly.core.graph import Dim, Graph
+from intonly.core.graph import Dim, Graph, Node
 
 
 def padding_mask(graph: Graph) -> str | None:
@@ -18,9 +18,14 @@ def padding_mask(graph: Graph) -> str | None:
         value = graph.values[name]
         flags = value.format is not None and (value.format.qmin, value.format.qmax) == (0, 1)
         free = len(value.shape) == 2 and isinstance(value.shape[1], Dim)
-        if flags and free and consumers[name] and all(node.op not in ("embedding", "gather") for node in consumers[name]):
+        if flags and free and consumers[name] and not any(_looks_up(node, name) for node in consumers[name]):
             return name
     return None
+
+
+def _looks_up(node: Node, name: str) -> bool:
+    """Return whether a node takes `name` for the numbers of rows, as token types are."""
+    return node.op == "embedding" or (node.op == "gather" and name in node.inputs[1:])
 
 
 def without_padding(graph: Graph, batches: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ from intonly.steps.correct.compensated import Inputs, compensates
 
 MEMORY_BYTES = 2 << 30
 """Most activation memory that the corrections hold; it limits how many samples they use."""
+OUTSTANDING = 10.0
+"""Rows with a mean square of more than this many times the median are held to be of another kind than the others."""
 BYTES_AN_ELEMENT = 12
 """What a live activation takes: in the quantized network, in the float one, and once more while it is made."""
 
@@ -145,16 +147,19 @@ def _real_weights(reference: Graph) -> dict[str, npt.NDArray[Any]]:
 def _row_weights(node: Node, wanted: Sequence[Any]) -> list[Any] | None:
     """Return what each row of a layer over tokens counts, batch by batch, (rows,) at most 1; None where all count alike.
 
-    Some tokens of a language model, mostly the first, come out of a layer a hundred times as large as the others, with errors
-    to match, until a norm brings all to one size. Rows larger than the median therefore count as one of that size.
+    Some tokens of a language model, mostly the first, come out of a layer a thousand times as strong as the others, with errors
+    to match, until a norm brings all to one size. Rows of more than OUTSTANDING times the median strength count as if they had
+    just that.
     """
     import torch
 
     if node.op != "linear" or wanted[0].ndim < 3:
         return None
-    sizes = [w.square().mean(-1).reshape(-1) for w in wanted]
-    usual = torch.cat(sizes).median().clamp(min=1e-30)
-    return [usual / size.clamp(min=float(usual)) for size in sizes]
+    strengths = [w.square().mean(-1).reshape(-1) for w in wanted]
+    limit = OUTSTANDING * float(torch.cat(strengths).median().clamp(min=1e-30))
+    if all(bool((s <= limit).all()) for s in strengths):
+        return None
+    return [limit / s.clamp(min=limit) for s in strengths]
 
 
 def _mean(node: Node, made: Sequence[Any], counts: Sequence[Any] | None) -> npt.NDArray[np.float64]:

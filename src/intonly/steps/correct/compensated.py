@@ -134,7 +134,13 @@ def inputs_of_layers(
 
 
 def _second_moments(
-    node: Node, inputs: Iterable[tuple[Any, Any]], shape: tuple[int, ...], *, samples: int, centered: bool, weights: Sequence[Any] | None
+    node: Node,
+    inputs: Iterable[tuple[Any, Any]],
+    shape: tuple[int, ...],
+    *,
+    samples: int,
+    centered: bool,
+    weights: Sequence[Any] | None = None,
 ) -> tuple[Floats, Floats, float]:
     """Return the second moments of the quantized patches, those of real with quantized ones, (groups, K, K), and how many there are."""
     import torch

@@ -18,19 +18,22 @@ import numpy as np
 
 from intonly.core.errors import RecipeError
 from intonly.core.graph import Graph, Node
-from intonly.core.records import MigrationRule, Recipe
+from intonly.core.records import MigrationRule, Recipe, exactly
 from intonly.core.spec import check
 from intonly.steps.migrate.channels import Channels, Reader, observed
 from intonly.steps.migrate.norms import STRENGTHS as NORM_STRENGTHS
+from intonly.steps.migrate.norms import SUFFIX as BALANCED
 from intonly.steps.migrate.norms import best_strength, factors_for, folds, norm_sites, with_factors
 from intonly.steps.migrate.outliers import STRENGTHS as SPLIT_STRENGTHS
-from intonly.steps.migrate.outliers import SUFFIX, Site, best_split, outlier_sites, split_of, with_split
-from intonly.steps.quantize import LayerSettings, exactly, layer_settings
+from intonly.steps.migrate.outliers import SUFFIX as OUTLIERS
+from intonly.steps.migrate.outliers import Site, best_split, outlier_sites, split_of, with_split
 
-__all__ = ["Migrated", "migrate"]
+__all__ = ["Migrated", "before_migration", "migrate"]
 
 WORTH_DB = 1.0
-"""What predicts less than this is left as it is."""
+"""A norm whose migration predicts less than this is left as it is."""
+WORTH_SPLIT_DB = 2.0
+"""The same for a layer in two parts, which runs one more product."""
 COMPENSATED_SHARE = 0.2
 """What compensated or learned rounding leaves of the noise of weights, about; measured on 4-bit layers of two transformers."""
 SHOWN = 8
@@ -42,7 +45,7 @@ class Migrated:
     """One place where outlier channels could be migrated, and what became of it.
 
     Args:
-        how: "folded" into a norm's parameters, "copied" for the layers behind it, "split" into two layers, or "left".
+        how: "folded" into a norm's parameters, "doubled" by a norm for the layers behind it, "split" into two layers, or "left".
         rule: exactly what was done. gain_db: by how much the predicted noise behind it falls; 0 where a rule decided.
     """
 
@@ -56,13 +59,15 @@ def migrate(
     graph: Graph,
     batches: Sequence[Mapping[str, Any]],
     recipe: Recipe,
+    widths: Mapping[str, tuple[int, int]],
     turn: tuple[int, int] = (0, 1),
     gathered: Callable[[Callable[[], Any]], Sequence[Any]] = lambda work: [work()],
 ) -> tuple[Graph, tuple[Migrated, ...]]:
     """Return an equal canonical FLOAT graph without outlier channels where that pays, and what became of each place.
 
     Args:
-        batches: calibration inputs by name. recipe: its `migration` and `migration_rules` say what is asked, its widths what pays.
+        batches: calibration inputs by name. recipe: its `migration` and `migration_rules` say what is asked.
+        widths: (weight, input) of each layer, by origin, in bits; they say what pays.
         turn, gathered: see `steps.calibrate.calibrate`.
 
     Exactness: the float meaning is kept up to float32 rounding.
@@ -77,19 +82,26 @@ def migrate(
         return graph, ()
     wanted = {*norms, *(name for site in chains for name in (site.before.output, site.function.output))}
     seen = observed(graph, batches, wanted, turn, gathered)
-    # A plan names the layers that its splits make; they come about only now.
-    settings = layer_settings(graph, replace(recipe, rules=tuple(r for r in recipe.rules if not r.match.endswith(f".{SUFFIX}"))))
     done = []
     for output, layers in norms.items():
-        readers = [_reader(graph, layer, settings, recipe) for layer in layers]
+        readers = [_reader(graph, layer, widths, recipe) for layer in layers]
         graph, made = _norm_migrated(graph, producers[output].origin, output, layers, seen[output], readers, recipe)
         done.append(made)
     for site in outlier_sites(graph):
-        reader = _reader(graph, site.after, settings, recipe)
+        reader = _reader(graph, site.after, widths, recipe)
         graph, made = _split(graph, site, seen[site.before.output], seen[site.function.output], reader, recipe)
         done.append(made)
     check(graph)
     return graph, tuple(done)
+
+
+def before_migration(recipe: Recipe) -> Recipe:
+    """Return a recipe, or plan, without its rules for the layers and norms that only migration makes."""
+    return replace(
+        recipe,
+        rules=tuple(rule for rule in recipe.rules if not rule.match.endswith(f".{OUTLIERS}")),
+        norm_rules=tuple(rule for rule in recipe.norm_rules if not rule.match.endswith(f".{BALANCED}")),
+    )
 
 
 def _norm_migrated(
@@ -104,7 +116,7 @@ def _norm_migrated(
     chosen = MigrationRule(exactly(origin), strength)
     if strength == 0:
         return graph, Migrated(origin, "left", chosen)
-    how = "folded" if folds(graph, output, layers) else "copied"
+    how = "folded" if folds(graph, output, layers) else "doubled"
     return with_factors(graph, output, layers, factors_for(channels, readers, strength)), Migrated(origin, how, chosen, gain)
 
 
@@ -113,7 +125,7 @@ def _split(graph: Graph, site: Site, before: Channels, behind: Channels, reader:
     rule = _rule_of(origin, recipe)
     if rule is None:
         found, gain = best_split(before, behind, reader, SPLIT_STRENGTHS if recipe.migration is None else (recipe.migration,))
-        split = found if gain >= WORTH_DB else None
+        split = found if gain >= WORTH_SPLIT_DB else None
     else:
         split = split_of(behind, rule.outliers, rule.strength) if rule.outliers else None
     if split is None:
@@ -142,9 +154,7 @@ def _check_rules(recipe: Recipe, norms: set[str], chains: Mapping[str, Site]) ->
                 raise RecipeError(f"{where} sets {rule.outliers} channels apart, but {name!r} has {width}; give fewer")
 
 
-def _reader(graph: Graph, layer: Node, settings: Mapping[str, LayerSettings], recipe: Recipe) -> Reader:
+def _reader(graph: Graph, layer: Node, widths: Mapping[str, tuple[int, int]], recipe: Recipe) -> Reader:
     """Return a linear layer as a reader of its input."""
-    asked = settings[layer.origin]
     corrected = recipe.rounding == "compensated" or recipe.reconstruction != "none"
-    weight = graph.params[layer.inputs[1]].astype(np.float64)
-    return Reader(weight, asked.weight_format.bits, asked.activation_bits, COMPENSATED_SHARE if corrected else 1.0)
+    return Reader(graph.params[layer.inputs[1]].astype(np.float64), *widths[layer.origin], COMPENSATED_SHARE if corrected else 1.0)

@@ -5,7 +5,8 @@ Source: Xiao et al. 2023 (SmoothQuant), equation 4: factor_c = reach_c^a / |w_c|
 that reads it. We choose the strength a of each norm by the noise that it predicts.
 
 Where only layers read the norm, its own weight and bias take the factors up: nothing is added. Where an addition reads it,
-too, the norm keeps its units and 16 bits, and layers read a copy.
+too, it stays, and layers read a second norm of the same value: its rows are looked at twice, but what layers read is rounded once,
+from the norm's own integers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from intonly.core.graph import Graph, Node, Value
 from intonly.ops import OPS
 from intonly.steps.migrate.channels import Channels, Reader, Reals, noise
 
+SUFFIX = "balanced"
+"""What the second norm is called, behind the name of the first."""
 STRENGTHS = tuple(k / 10 for k in range(1, 11))
 LARGEST_FACTOR = 1e3
 """Factors stay within this and its inverse, their geometric mean being 1."""
@@ -79,16 +82,15 @@ def with_factors(graph: Graph, output: str, readers: Sequence[Node], factors: Re
     before: dict[str, Node] = {}
     source = output
     norm = next(node for node in graph.nodes if node.output == output)
+    balanced = replace(norm, inputs=(norm.inputs[0], *(constant(graph.params[n] / factors, f"{n}@{output}") for n in norm.inputs[1:])))
     if folds(graph, output, readers):
-        constants = [constant(graph.params[n] / factors, f"{n}@{output}") for n in norm.inputs[1:]]
-        changed[output] = replace(norm, inputs=(norm.inputs[0], *constants))
+        changed[output] = balanced
     else:
-        source = f"{output}.balanced"
+        source = f"{output}.{SUFFIX}"
         while source in graph.values:
             source += "'"
         added[source] = Value(graph.values[output].shape)
-        copy = Node("channel_scale", (output, constant(1 / factors, f"{output}.factors")), (source,), {}, f"{norm.origin}.balanced")
-        before[readers[0].output] = copy
+        before[readers[0].output] = replace(balanced, outputs=(source,), origin=f"{norm.origin}.{SUFFIX}")
     for reader in readers:
         weight = constant(graph.params[reader.inputs[1]] * factors, f"{reader.inputs[1]}@{reader.output}")
         changed[reader.output] = replace(reader, inputs=(source, weight, *reader.inputs[2:]))

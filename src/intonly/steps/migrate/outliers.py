@@ -7,7 +7,7 @@ small layer, with its own units before and behind the function. What it makes is
 others in their units, and its columns are multiplied by that number.
 
     linear -> f -> linear     becomes     linear -------> f ----------------> concat -> linear
-                                          linear.outliers -> f -> channel_scale -^
+                                          linear.outliers -> f -> factor -^
 """
 
 from __future__ import annotations
@@ -132,7 +132,6 @@ def with_split(graph: Graph, site: Site, split: Split) -> Graph:
     names = {k: named(f"{n.output}{far}", few) for k, n in (("layer", site.before), ("function", site.function))}
     divided, joined = named(f"{site.function.output}{far}.divided", few), named(f"{site.function.output}.joined", shaped(len(rows)))
     added[site.before.output] = added[site.function.output] = shaped(len(rest))
-    inverse = np.full(len(split.apart), 1 / split.divisor, np.float32)
     origin = site.function.origin
     new: Mapping[str, list[Node]] = {
         site.before.output: [
@@ -147,7 +146,7 @@ def with_split(graph: Graph, site: Site, split: Split) -> Graph:
         site.function.output: [
             site.function,
             replace(site.function, inputs=(names["layer"],), outputs=(names["function"],), origin=f"{origin}{far}"),
-            Node("channel_scale", (names["function"], constant(inverse, f"{divided}.factors")), (divided,), {}, f"{origin}{far}.divided"),
+            Node("factor", (names["function"],), (divided,), {"factor": 1 / split.divisor}, f"{origin}{far}.divided"),
             Node("concat", (site.function.output, divided), (joined,), {"axis": len(few.shape) - 1}, f"{origin}.joined"),
         ],
         site.after.output: [

@@ -17,14 +17,13 @@ from intonly.core.records import InputSpec, Plan, Recipe
 from intonly.core.spec import check
 from intonly.steps.quantize.activations import Asked, input_qparams, quantize_activations
 from intonly.steps.quantize.published import with_published_forms
-from intonly.steps.quantize.settings import LayerSettings, exactly, layer_settings, norm_input_bits, norm_names, plan_of, weighted_nodes
+from intonly.steps.quantize.settings import LayerSettings, layer_settings, norm_input_bits, norm_names, plan_of, weighted_nodes
 from intonly.steps.quantize.streams import with_stream_width
 from intonly.steps.quantize.weights import guarded_scale, quantize_weights, unshared_weights, weight_qparams, weight_scale
 
 __all__ = [
     "Asked",
     "LayerSettings",
-    "exactly",
     "guarded_scale",
     "input_qparams",
     "layer_settings",

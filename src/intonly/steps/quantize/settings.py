@@ -12,7 +12,7 @@ from typing import Literal
 from intonly.core.errors import InvalidGraphError, RecipeError
 from intonly.core.graph import Graph
 from intonly.core.number_format import NumberFormat
-from intonly.core.records import LayerRule, NormRule, Plan, Recipe
+from intonly.core.records import LayerRule, NormRule, Plan, Recipe, exactly
 from intonly.formats import weight_format
 from intonly.ops import OPS, weighted_nodes
 
@@ -116,8 +116,3 @@ def _rule_of(origin: str, settings: LayerSettings) -> LayerRule:
     same = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "weight_format"}
     named = fmt.name if fmt != weight_format(fmt.bits) else None
     return LayerRule(exactly(origin), weight_bits=fmt.bits, weight_format=named, **same)
-
-
-def exactly(origin: str) -> str:
-    """Return a glob that matches exactly `origin`."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in origin)
