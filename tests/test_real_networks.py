@@ -93,3 +93,23 @@ def test_ranges_without_data_are_as_good_as_those_of_real_images():
     found = intonly.evaluate(q, bed.test().take(500), against=source)
     assert found.agreement >= 98.5
     assert found.sqnr_db >= 31
+
+
+def test_a_language_model_loses_little_and_writes_the_same_beginning():
+    """Rotary positions, gates, shared heads or the tied table would cost a language model its sense."""
+    import stories
+
+    folder = beds.ROOT / "stories260k"
+    if not folder.exists():
+        pytest.skip("the language model is not in the folder with real networks")
+    data = {"ids": np.stack([s[:128] for s in stories.sequences(folder / "calibration.npz") if len(s) >= 128][:32])}
+    source = intonly.load(stories.Stories(folder), example_inputs={"ids": data["ids"][:2]}, length_max=stories.CONTEXT)
+    q = intonly.quantize(source, "w8a8", data)
+    intonly.verify(q).raise_if_failed()
+    texts = stories.sequences(folder / "test.npz")[:6]
+    assert stories.loss(q, texts) - stories.loss(source, texts) < 0.02
+    assert stories.greedy(q, 20) == stories.greedy(source, 20)
+    assert sum(array.shape == (512, 64) for array in q.graph.params.values()) == 1
+    assert q.size < 420_000
+    story = texts[0][None, :40]
+    np.testing.assert_array_equal(q(story), intonly.QuantizedModel(q.artifact, backend="interpreter")(story))

@@ -227,6 +227,13 @@ def _from_batches(data: Iterable[Any], names: Sequence[str], samples: int | None
             break
     if not count:
         raise DataError("data: the iterable gave no batch")
+    for name, pieces in parts.items():
+        shapes = list(dict.fromkeys(piece.shape[1:] for piece in pieces))
+        if len(shapes) > 1:
+            raise DataError(
+                f"data: batches of {name!r} hold samples of shapes {shapes[0]} and {shapes[1]}; give all batches the same one: "
+                "texts of different lengths are padded to one, and masked"
+            )
     whole = {name: np.concatenate(pieces) for name, pieces in parts.items()}
     joined = np.concatenate(labels) if labels and sum(map(len, labels)) == count else None
     if samples is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from intonly.artifact import Artifact
 from intonly.core.bounds import NodeBounds, bounds
-from intonly.core.graph import Dim, Graph, Node, Shape
+from intonly.core.graph import Dim, Graph, Node, Shape, sizes_at
 from intonly.core.number_format import NumberFormat
 from intonly.model import QuantizedModel
 
@@ -86,7 +86,7 @@ class Info:
 
     Args:
         bytes: size of the file. cut: tensors that the source was cut at.
-        arena_bytes: peak memory of one native run of one sample (symbolic extents at their minimum), beside weights,
+        arena_bytes: peak memory of one native run of one sample (a text at its largest length), beside weights,
             inputs and outputs. resident_bytes: packed weights and tables of the native engine.
     """
 
@@ -120,8 +120,7 @@ def info(q: QuantizedModel | Artifact | str | Path) -> Info:
         min(headroom, default=None),
     )
     engine = model.engine
-    sizes = {d.name: max(d.min, 1) for name in graph.inputs for d in graph.values[name].shape if isinstance(d, Dim)}
-    peak = engine.arena_bytes(**sizes)
+    peak = engine.arena_bytes(**sizes_at(graph, 1))
     return Info(
         artifact.note.source,
         model.size,

@@ -26,7 +26,7 @@ from intonly.benchmarking.machine import cpu_name, limited
 from intonly.benchmarking.rounds import medians, race
 from intonly.core.errors import DataError
 from intonly.core.files import write_atomic
-from intonly.core.graph import Graph, Node, resolve_shape, symbolic_sizes
+from intonly.core.graph import Graph, Node, resolve_shape, sizes_at
 from intonly.core.tables import CostRow, CostTable
 
 ROUNDS = 7
@@ -98,7 +98,7 @@ def measure_latency(
         network: weight width -> INTEGER graph whose layers all have that width; asked for only where a time is new. It
             is always asked for 8 bits, the reference.
         layers: origins. weight_bits, activation_bits: as in CostTable; 8 is measured in any case.
-        batch: samples of a call, where the network leaves that open.
+        batch: samples of a call, where the network leaves that open; any other open extent, such as a length, is at its largest.
         progress: called with (done, rounds).
 
     Raises:
@@ -147,7 +147,7 @@ class _Timed:
     def __init__(self, graph: Graph, batch: int) -> None:
         self.engine = NativeEngine(graph)
         rng = np.random.default_rng(0)
-        sizes = {name: min(max(batch, d.min), d.max) for name, d in symbolic_sizes(graph).items()}
+        sizes = sizes_at(graph, batch)
         self.inputs: dict[str, Any] = {}
         for name in graph.inputs:
             value = graph.values[name]
@@ -187,7 +187,7 @@ def _layer_times(engines: Mapping[int, _Timed], signs: Mapping[str, str], progre
 
 def _signature(graph: Graph, origin: str, batch: int) -> str:
     """Return a digest of all that a layer's time depends on but its width: operations, shapes, forms, in its integer graph."""
-    sizes = dict.fromkeys(symbolic_sizes(graph), batch)
+    sizes = sizes_at(graph, batch)
 
     def seen(node: Node) -> list[Any]:
         values = [graph.values[name] for name in (*node.inputs, node.output) if name]

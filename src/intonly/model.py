@@ -18,7 +18,7 @@ from intonly.backends.interpreter import Interpreter
 from intonly.backends.native import NativeEngine, chosen_isa
 from intonly.binding import Bound
 from intonly.core.errors import BackendError, DataError
-from intonly.core.graph import Dim, Graph, element_count
+from intonly.core.graph import Dim, Graph, sample_elements, symbolic_sizes
 from intonly.core.number_format import QParams
 from intonly.core.records import InputSpec, Note, Plan, from_json
 from intonly.data import as_array, integer_input, model_units
@@ -47,9 +47,9 @@ def chunks(count: int, graph: Graph, most: int) -> Iterator[tuple[int, int, int]
             yield at, min(at + batch, count), batch
 
 
-def roomy_batch(graph: Graph) -> int:
-    """Return how many samples fit in memory beside everything that a run of `graph` in arrays holds."""
-    largest = max((element_count(v.shape) for k, v in graph.values.items() if k not in graph.params), default=1)
+def roomy_batch(graph: Graph, arrays: Mapping[str, Any] | None = None) -> int:
+    """Return how many samples fit in memory beside everything that a run of `graph` in arrays as long as these holds."""
+    largest = max((count for name, count in sample_elements(graph, arrays).items() if name not in graph.params), default=1)
     return max(1, CHUNK_ELEMENTS // max(largest, 1))
 
 
@@ -70,7 +70,7 @@ def run_in_chunks(
     sizes = {len(a) for a in arrays.values()}
     if len(sizes) != 1 or 0 in sizes:
         raise DataError(f"inputs have {sorted(sizes)} samples; all need the same number, one or more")
-    count, most = sizes.pop(), most or roomy_batch(graph)
+    count, most = sizes.pop(), most or roomy_batch(graph, arrays)
     batch = graph.values[graph.inputs[0]].shape[0]
     if count <= most and isinstance(batch, Dim) and count <= batch.max:
         whole = dict(run(dict(arrays)))
@@ -207,13 +207,18 @@ class QuantizedModel:
         """The native engine of this network; it plans and packs when it is first needed."""
         return NativeEngine(self.graph, isa=self.isa, threads=self.threads)
 
-    @cached_property
-    def _most(self) -> int:
-        """Most samples of one call of the backend."""
-        return self.engine.batch * RUNS_OF_A_CALL if self.backend == "native" else roomy_batch(self.graph)
+    def _most(self, arrays: Mapping[str, Array]) -> int:
+        """Return the most samples of one call of the backend, for arrays as long as these."""
+        if self.backend != "native":
+            return roomy_batch(self.graph, arrays)
+        shapes = ((self.graph.values[name].shape, array.shape) for name, array in arrays.items())
+        sizes = {d.name: size // d.times for shape, given in shapes for d, size in zip(shape, given, strict=False) if isinstance(d, Dim)}
+        wrong = any(not 0 < sizes.get(d.name, 1) <= d.max for d in symbolic_sizes(self.graph).values())  # the run says what is
+        return roomy_batch(self.graph) if wrong else self.engine.batch_at(sizes) * RUNS_OF_A_CALL
 
     @cached_property
-    def _run(self) -> Callable[[dict[str, Array]], dict[str, Array]]:
+    def run_codes(self) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        """The backend: input integers by name, as they enter the graph, to output integers by name."""
         if self.backend == "native":
             return self.engine.run
         return _torch_run(self.graph, self.device) if self.backend == "torch" else Interpreter(self.graph).run
@@ -240,8 +245,7 @@ class QuantizedModel:
 
     def run(self, arrays: Mapping[str, Array], done: Callable[[int], None] | None = None) -> dict[str, Array]:
         """Return the output integers by name for raw input arrays by name."""
-        most = self._most
-        return run_in_chunks(self.graph, arrays, lambda piece: self._run(self._codes(piece)), done, most)
+        return run_in_chunks(self.graph, arrays, lambda piece: self.run_codes(self._codes(piece)), done, self._most(arrays))
 
     def bind(self, *inputs: Any) -> Bound:
         """Return a call without arguments that runs on these very arrays, with the least overhead there is.

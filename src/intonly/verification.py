@@ -8,7 +8,6 @@ from pathlib import Path
 
 from intonly.artifact import Artifact, Certificate, certify, check_golden, load_artifact, verify_artifact
 from intonly.backends.interpreter import Interpreter
-from intonly.backends.native import NativeEngine
 from intonly.core.bounds import Failure
 from intonly.core.errors import VerificationError
 from intonly.model import QuantizedModel
@@ -48,14 +47,18 @@ class VerificationResult:
             raise VerificationError(self.failures)
 
 
-def verify(q: QuantizedModel | Artifact | str | Path) -> VerificationResult:
+def verify(q: QuantizedModel | Artifact | str | Path, *, backend: str = "native", device: str = "cpu") -> VerificationResult:
     """Return whether no accumulator can overflow for any input, no float and no division is left, and the answers are right.
 
     The certificate is proved again from the stored weights and compared with the stored one, and the golden vectors are
-    answered by the reference interpreter and by the native engine. A failed check is a result, not an error.
+    answered by the reference interpreter and by another backend. A failed check is a result, not an error.
+
+    Args:
+        backend: "native", the engine, or "torch", the law on tensors, on `device`; "interpreter" = the reference alone.
 
     Raises:
         ArtifactError: when `q` is a path to a file that is damaged, inconsistent, or of an unknown version.
+        BackendError: when the backend is unknown or not installed.
     """
     if isinstance(q, QuantizedModel):
         artifact = q.artifact
@@ -66,13 +69,15 @@ def verify(q: QuantizedModel | Artifact | str | Path) -> VerificationResult:
             artifact = load_artifact(q)
         except VerificationError as problem:
             return VerificationResult(problem.failures)
-    failures = tuple(verify_artifact(artifact, lambda inputs: Interpreter(artifact.graph).run(inputs))) or _native_failures(artifact)
+    failures = tuple(verify_artifact(artifact, lambda inputs: Interpreter(artifact.graph).run(inputs)))
+    failures = failures or _failures_of(artifact, backend, device)
     # Without failures the stored certificate equals what was just proved.
     return VerificationResult(failures, certify(artifact.graph) if failures else artifact.certificate)
 
 
-def _native_failures(artifact: Artifact) -> tuple[Failure, ...]:
-    """Return where the native engine answers the golden vectors otherwise; called when all else holds."""
-    engine = NativeEngine(artifact.graph)
-    found = check_golden(artifact.graph, artifact.golden, engine.run)
-    return tuple((origin, f"native engine, {engine.isa}: {reason}") for origin, reason in found)
+def _failures_of(artifact: Artifact, backend: str, device: str) -> tuple[Failure, ...]:
+    """Return where a backend answers the golden vectors otherwise; called when all else holds."""
+    model = QuantizedModel(artifact, backend=backend, device=device)
+    found = check_golden(artifact.graph, artifact.golden, model.run_codes)
+    who = {"native": f"native engine, {model.isa}", "torch": f"PyTorch on {device}"}.get(backend, backend)
+    return tuple((origin, f"{who}: {reason}") for origin, reason in found)

@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 import intonly
+from intonly.backends.interpreter import Interpreter
+from intonly.backends.native import NativeEngine
+from intonly.backends.native import engine as engine_module
 from intonly.core.errors import DataError
 from intonly.core.graph import Dim
 from intonly.model import QuantizedModel
@@ -116,6 +119,27 @@ def test_padding_changes_no_integer(encoder: Any, sentences: dict[str, Any]) -> 
         alone, mean = q({k: v[row : row + 1, :length] for k, v in sentences.items()})
         np.testing.assert_array_equal(alone[0], states[row, :length])
         np.testing.assert_array_equal(mean[0], means[row])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_batches_of_texts_run_in_pieces(encoder: Any, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of texts would run with an arena far beyond the caches, or a piece of it would read another's ids."""
+    _, _, q = encoder
+    one = NativeEngine(q.graph).arena_bytes(N=1, L=7)
+    monkeypatch.setattr(engine_module, "CACHE_BYTES", 3 * one)
+    engine = NativeEngine(q.graph, threads=threads)
+    assert engine.batch_at({"L": 7}) == 3
+    assert engine.batch < 3
+    rng = np.random.default_rng(7)
+    for count in (1, 6, 8):
+        inputs = {"ids": rng.integers(0, WORDS, (count, 7)).astype(np.uint8), "mask": rng.integers(0, 2, (count, 7)).astype(np.uint8)}
+        made, expected = engine.run(inputs), Interpreter(q.graph).run(inputs)
+        outputs = [np.zeros_like(y) for y in expected.values()]
+        engine.bind(list(inputs.values()), outputs)()
+        for y, bound, wanted in zip(made.values(), outputs, expected.values(), strict=True):
+            np.testing.assert_array_equal(y, wanted)
+            np.testing.assert_array_equal(bound, wanted)
+    assert sorted({dict(key)["N"] for key in engine._programs}) == [1, 2, 3]
 
 
 def test_the_future_changes_no_integer(decoder: Any) -> None:

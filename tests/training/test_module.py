@@ -18,6 +18,7 @@ from intonly.torch_exec import TorchRunner
 from intonly.training.program import quantized_graph
 from tests.small_nets import IMAGES, Normalized, SmallNet, images
 from tests.steps.random_nets import random_network, random_sequence_network
+from tests.steps.test_tokens import LONGEST, WORDS, Encoder
 from tests.training.prepared import BY_TENSOR, RECIPES, W4A4, data_of, outputs, small, source_of, train
 
 SEEDS = (0, 2, 5, 7)
@@ -310,3 +311,28 @@ def test_running_ranges_follow_the_batches(bits):
     m(x).square().sum().backward()
     train(m, x)
     np.testing.assert_array_equal(m.eval().integers(x), intonly.convert(m)(x))
+
+
+def test_a_text_network_trains_on_ids_and_masks() -> None:
+    """Ids would be taken for reals, or what was trained would not be what the integers compute."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    mask = (np.arange(8) < rng.integers(2, 9, (24, 1))).astype(np.int64)
+    ids = rng.integers(0, WORDS, mask.shape) * mask
+    m = intonly.prepare(Encoder().eval(), "w8a8", {"ids": ids, "mask": mask}, length_max=LONGEST)
+    given = torch.from_numpy(ids), torch.from_numpy(mask)
+    before = m.get_parameter("network.qkv.weight").detach().clone()
+    m.train()
+    optimizer = torch.optim.SGD(m.parameters(), lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        m(*given)[1].square().sum().backward()
+        optimizer.step()
+    assert not torch.equal(before, m.get_parameter("network.qkv.weight"))
+    q = intonly.convert(m)
+    m.eval()
+    for law, codes in zip(m.integers(*given), q(ids, mask), strict=True):
+        assert (law.numpy() == codes).all()
+    assert q(ids[:, :5], mask[:, :5])[1].shape == (24, 16)
+    with pytest.raises(DataError, match=r"'ids'.*0\.\.49"):
+        m(given[0] + WORDS, given[1])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from intonly.core.graph import Graph, Node, Stage, Value, element_count
+from intonly.core.graph import Graph, Node, Stage, Value, sample_elements
 from intonly.core.number_format import QParams
 from intonly.ops import OPS
 from intonly.steps.quantize import weighted_nodes
@@ -109,7 +109,7 @@ class Twins:
 
     def batch_size(self) -> int:
         """Return how many samples run at once: the values of the float network and of each mode fit into MEMORY_BYTES."""
-        each = sum(element_count(v.shape) for k, v in self.real.values.items() if k not in self.real.params)
+        each = sum(count for name, count in sample_elements(self.real).items() if name not in self.real.params)
         return max(1, min(MAX_BATCH, MEMORY_BYTES // (4 * (1 + len(MODES)) * max(each, 1))))
 
 

@@ -93,7 +93,7 @@ def batch_for(entrant: Entrant, batch: int, data: Any = None) -> tuple[Arrays, l
         return {n: np.asarray(x, np.float32) if n in reals else x for n, x in pieces[0].items()}, list(pieces)
     shapes = {spec.name: _shape(entrant, spec, batch) for spec in specs}
     count = -(-CALIBRATION_SAMPLES // batch)
-    arrays = [{spec.name: noise(shapes[spec.name], spec.dtype, seed) for spec in specs} for seed in range(min(count, 8) + 1)]
+    arrays = [{spec.name: noise(shapes[spec.name], spec.dtype, seed, spec.high) for spec in specs} for seed in range(min(count, 8) + 1)]
     return arrays[0], list(arrays[1:])
 
 
@@ -114,9 +114,15 @@ def _shape(entrant: Entrant, spec: InputSpec, batch: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def noise(shape: Sequence[int], dtype: Any, seed: int = 0) -> Array:
-    """Return random samples: all codes of an integer type alike, standard normal reals."""
+def noise(shape: Sequence[int], dtype: Any, seed: int = 0, high: int | None = None) -> Array:
+    """Return random samples: all codes of an integer type alike, standard normal reals.
+
+    Args:
+        dtype: an array type, or "integer": exact integers 0..high as int64; where high is 1, a mask, all of them are 1.
+    """
     rng = np.random.default_rng(seed)
+    if dtype == "integer":
+        return np.ones(tuple(shape), np.int64) if high == 1 else rng.integers(0, high or 1, tuple(shape), endpoint=True)
     if np.dtype(dtype).kind == "f":
         return rng.standard_normal(tuple(shape), dtype=np.float32).astype(dtype, copy=False)
     limits = np.iinfo(dtype)

@@ -130,7 +130,7 @@ def _add_float(
     units, seen = net.model_units(arrays), [net.model_units(batch) for batch in calibration]
     if entrant.model is not None:
         _add_peers(made, prefix, source_of(entrant.model, entrant.label, units, seen, choice.folder), choice)
-    reals = replace(net, specs=tuple(InputSpec(spec.name) for spec in net.specs))
+    reals = replace(net, specs=tuple(spec if spec.dtype == "integer" else InputSpec(spec.name) for spec in net.specs))
     for recipe in map(recipe_of, choice.recipes):
         asked = recipe if real else _hasty(recipe)
         _add_ours(made, f"{prefix}intonly {recipe.name}", _quantized(reals, asked, seen), units, choice)

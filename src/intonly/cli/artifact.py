@@ -28,13 +28,15 @@ def run(
     real: Annotated[bool, typer.Option("--float", help="Write the reals that the integers stand for.")] = False,
     threads: options.Threads = 1,
     backend: options.Backend = options.BackendName.native,
+    device: options.Device = "cpu",
     json: options.Json = False,
 ) -> None:
     """Run an artifact on arrays and write the integers it answers."""
     from intonly.data import load_data
     from intonly.model import QuantizedModel
 
-    q = QuantizedModel.load(artifact, backend=backend.value, threads=threads)
+    options.checked_device(backend, device)
+    q = QuantizedModel.load(artifact, backend=backend.value, threads=threads, device=device)
     specs = q.artifact.outputs
     if out.suffix not in (".npy", ".npz") or (out.suffix == ".npy" and len(specs) > 1):
         raise DataError(f"{str(out)!r}: {len(specs)} output(s) are written as {'.npy or .npz' if len(specs) == 1 else '.npz'}")
@@ -82,11 +84,20 @@ def _array(path: Path) -> Array:
     return array
 
 
-def verify(artifact: options.ArtifactFile, json: options.Json = False) -> None:
-    """Prove again that nothing overflows for any input and no float is left, and check the golden vectors."""
+def verify(
+    artifact: options.ArtifactFile,
+    backend: options.Backend = options.BackendName.native,
+    device: options.Device = "cpu",
+    json: options.Json = False,
+) -> None:
+    """Prove again that nothing overflows for any input and no float is left, and check the golden vectors.
+
+    They are answered by the reference interpreter and by the backend.
+    """
     from intonly.verification import verify as verified
 
-    result = verified(artifact)
+    options.checked_device(backend, device)
+    result = verified(artifact, backend=backend.value, device=device)
     if json:
         summary = console.certificate_summary(result.certificate) if result.certificate is not None else None
         failures = [{"origin": origin, "reason": reason} for origin, reason in result.failures]

@@ -66,9 +66,8 @@ LengthMax = Annotated[
 ]
 Outputs = Annotated[str | None, typer.Option("--outputs", help="ONNX tensors to cut at: NAME,... or auto.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=64, help="Threads of the native engine; the bytes do not depend on it.")]
-Backend = Annotated[
-    BackendName, typer.Option("--backend", help="native, the reference interpreter, or torch (on the CPU); all give the same bytes.")
-]
+Backend = Annotated[BackendName, typer.Option("--backend", help="native, the reference interpreter, or torch; all give the same bytes.")]
+Device = Annotated[str, typer.Option("--device", help="Where the torch backend computes: cpu, cuda or cuda:1.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -117,6 +116,20 @@ def checked_model(text: str) -> str:
     else:
         raise typer.BadParameter(f"{text!r} is no .onnx, .pt2 or .intonly file and no package.module:factory")
     return text
+
+
+def checked_device(backend: BackendName, device: str) -> None:
+    """Raise BadParameter when a device is asked for that the backend does not compute on, or that is not there."""
+    if device == "cpu":
+        return
+    if backend is not BackendName.torch:
+        raise typer.BadParameter(f"{backend.value} runs on the CPU; --backend torch computes on {device}", param_hint="--device")
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as problem:  # what torch raises for a name, a build or a machine without it
+        raise typer.BadParameter(f"{device!r}: {str(problem).splitlines()[0]}", param_hint="--device") from None
 
 
 def checked_data(text: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -158,6 +159,26 @@ def resolve_shape(shape: Shape, sizes: Mapping[str, int]) -> tuple[int, ...]:
 def symbolic_sizes(graph: Graph) -> dict[str, Dim]:
     """Return the sizes that are chosen at run time, by name."""
     return {d.name: d.base for value in graph.values.values() for d in value.shape if isinstance(d, Dim)}
+
+
+def sizes_at(graph: Graph, batch: int) -> dict[str, int]:
+    """Return a size for each symbolic extent: `batch` samples, within the graph's limits, and any other at its largest."""
+    first = graph.values[graph.inputs[0]].shape[:1]
+    return {name: min(max(batch, d.min), d.max) if d in first else d.max for name, d in symbolic_sizes(graph).items()}
+
+
+def sample_elements(graph: Graph, arrays: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """Return how many elements one sample of each value has.
+
+    Args:
+        arrays: inputs by name, whose lengths count; without them, any symbolic extent but the batch is at its largest.
+    """
+    sizes = sizes_at(graph, 1)
+    first = graph.values[graph.inputs[0]].shape[:1]
+    for name, array in (arrays or {}).items():
+        declared = graph.values[name].shape if name in graph.inputs else ()
+        sizes.update({d.name: n for d, n in zip(declared, array.shape, strict=False) if isinstance(d, Dim) and d not in first})
+    return {name: math.prod(resolve_shape(value.shape, sizes)) for name, value in graph.values.items()}
 
 
 def max_shape(shape: Shape) -> tuple[int, ...]:

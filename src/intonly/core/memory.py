@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from intonly.core.graph import Graph, element_count
+from intonly.core.graph import Graph, sample_elements
 
 
 def last_uses(graph: Graph) -> dict[str, int]:
@@ -25,7 +25,7 @@ def affordable(graph: Graph, batches: Sequence[Mapping[str, Any]], limit_bytes: 
         batches: inputs by name. element_bytes: what one live element of one sample takes.
     """
     last_use = last_uses(graph)
-    sizes = {name: element_count(graph.values[name].shape) for name in graph.values}
+    sizes = sample_elements(graph, batches[0] if batches else None)
     now = sum(sizes[name] for name in graph.inputs)
     peak = max(now, 1)
     for i, node in enumerate(graph.nodes):

@@ -13,7 +13,7 @@ import torch
 from intonly.core.errors import DataError
 from intonly.core.graph import Shape, shape_text
 from intonly.core.records import InputSpec
-from intonly.data import as_array
+from intonly.data import as_array, check_input
 from intonly.training.placement import Grid
 from intonly.training.program import Program
 
@@ -62,7 +62,7 @@ def named_tensors(given: Sequence[Any], names: Sequence[str]) -> dict[str, torch
 
 
 def in_model_units(x: torch.Tensor, entry: Entry, device: torch.device) -> torch.Tensor:
-    """Return callers' tensor in the units and axis order of the canonical graph, float32.
+    """Return callers' tensor in the units and axis order of the canonical graph, float32; exact integers stay integers.
 
     Images are stored channels last, which CPUs and tensor cores like best.
 
@@ -70,6 +70,9 @@ def in_model_units(x: torch.Tensor, entry: Entry, device: torch.device) -> torch
         DataError: when it has another type than its spec says, or another shape.
     """
     spec = entry.spec
+    if spec.dtype == "integer":
+        check_input(x.detach().cpu().numpy(), spec, entry.shape)
+        return x.to(device).long()
     if spec.dtype != "float32" and x.dtype != getattr(torch, spec.dtype):
         raise DataError(f"input {spec.name!r}: expected {spec.dtype} numbers, got {str(x.dtype).removeprefix('torch.')}")
     fits = x.ndim == len(entry.shape) and all(not isinstance(d, int) or d == got for d, got in zip(entry.shape, x.shape, strict=True))

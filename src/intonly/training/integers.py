@@ -52,7 +52,7 @@ class Integers:
             codes[spec.name] = torch.from_numpy(array).to(self.runner.device)
         parts: dict[str, list[torch.Tensor]] = {spec.name: [] for spec in self.outputs}
         count = len(next(iter(codes.values())))
-        for start, stop, size in chunks(count, self.graph, roomy_batch(self.graph)):
+        for start, stop, size in chunks(count, self.graph, roomy_batch(self.graph, codes)):
             piece = {name: x[start:stop] for name, x in codes.items()}
             if stop - start < size:
                 piece = {k: torch.cat([x, x[-1:].expand(size - (stop - start), *x.shape[1:])]) for k, x in piece.items()}

@@ -22,7 +22,7 @@ from intonly.backends.native.rewrite import unsigned
 from intonly.backends.native.rows import with_rows
 from intonly.backends.native.tables import tabulated
 from intonly.core.errors import BackendError
-from intonly.core.graph import Dim, Graph, symbolic_sizes
+from intonly.core.graph import Dim, Graph, sizes_at
 
 Array = npt.NDArray[Any]
 CACHE_BYTES = 1 << 20
@@ -149,19 +149,19 @@ class NativeEngine:
     def _pieces(self, sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
         """Return (extents of one program run, number of runs): samples come in equal pieces that the caches hold well."""
         first = self._batch_dim
-        if first is None:
+        if first is None or sizes[first.name] <= max(1, first.min):
             return dict(sizes), 1
         count = sizes[first.name]
-        sizes_that_fit = (k for k in range(max(1, first.min), min(self.batch, count) + 1) if count % k == 0)
+        sizes_that_fit = (k for k in range(max(1, first.min), min(self.batch_at(sizes), count) + 1) if count % k == 0)
         size = max(sizes_that_fit, default=count)
         return {**sizes, first.name: size}, count // size
 
     @cached_property
     def _batch_dim(self) -> Dim | None:
-        """The symbolic extent that all inputs and outputs have first, and none other beside it; None without one."""
-        dims = list(symbolic_sizes(self.source).values())
+        """The symbolic extent that all inputs and outputs have first; None without one."""
         ends = [self.source.values[name].shape for name in (*self.source.inputs, *self.source.outputs)]
-        return dims[0] if len(dims) == 1 and all(shape and isinstance(shape[0], Dim) for shape in ends) else None
+        firsts = {shape[0].base if shape and isinstance(shape[0], Dim) else None for shape in ends}
+        return firsts.pop() if len(firsts) == 1 else None
 
     def profile(self, inputs: Mapping[str, Array], repeats: int = 20) -> list[StepTime]:
         """Return what each step costs on one thread, median over `repeats` runs."""
@@ -171,16 +171,24 @@ class NativeEngine:
         times = np.median([program.profile(arrays, 1) for _ in range(repeats)], axis=0)
         return [StepTime(s.origin, s.op, s.kind, int(ns), s.macs) for s, ns in zip(plan.steps, times, strict=True)]
 
-    @cached_property
-    def batch(self) -> int:
-        """How many samples to run at a time: as many as keep the arena in the second-level cache, one at least.
+    def batch_at(self, sizes: Mapping[str, int]) -> int:
+        """Return how many samples to run at a time: as many as keep the arena in the second-level cache, one at least.
 
-        1 << 30 when the batch is fixed, or a symbolic extent beside it leaves the arena's size open.
+        1 << 30 when the batch is fixed.
+
+        Args:
+            sizes: of the symbolic extents beside the batch, such as a length; what is said of the batch does not count.
         """
         first = self._batch_dim
         if first is None:
             return 1 << 30
-        return max(1, CACHE_BYTES // max(1, self.arena_bytes(**{first.name: max(1, first.min)})))
+        one = {**sizes, first.name: max(1, first.min)}
+        return max(1, CACHE_BYTES // max(1, self.arena_bytes(**one))) * one[first.name]
+
+    @property
+    def batch(self) -> int:
+        """How many samples to run at a time where any other symbolic extent is at its largest."""
+        return self.batch_at(sizes_at(self.source, 1))
 
     def arena_bytes(self, **sizes: int) -> int:
         """Return the memory that one run needs beside weights, inputs and outputs."""

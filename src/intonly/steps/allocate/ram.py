@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from intonly.core.graph import Graph, Node, element_count
+from intonly.core.graph import Graph, Node, sample_elements
 from intonly.core.tables import CostRow, CostTable
 from intonly.ops import OPS
 from intonly.steps.allocate.costs import REFERENCE_BITS, packed_bytes
@@ -97,11 +97,11 @@ def _stays(graph: Graph, residual_bits: int, norm_bits: Mapping[str, int]) -> It
     merged = _merged(graph, consumers)
     runs = {node.output: _runs_at(graph, node, merged, position) for node in graph.nodes}
     end = 2 * len(graph.nodes) - 1
-    asked = _asked(graph, root, residual_bits, norm_bits)
-    for name, value in graph.values.items():
+    asked, elements = _asked(graph, root, residual_bits, norm_bits), sample_elements(graph)
+    for name in graph.values:
         if name in graph.params or name in merged:
             continue
-        count, first = element_count(value.shape), 2 * runs[name] + 1 if name in runs else 0
+        count, first = elements[name], 2 * runs[name] + 1 if name in runs else 0
         reads = {r.output: 2 * runs[r.output] + 1 for r in consumers[name]}
         last = end if name in graph.outputs else max(reads.values(), default=first)
         widest, layers = asked[root[name]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from intonly.core.graph import element_count
+from intonly.core.graph import sample_elements
 from intonly.steps.sensitivity.network import Layer, Values
 from intonly.steps.sensitivity.study import Batch, Study
 
@@ -39,7 +39,8 @@ def passes(study: Study, batch: Batch, signals: Signals, count: int) -> Iterator
         count: number of signals, which decides the size of chunks.
     """
     graph = study.network.graph
-    sizes = [element_count(graph.values[name].shape) for layer in study.layers for name in (layer.input, layer.output)]
+    elements = sample_elements(graph, batch.arrays)
+    sizes = [elements[name] for layer in study.layers for name in (layer.input, layer.output)]
     for chunk in study.chunks(batch, count * sum(sizes) + sum(sizes)):
         with torch.enable_grad():
             values = study.network.values(chunk.arrays)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from intonly.core.graph import element_count
+from intonly.core.graph import sample_elements
 from intonly.steps.sensitivity.network import Layer
 from intonly.steps.sensitivity.study import Batch, Study
 
@@ -52,6 +52,6 @@ class Curved:
 def curved(study: Study, batch: Batch, layers: Sequence[Layer], *, inputs: bool = False) -> Iterator[tuple[Batch, Curved]]:
     """Yield the chunks of a batch with their gradients."""
     graph = study.network.graph
-    size = sum(element_count(value.shape) for name, value in graph.values.items() if name not in graph.params)
+    size = sum(count for name, count in sample_elements(graph, batch.arrays).items() if name not in graph.params)
     for chunk in study.chunks(batch, GRAPH_COPIES * size):
         yield chunk, Curved(study, chunk, layers, inputs=inputs)

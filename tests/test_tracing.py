@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a module is traced with: samples of the data, by the names of its arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="modules are PyTorch's")
+
+import intonly  # noqa: E402
+from intonly.core.errors import DataError  # noqa: E402
+from intonly.core.records import InputSpec  # noqa: E402
+from intonly.data import Dataset  # noqa: E402
+from intonly.tracing import example_from, peeked  # noqa: E402
+from tests.steps.test_tokens import LONGEST, WORDS, Decoder, Encoder  # noqa: E402
+
+IDS = np.random.default_rng(0).integers(0, WORDS, (6, 8))
+MASK = np.ones_like(IDS)
+
+
+@pytest.mark.parametrize("kind", ["mapping", "dataset", "npz", "batches", "iterator"])
+def test_ids_and_masks_go_by_name_from_any_kind_of_data(kind: str, tmp_path: Any) -> None:
+    """A text network could be quantized from one kind of data only, or its mask be taken for ids."""
+    arrays = {"mask": MASK, "ids": IDS, "other": IDS}
+    np.savez(tmp_path / "d.npz", **arrays)
+    batches = [{k: torch.from_numpy(v[at : at + 3]) for k, v in arrays.items()} for at in (0, 3)]
+    data = {"mapping": arrays, "dataset": Dataset(arrays), "npz": tmp_path / "d.npz", "batches": batches, "iterator": iter(batches)}[kind]
+    beginning, data = peeked(data)
+    made = example_from(beginning, None, Encoder())
+    assert list(made) == ["ids", "mask"]
+    assert {x.dtype for x in made.values()} == {torch.int64}
+    assert made["ids"].shape == (2, 8)
+    q = intonly.quantize(Encoder().eval(), "w8a8", data, length_max=LONGEST)
+    assert q(IDS, MASK)[0].shape == (6, 8, 16)
+    assert q(IDS[:, :3], MASK[:, :3])[1].shape == (6, 16)
+
+
+def test_one_array_of_ids_needs_no_name() -> None:
+    """A language model, which takes ids alone, would be traced with reals."""
+    for data in (IDS, {"x": IDS}, {"ids": IDS}):
+        made = example_from(data, None, Decoder())
+        (x,) = made.values() if isinstance(made, dict) else made
+        assert x.dtype == torch.int64
+        assert intonly.quantize(Decoder().eval(), "w8a8", data, length_max=LONGEST)(IDS).shape == (6, 8, 64)
+
+
+def test_a_module_without_embedding_gets_reals() -> None:
+    """Features that happen to be whole numbers would trace a network for integers."""
+    (x,) = example_from({"x": IDS}, None, torch.nn.Linear(8, 2))
+    assert x.dtype == torch.float32
+    made = example_from({"input": IDS}, None, torch.nn.Linear(8, 2))
+    assert made["input"].dtype == torch.float32
+
+
+def test_specs_say_more_than_the_data() -> None:
+    """An InputSpec would be ignored for one input of several."""
+    made = example_from({"ids": IDS, "mask": MASK}, InputSpec("mask", dtype="integer", high=1), Encoder())
+    assert {k: v.dtype for k, v in made.items()} == {"ids": torch.int64, "mask": torch.int64}
+
+
+def test_batches_of_different_lengths_are_said() -> None:
+    """A loader that pads each batch for itself would end in an error of NumPy."""
+    with pytest.raises(DataError, match=r"'ids' hold samples of shapes \(8,\) and \(5,\).*padded"):
+        intonly.quantize(Encoder().eval(), "w8a8", [{"ids": IDS[:, :n], "mask": MASK[:, :n]} for n in (8, 5)], length_max=LONGEST)
+
+
+def test_names_that_are_no_arguments_are_said() -> None:
+    """A user would get an error of torch about a missing argument."""
+    with pytest.raises(DataError, match=r"the data hold tokens, its arguments are ids, mask"):
+        example_from({"tokens": IDS}, None, Encoder())
