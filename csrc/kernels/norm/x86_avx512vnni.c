@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include "kernels/norm/any.h"
+#include "kernels/x86_avx512.h"
 
 /* Read up to eight elements. */
 static inline __m512i eight(const uint8_t *x, int64_t type, __mmask8 mask) {
@@ -85,7 +86,7 @@ static void find_512(const intonly_norm *s, norm_sums *sums) {
     }
     /* No root has more bits than that of the largest. */
     const int pairs = (bit_length(rest[0], rest[1]) + 1) >> 1;
-    __m512i place = _mm512_set1_epi64(pairs > 0 ? INT64_C(1) << (2 * pairs - 2) : 0);
+    __m512i place = _mm512_set1_epi64((int64_t)(pairs > 0 ? UINT64_C(1) << (2 * pairs - 2) : 0));
     for (int i = 0; i < pairs; ++i, place = _mm512_srli_epi64(place, 2)) {
 #pragma GCC unroll 2
         for (int v = 0; v < 2; ++v) {
@@ -160,16 +161,6 @@ static int is_upper(const norm *g) {
     return least >= 33 && s->zero_point > -limit && s->zero_point < limit;
 }
 
-/* Read up to sixteen elements. */
-static inline __m512i sixteen(const uint8_t *x, int64_t type, __mmask16 mask) {
-    switch (type) {
-    case INTONLY_S8: return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, x));
-    case INTONLY_U8: return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, x));
-    case INTONLY_S16: return _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, x));
-    default: return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x));
-    }
-}
-
 /* Constants of sixteen columns, those of even and of odd ones apart. */
 typedef struct columns {
     __m512i multiplier[2], offset[2], right;
@@ -204,7 +195,7 @@ static inline __attribute__((always_inline)) void finish_short(const norm *g, co
         for (int r = 0; r < rows; ++r, from += x_row, to += y_row) {
             const int64_t less = s->middle * s->count + intonly_signed(sums->total[r]);
             const __m512i by = _mm512_set1_epi64(sums->reciprocal[r]);
-            const __m512i u = _mm512_sub_epi32(_mm512_mullo_epi32(sixteen(from, type, mask), count),
+            const __m512i u = _mm512_sub_epi32(_mm512_mullo_epi32(load_sixteen(from, type, mask), count),
                                                _mm512_set1_epi32((int32_t)less)); /* modulo 2^32 */
             const __m512i even = _mm512_sra_epi64(_mm512_mul_epi32(u, by), down);
             const __m512i odd = _mm512_sra_epi64(_mm512_mul_epi32(_mm512_srli_epi64(u, 32), by), down);
