@@ -35,7 +35,8 @@ const char *intonly_check_gemm(checker *c, const intonly_gemm *step) {
     REQUIRE(pixels_stand(c, x, extents, step->tap_bytes, taps, READ_TAPS), "x lies outside its space");
     REQUIRE(pixels_stand(c, y, extents, step->oc, intonly_reach_of(0), WRITE), "y lies outside what may be written");
     if (!is_absent(r.ref)) {
-        REQUIRE(e.form == INTONLY_FORM_NARROW && is_8_bit(r.type), "a residual has 8 bits and goes with form 2");
+        REQUIRE((e.form == INTONLY_FORM_NARROW && is_8_bit(r.type)) || (e.form == INTONLY_FORM_WIDE && r.type <= INTONLY_U16),
+                "a residual goes with form 2 and has 8 bits, or with form 1 and has at most 16");
         REQUIRE(pixels_stand(c, r, extents, step->oc, intonly_reach_of(0), READ), "r lies outside its space");
     }
     const uint8_t *form = packed(c, step->packed, step->packed_bytes);

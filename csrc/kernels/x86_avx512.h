@@ -109,6 +109,16 @@ static inline int plain_constants_hold(const plain_constants *k, int64_t count, 
 ALWAYS_INLINE __m512i load64(const void *p) { return _mm512_loadu_si512(p); }
 ALWAYS_INLINE __m256i load32(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 
+/* Return up to sixteen integers of at most 16 bits, in 32 bits each. */
+ALWAYS_INLINE __m512i load_sixteen(const uint8_t *x, int64_t type, __mmask16 mask) {
+    switch (type) {
+    case INTONLY_S8: return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, x));
+    case INTONLY_U8: return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, x));
+    case INTONLY_S16: return _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, x));
+    default: return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x));
+    }
+}
+
 /* Return the mask of the first `count` bytes, 1 to 64. */
 ALWAYS_INLINE __mmask64 first_bytes(int64_t count) { return ~UINT64_C(0) >> (64 - count); }
 

@@ -21,6 +21,7 @@ typedef struct plain_end {
     /* Of the wide form with shifts of 33 and more: shift - 32, the rounding 2^(shift - 33), and whether it is so. */
     int32_t right[64], half[64];
     int upper;
+    int in_order; /* whether accumulators are in the order of the channels; else in slot order */
 } plain_end;
 
 #ifdef __AVX512BW__
@@ -76,19 +77,52 @@ ALWAYS_INLINE __m512i wide_finish(const plain_end *end, int64_t at, __m512i acc)
     return _mm512_inserti64x4(lower, wide_eight(e, _mm512_extracti64x4_epi64(acc, 1), at + 8), 1);
 }
 
-/* The narrow form of up to 16 channels from `at` on, one by one. The accumulators hold its rounding. */
-static __m512i narrow_finish_each(const plain_end *end, int64_t at, int64_t count, const uint8_t *residual,
+/* The law for up to 16 channels from `at` on, one by one. The accumulators hold the rounding of the narrow form. */
+static __m512i finish_each(const plain_end *end, int64_t at, int64_t count, const uint8_t *residual,
                                   __m512i acc) {
     const intonly_epilogue *e = &end->law;
     int32_t sums[16];
     int64_t values[16], joining[16];
     _mm512_storeu_si512(sums, acc);
+    const int64_t bytes = intonly_bytes_of(end->residual_type);
+    const int narrow = e->form == INTONLY_FORM_NARROW;
     for (int64_t c = 0; c < count; ++c)
-        values[c] = narrow_signed((uint32_t)sums[c] - narrow_rounding(e->shift[at + c]));
-    if (e->residual_multiplier != NULL) intonly_load(residual + at, end->residual_type, 1, count, joining);
+        values[c] = narrow_signed((uint32_t)sums[c] - (narrow ? narrow_rounding(e->shift[at + c]) : 0));
+    if (e->residual_multiplier != NULL)
+        intonly_load(residual + at * bytes, end->residual_type, bytes, count, joining);
     intonly_finish(e, at, 1, 0, 0, joining, count, values);
     for (int64_t c = 0; c < count; ++c) sums[c] = (int32_t)values[c];
     return load64(sums);
+}
+
+/* The wide form with a residual, of 16 columns: constants of the even ones, and of the odd ones. */
+typedef struct join_columns {
+    __m512i multiplier[2], residual_multiplier[2], shift[2], half[2];
+} join_columns;
+
+/* Return the constants of columns from `at` on. */
+ALWAYS_INLINE join_columns join_columns_at(const intonly_epilogue *e, int64_t at) {
+    const __m512i one = _mm512_set1_epi64(1), lower = _mm512_set1_epi64(UINT32_MAX);
+    const __m512i m = load64(e->multiplier + at), m_r = load64(e->residual_multiplier + at);
+    const __m512i s = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(e->shift + at)));
+    join_columns k = {.multiplier = {m, _mm512_srli_epi64(m, 32)},
+                      .residual_multiplier = {m_r, _mm512_srli_epi64(m_r, 32)},
+                      .shift = {_mm512_and_si512(s, lower), _mm512_srli_epi64(s, 32)}};
+    for (int odd = 0; odd < 2; ++odd) k.half[odd] = _mm512_sllv_epi64(one, _mm512_sub_epi64(k.shift[odd], one));
+    return k;
+}
+
+/* Return (acc * m + r * m_r + 2^(s-1)) >> s, which 32 bits hold. */
+ALWAYS_INLINE __m512i joined(const join_columns *k, __m512i acc, __m512i r) {
+    __m512i y[2];
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; ++odd) {
+        const __m512i a = odd ? _mm512_srli_epi64(acc, 32) : acc, b = odd ? _mm512_srli_epi64(r, 32) : r;
+        const __m512i own = _mm512_add_epi64(_mm512_mul_epi32(a, k->multiplier[odd]), k->half[odd]);
+        const __m512i sum = _mm512_add_epi64(_mm512_mul_epi32(b, k->residual_multiplier[odd]), own);
+        y[odd] = _mm512_srav_epi64(sum, k->shift[odd]);
+    }
+    return _mm512_mask_shuffle_epi32(y[0], 0xAAAA, y[1], _MM_PERM_CCAA);
 }
 
 /* Store up to 16 results, which fit the type. */
@@ -113,17 +147,22 @@ ALWAYS_INLINE void finish_sixteen(const plain_end *end, int64_t at, int64_t coun
     const intonly_epilogue *e = &end->law;
     const int64_t now = count - at < 16 ? count - at : 16;
     if (now <= 0) return;
-    if (e->form == INTONLY_FORM_WIDE) acc = wide_finish(end, at, acc);
-    if (e->form == INTONLY_FORM_NARROW) acc = narrow_finish_each(end, at, now, residual, acc);
+    if (e->form == INTONLY_FORM_NARROW || e->residual_multiplier != NULL)
+        acc = finish_each(end, at, now, residual, acc);
+    else if (e->form == INTONLY_FORM_WIDE)
+        acc = wide_finish(end, at, acc);
     store_sixteen(y + at * bytes, bytes, now, acc);
 }
 
-/* Finish one pixel of `count` channels. acc[16 * vectors]: in slot order, with the rounding of the narrow form. Lanes
- * and vectors change places, which gives the order of the channels. */
+/* Finish one pixel of `count` channels. acc[16 * vectors], with the rounding of the narrow form. In slot
+ * order, lanes and vectors change places, which gives the order of the channels. */
 static void plain_finish(const plain_end *end, const int32_t *acc, int64_t vectors, int64_t count,
                          const uint8_t *residual, uint8_t *y) {
     const int64_t bytes = intonly_bytes_of(end->y_type);
-    if (vectors == 1) {
+    if (end->in_order) {
+        for (int64_t at = 0; at < 16 * vectors; at += 16)
+            finish_sixteen(end, at, count, residual, load64(acc + at), bytes, y);
+    } else if (vectors == 1) {
         finish_sixteen(end, 0, count, residual, load64(acc), bytes, y);
     } else if (vectors == 2) {
         const __m512i a = load64(acc), b = load64(acc + 16);

@@ -52,6 +52,7 @@ typedef struct layer {
     intonly_weights weights;
     int8_t w[9 * 200 * 40];
     int32_t bias[200];
+    int64_t r_type;
     law law;
 } layer;
 
@@ -78,14 +79,16 @@ static int64_t reach(const layer *l, int64_t channel, int sign) {
 static void random_layer(layer *l, int64_t channels, int64_t taps, int64_t depth, int64_t x_type, int depthwise) {
     static const int64_t ranges[][2] = {{-128, 127}, {-127, 127}, {-64, 63}, {-7, 7}, {-1, 1}, {127, 127}, {-128, -128}};
     const int64_t *range = ranges[below(7)];
-    const int64_t form = one_in(2) ? INTONLY_FORM_NARROW : below(2), r_type = below(2);
+    const int64_t form = one_in(2) ? INTONLY_FORM_NARROW : below(2);
     intonly_weights *w = &l->weights;
     memset(w, 0, sizeof *w);
     w->channels = channels, w->taps = taps, w->depth = depth, w->tap_bytes = depthwise ? 1 : (depth + 3) & ~INT64_C(3);
     w->w = l->w, w->bias = l->bias, w->form = form, w->x_signed = x_type == INTONLY_S8;
     for (int64_t k = 0; k < channels * taps * depth; ++k) l->w[k] = (int8_t)between(range[0], range[1]);
     const int64_t typical = magnitude(range[0] + range[1]) > 8 ? 255 * 127 * taps * depth : 128 * range[1] * taps * depth / 4 + 1;
-    const int residual = form == INTONLY_FORM_NARROW && one_in(2);
+    const int residual = (form == INTONLY_FORM_NARROW || (form == INTONLY_FORM_WIDE && !depthwise)) && one_in(2);
+    const int64_t r_type = form == INTONLY_FORM_WIDE ? below(INTONLY_U16 + 1) : below(2);
+    l->r_type = r_type;
     random_law(&l->law, form, residual, r_type, channels, bit_length(typical));
     /* The bias of a channel leaves its accumulator where the certificate of the form wants it, sometimes at the edge. */
     for (int64_t c = 0; c < channels; ++c) {
@@ -164,7 +167,7 @@ void test_gemm(const intonly_kernels *table, outcome *o) {
     }
     const image x = new_image(x_type, g.n, g.h, g.w, depth, net.weights.tap_bytes - depth);
     const image y = new_image(output_type(&net), g.n, g.oh, g.ow, channels, 0);
-    const image r = new_image(below(2), g.n, g.oh, g.ow, channels, 0);
+    const image r = new_image(net.r_type, g.n, g.oh, g.ow, channels, 0);
     fill_image(&x, type_lowest(x_type), type_highest(x_type));
     fill_adversary(&g, &x, &net, 0);
     fill_image(&r, type_lowest(r.type), type_highest(r.type));

@@ -50,6 +50,18 @@ static stored how_stored(const intonly_weights *w) {
     return s;
 }
 
+/* Return whether residuals of at most 16 bits join short: see gemm_head. */
+static int joins_short(const intonly_weights *w) {
+    if (w->form != INTONLY_FORM_WIDE || w->residual_multiplier == NULL) return 0;
+    for (int64_t c = 0; c < w->channels; ++c) {
+        const int64_t m = w->multiplier[c], m_r = w->residual_multiplier[c];
+        const uint64_t own = (uint64_t)w->acc_limit * (uint64_t)(m < 0 ? -m : m), half = UINT64_C(1) << (w->shift[c] - 1);
+        const uint64_t joining = (uint64_t)(m_r < 0 ? -m_r : m_r) << 17; /* 16 bits, minus a zero point of 16 bits */
+        if ((own + joining + half) >> w->shift[c] >= UINT64_C(1) << 30) return 0;
+    }
+    return 1;
+}
+
 size_t intonly_gemm_size_avx512vnni(const intonly_weights *weights) {
     if (weights->x_signed || weights->acc_limit > INT32_MAX) return 0;
     const int64_t bits = how_stored(weights).head.bits;
@@ -85,6 +97,8 @@ void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packe
     memset(packed, 0, (size_t)gemm_bytes(weights->channels, k, s.head.bits));
     s.head.summary = narrow_summarize(weights);
     s.head.summary.left = 0;
+    s.head.joins_short = joins_short(weights);
+    const int in_order = weights->form != INTONLY_FORM_NARROW;
     for (int64_t i = 0; i < gemm_panels(weights->channels); ++i) {
         const gemm_panel p = gemm_panel_of(packed, i, weights->channels, k, s.head.bits);
         uint8_t *panel = packed + ((const uint8_t *)p.constants - packed);
@@ -93,9 +107,11 @@ void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packe
             const int64_t byte = byte_of_channel(c, p.vectors), channel = p.channel + c;
             const int lift = s.head.bits == 8 ? narrow_lift(weights, channel) : s.lift;
             plain_pack(weights, channel, lift, c, &constants->plain);
-            for (int64_t copy = 0; copy < 16; copy += 4 * p.vectors) /* each row of a unit has its own */
+            if (in_order) constants->narrow.bias[c] = weights->bias[channel];
+            for (int64_t copy = 0; !in_order && copy < 16; copy += 4 * p.vectors) /* each row of a unit has its own */
                 narrow_pack(weights, channel, lift, byte + copy, &constants->narrow);
-            pack_weights(weights, &s, channel, lift, p.vectors, 4 * slot_of_byte(byte), (uint8_t *)(constants + 1));
+            pack_weights(weights, &s, channel, lift, p.vectors, 4 * (in_order ? c : slot_of_byte(byte)),
+                         (uint8_t *)(constants + 1));
             s.head.summary.left |= weights->form == INTONLY_FORM_NARROW && constants->plain.shift[c] < 0;
         }
     }
@@ -117,13 +133,48 @@ int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *pac
     return 1;
 }
 
+/* Sixteen columns of all rows at a time. r_type: of the residual, a constant. */
+ALWAYS_INLINE void finish_joined(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc,
+                                 int64_t r_type) {
+    const intonly_gemm *s = g->step;
+    const plain_constants *constants = &p->constants->plain;
+    const intonly_epilogue law = {.multiplier = constants->multiplier,
+                                  .residual_multiplier = constants->residual_multiplier,
+                                  .shift = constants->shift};
+    const int64_t r_bytes = intonly_bytes_of(r_type), y_bytes = intonly_bytes_of(s->y_type), end = first + rows;
+    const __m512i residual_zero = _mm512_set1_epi32((int32_t)s->residual_zero);
+    const __m512i zero_point = _mm512_set1_epi32((int32_t)s->zero_point);
+    const __m512i lo = _mm512_set1_epi32((int32_t)s->lo), hi = _mm512_set1_epi32((int32_t)s->hi);
+    for (int64_t at = 0; at < p->channels; at += 16) {
+        const int64_t channel = p->channel + at, count = p->channels - at < 16 ? p->channels - at : 16;
+        const __mmask16 mask = (__mmask16)first_bytes(count);
+        const join_columns k = join_columns_at(&law, at);
+        const int32_t *sums = acc + at;
+        for (int64_t row = first; row < end && row < g->rows.count; ++row, sums += 16 * p->vectors) {
+            const __m512i r = load_sixteen(g->rows.residual[row] + channel * r_bytes, r_type, mask);
+            __m512i y = joined(&k, load64(sums), _mm512_sub_epi32(r, residual_zero));
+            y = _mm512_min_epi32(_mm512_max_epi32(_mm512_add_epi32(y, zero_point), lo), hi);
+            store_sixteen(g->rows.y[row] + channel * y_bytes, y_bytes, count, y);
+        }
+    }
+}
+
 static void gemm_finish_plain(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc) {
     const intonly_gemm *s = g->step;
-    plain_end end = {.y_type = s->y_type, .residual_type = s->r_type};
+    if (g->joins_short && s->r_type == INTONLY_S16) {
+        finish_joined(g, p, first, rows, acc, INTONLY_S16);
+        return;
+    }
+    if (g->joins_short) {
+        finish_joined(g, p, first, rows, acc, s->r_type);
+        return;
+    }
+    plain_end end = {.y_type = s->y_type, .residual_type = s->r_type, .in_order = s->form != INTONLY_FORM_NARROW};
     INTONLY_READ_LIMITS(s, &end.law);
     plain_end_constants(&end, &p->constants->plain, g->residual);
     for (int64_t row = first; row < first + rows && row < g->rows.count; ++row, acc += 16 * p->vectors) {
-        const uint8_t *residual = g->residual ? g->rows.residual[row] + p->channel : NULL;
+        const uint8_t *residual = NULL;
+        if (g->residual) residual = g->rows.residual[row] + p->channel * intonly_bytes_of(s->r_type);
         uint8_t *y = g->rows.y[row] + p->channel * intonly_bytes_of(s->y_type);
         plain_finish(&end, acc, p->vectors, p->channels, residual, y);
     }
@@ -292,6 +343,9 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
         memset(&g.narrow, 0, sizeof g.narrow);
         g.end = GEMM_PLAIN;
     }
+    const int64_t zero_limit = 1 << 30;
+    g.joins_short = head->joins_short && g.residual && s->form == INTONLY_FORM_WIDE && s->zero_point > -zero_limit &&
+                    s->zero_point < zero_limit && s->residual_zero >= -65536 && s->residual_zero <= 65536;
     int64_t row = 0, row_end = rows, panel = 0, panel_end = panels;
     if (parts > 1) share(rows, s->oc, part, parts, &row, &row_end, &panel, &panel_end);
     if (row < row_end && panel < panel_end) run_part(&g, row, row_end, panel, panel_end);

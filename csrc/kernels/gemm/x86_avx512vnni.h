@@ -5,7 +5,8 @@
  *
  * Panels have 64 channels while more than 48 are left; the rest makes panels of 32 and 16. The last one is padded with
  * zero weights.
- * Weights: [K / 4][16 * vectors][4], K = taps * tap_bytes, in slot order (kernels/x86_avx512.h). Few different ones are
+ * Weights: [K / 4][16 * vectors][4], K = taps * tap_bytes, in slot order (kernels/x86_avx512.h) for the narrow form,
+ * in the order of the channels for the others. Few different ones are
  * places in the book of the head (book.h), in groups of `16 * vectors * 4`; a tile looks them up in registers.
  */
 #ifndef INTONLY_GEMM_X86_AVX512VNNI_H
@@ -22,7 +23,7 @@ typedef struct gemm_head {
     narrow_summary summary;
     int64_t bits;    /* of a stored weight: 8, 4 or 2 */
     int8_t book[16]; /* the weight of each place; not read with 8 bits */
-    int64_t unused;
+    int64_t joins_short; /* whether the wide form with a residual gives less than 2^30 before it is clamped */
 } gemm_head;
 
 /* A panel of a packed form. */

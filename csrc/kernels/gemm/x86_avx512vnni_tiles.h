@@ -43,6 +43,7 @@ typedef struct gemm {
     int64_t bits; /* of a stored weight */
     int dense;    /* log2 of the weights in a byte */
     int end;      /* how a tile ends */
+    int joins_short;
     int residual; /* whether there is one */
     int bare;     /* whether a row of y is 16 or 32 bytes, so that several rows may be one stretch of memory */
     narrow_scalars_64 narrow;
@@ -52,7 +53,7 @@ typedef struct gemm {
 
 typedef void (*gemm_tile)(const gemm *g, int64_t first);
 
-/* Finish `rows` rows of accumulators [rows][16 * vectors], in slot order, by the plain law. */
+/* Finish `rows` rows of accumulators [rows][16 * vectors] by the plain law, or with a short join. */
 static void gemm_finish_plain(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc);
 
 /* acc[i] += the sum over four bytes of codes (unsigned) times weights (signed), for 16 groups of four. */

@@ -10,6 +10,7 @@
 
 #include "kernels/epilogue.h"
 #include "kernels/walk.h"
+#include "kernels/x86_avx512.h"
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -46,15 +47,6 @@ static inline wide_constants wide_constants_at(const intonly_epilogue *e, int64_
     return k;
 }
 
-static inline __m512i wide_residual(const uint8_t *r, int64_t type, __mmask16 mask) {
-    switch (type) {
-    case INTONLY_S8: return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, r));
-    case INTONLY_U8: return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, r));
-    case INTONLY_S16: return _mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(mask, r));
-    default: return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, r));
-    }
-}
-
 /* Return (acc * m + r * m_r + 2^(s-1)) >> s of the even elements. */
 static inline __m512i wide_half(__m512i acc, __m512i r, __m512i m, __m512i m_r, __m512i shift) {
     const __m512i one = _mm512_set1_epi64(1), products = _mm512_add_epi64(_mm512_mul_epi32(acc, m), _mm512_mul_epi32(r, m_r));
@@ -77,7 +69,7 @@ static inline void wide_row(const intonly_map *s, const intonly_epilogue *e, con
         const wide_constants k = wide_constants_at(e, at + i * stride, stride, mask);
         const __m512i acc = _mm512_maskz_loadu_epi32(mask, a + 4 * i);
         __m512i joining = _mm512_setzero_si512();
-        if (r != NULL) joining = _mm512_sub_epi32(wide_residual(r + i * r_step, s->r_type, mask), residual_zero);
+        if (r != NULL) joining = _mm512_sub_epi32(load_sixteen(r + i * r_step, s->r_type, mask), residual_zero);
         const __m512i even = wide_half(acc, joining, k.multiplier, k.residual_multiplier, _mm512_and_si512(k.shift, lower));
         const __m512i odd = wide_half(_mm512_srli_epi64(acc, 32), _mm512_srli_epi64(joining, 32),
                                       _mm512_srli_epi64(k.multiplier, 32), _mm512_srli_epi64(k.residual_multiplier, 32),

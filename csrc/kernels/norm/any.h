@@ -38,7 +38,7 @@ static inline void norm_begin(norm *g, const intonly_norm *s, uint8_t *const *ba
 }
 
 /* Rows whose roots and reciprocals are found side by side: their steps depend on each other, those of rows do not. */
-enum { NORM_ROWS = 8 };
+enum { NORM_ROWS = 16 };
 
 /* The sums of a row, and what is found from them. */
 typedef struct norm_sums {
@@ -105,7 +105,7 @@ static inline void norm_sum(const norm *g, const uint8_t *x, int r, norm_sums *s
     sums->squares[r] = squares;
 }
 
-static inline void norm_finish(const norm *g, const uint8_t *x, int r, const norm_sums *sums, uint8_t *y) {
+static inline void norm_finish_row(const norm *g, const uint8_t *x, int r, const norm_sums *sums, uint8_t *y) {
     const intonly_norm *s = g->step;
     const int64_t step = intonly_bytes_of(s->x_type), out = intonly_bytes_of(s->y_type);
     int64_t values[INTONLY_CHUNK];
@@ -120,11 +120,17 @@ static inline void norm_finish(const norm *g, const uint8_t *x, int r, const nor
     }
 }
 
+static inline void norm_finish(const norm *g, const uint8_t *x, int rows, const norm_sums *sums, uint8_t *y) {
+    const intonly_norm *s = g->step;
+    for (int r = 0; r < rows; ++r)
+        norm_finish_row(g, x + r * s->x_strides[INTONLY_LAST], r, sums, y + r * s->y_strides[INTONLY_LAST]);
+}
+
 typedef void (*norm_summing)(const norm *g, const uint8_t *x, int r, norm_sums *sums);
 typedef void (*norm_finding)(const intonly_norm *s, norm_sums *sums);
-typedef void (*norm_finishing)(const norm *g, const uint8_t *x, int r, const norm_sums *sums, uint8_t *y);
+typedef void (*norm_finishing)(const norm *g, const uint8_t *x, int rows, const norm_sums *sums, uint8_t *y);
 
-/* All rows, some at a time: sum of a row, find of all of them, finish of a row. */
+/* All rows, some at a time: sum of a row, find and finish of all of them. */
 static inline void norm_rows(const void *step, uint8_t *const *bases, unsigned part, unsigned parts, norm_summing sum,
                              norm_finding find, norm_finishing finish) {
     norm g;
@@ -137,7 +143,7 @@ static inline void norm_rows(const void *step, uint8_t *const *bases, unsigned p
             norm_sums sums = {{0}, {0}, {0}};
             for (int r = 0; r < rows; ++r) sum(&g, x + r * x_row, r, &sums);
             find(g.step, &sums);
-            for (int r = 0; r < rows; ++r) finish(&g, x + r * x_row, r, &sums, y + r * y_row);
+            finish(&g, x, rows, &sums, y);
         }
     }
 }

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intonly.backends.native.elementwise import emit_map
-from intonly.backends.native.epilogue import NARROW, Epilogue
+from intonly.backends.native.epilogue import NARROW, WIDE, Epilogue
 from intonly.backends.native.plan import Planner
 from intonly.backends.native.view import View
 
@@ -53,9 +53,9 @@ class Product:
     @property
     def joins_inside(self) -> bool:
         """Whether the kernel itself can do the whole epilogue; else it leaves accumulators to a step of their own."""
-        r = self.residual
-        codes = r is None or (self.epilogue.form == NARROW and r.dtype.itemsize == 1 and (r.strides[3] == 1 or r.shape[3] == 1))
-        return self.epilogue.per_channel and codes
+        r, most = self.residual, {NARROW: 1, WIDE: 2}.get(self.epilogue.form, 0)
+        joins = r is None or (r.dtype.itemsize <= most and (r.strides[3] == r.dtype.itemsize or r.shape[3] == 1))
+        return self.epilogue.per_channel and joins
 
     @property
     def tap_bytes(self) -> int:
