@@ -17,14 +17,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import numpy as np
-from beds import ROOT, Bed, classifiers
+from beds import ROOT, Bed, classifiers, subset
 from rich.console import Console
 from rich.table import Table
 
 import intonly
+from intonly.data import Dataset
 
 
-def measure(bed: Bed, recipe: str, draws: int, reference: tuple[object, object]) -> dict[str, object]:
+def measure(bed: Bed, recipe: str, draws: int, reference: tuple[object, object], test: Dataset) -> dict[str, object]:
     """Return one row: means over calibration draws, and the worst draw."""
     source, float_result = reference
     rows = []
@@ -35,7 +36,7 @@ def measure(bed: Bed, recipe: str, draws: int, reference: tuple[object, object])
         q = intonly.quantize(source, recipe, data=bed.calibration(draw))
         seconds.append(time.perf_counter() - start)
         intonly.verify(q).raise_if_failed()
-        rows.append(intonly.evaluate(q, bed.test(), against=source))
+        rows.append(intonly.evaluate(q, test, against=source))
         size = max(size, q.size)
 
     def mean(key: str) -> float | None:
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--beds", default="all")
     parser.add_argument("--recipes", default="w8a8")
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--images", type=int, default=0, help="judge on the first so many test samples; 0 = all")
     options = parser.parse_args()
     beds = classifiers()
     names = list(beds) if options.beds == "all" else options.beds.split(",")
@@ -77,9 +79,11 @@ def main() -> None:
     for name in names:
         bed = beds[name]
         source = intonly.load(bed.model(), inputs=bed.spec, example_inputs=bed.example())
-        reference = (source, intonly.evaluate(source, bed.test()) if bed.test().labels is not None else None)
+        whole = bed.test()
+        test = subset(whole, slice(options.images), next(iter(whole.arrays))) if options.images else whole
+        reference = (source, intonly.evaluate(source, test) if test.labels is not None else None)
         for recipe in options.recipes.split(","):
-            row = {**measure(bed, recipe, options.draws, reference), "commit": commit}
+            row = {**measure(bed, recipe, options.draws, reference, test), "commit": commit}
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             drop = None if row["top1"] is None else round(row["float_top1"] - row["top1"], 3)

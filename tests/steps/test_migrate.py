@@ -17,10 +17,12 @@ from intonly.core.records import PRESETS, InputSpec, MigrationRule, Plan, Recipe
 from intonly.data import Dataset
 from intonly.model import FloatModel
 from intonly.pipeline import journey
+from intonly.searching import search
 from intonly.steps.migrate import Migrated, migrate
 from intonly.steps.migrate.channels import Channels, Reader, noise, observed
 from intonly.steps.migrate.norms import best_strength, factors_for
 from intonly.steps.quantize import layer_settings
+from intonly.training import prepare
 from tests.steps.graphs import N, Net, assert_same_meaning, run_float, samples, sqnr
 
 WIDTH, HIDDEN, FAR = 16, 128, 60.0
@@ -208,6 +210,39 @@ def test_the_artifact_says_what_was_migrated():
     q = journey(model(graph), W8, Dataset({"x": samples(graph, 32)["x"]})).model
     assert "norm doubled (" in q.artifact.note.extra["migrated"]
     assert "act split (" in q.artifact.note.extra["migrated"]
+
+
+@pytest.mark.parametrize("unit", ["layer", "block"])
+def test_reconstruction_learns_what_was_split(unit):
+    """A block that holds a split or a second norm would not be learned, or end up worse."""
+    graph = block(14, residual=True)
+    data, x = Dataset({"x": samples(graph, 64)["x"]}), samples(graph, 24, 5)["x"]
+    wanted = run_float(graph, {"x": x})[graph.outputs[0]]
+    recipe = replace(W8, weight_bits=4, rounding="nearest", migration_rules=(MigrationRule("act", 0.5, 16), MigrationRule("norm", 0.5)))
+    plain, learned = (journey(model(graph), replace(recipe, reconstruction=r, reconstruction_steps=100), data) for r in ("none", unit))
+    assert learned.reconstruction is not None
+    assert "wide.outliers" not in learned.reconstruction.left
+    before, after = (sqnr(wanted, j.model.dequantize(j.model(x))) for j in (plain, learned))
+    assert after > before
+
+
+def test_search_gives_widths_to_what_was_split():
+    """A plan of a search would name layers that the network lacks, or forget the outliers' own."""
+    graph = block(15, residual=True)
+    data = Dataset({"x": samples(graph, 48)["x"]})
+    found = search(model(graph), "size=94%", data, recipe=replace(W8, rounding="nearest"), candidates=(4, 8), timed=False)
+    assert {rule.match for rule in found.plan.rules} == {"wide", "wide.outliers", "narrow"}
+    assert min(rule.weight_bits for rule in found.plan.rules) == 4
+    assert journey(model(graph), found.plan, data).plan.rules == found.plan.rules
+
+
+def test_training_keeps_the_users_layers():
+    """Weights that are trained would be halves of the user's, or scaled; a plan of a migrated network would be refused."""
+    graph = block(16, residual=True)
+    data = Dataset({"x": samples(graph, 32)["x"]})
+    plan = journey(model(graph), W8, data).plan
+    trained = prepare(model(graph), plan, data)
+    assert [layer.origin for layer in trained.program.layers] == ["wide", "narrow"]
 
 
 def test_processes_see_the_same_channels():

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from intonly.core.errors import DataError
 from intonly.core.records import InputSpec, recipe_of
 from intonly.model import QuantizedModel
 from intonly.pipeline import Progress, captured, finished, simulated
+from intonly.steps.migrate import before_migration
 
 if TYPE_CHECKING:
     from intonly.training.blocks import block_order, in_turns, parameter_groups
@@ -61,7 +63,8 @@ def prepare(  # noqa: PLR0913 - every argument is an option
 
     Args:
         model, inputs, example_inputs, input_shapes, outputs, length_max: as for `load`.
-        plan: a preset, a recipe or a plan, as for `quantize`.
+        plan: a preset, a recipe or a plan, as for `quantize`; outlier channels stay where they are, so that what is trained are
+            the user's own layers.
         data: calibration samples, as for `quantize`; they decide the units at which training starts.
         batch_norm: "frozen" folds every batch norm with its running statistics from the start; "batch" normalizes with each
             batch's statistics until `m.batch_norm = "frozen"`. Evaluation is folded always.
@@ -77,7 +80,7 @@ def prepare(  # noqa: PLR0913 - every argument is an option
         raise DataError(f"batch_norm must be 'frozen' or 'batch', got {batch_norm!r}")
     if ranges not in ("learned", "running"):
         raise DataError(f"ranges must be 'learned' or 'running', got {ranges!r}")
-    asked = recipe_of(plan)
+    asked = replace(before_migration(recipe_of(plan)), migration=0.0, migration_rules=())
     wanted: dict[str, Any] = {"input_shapes": input_shapes, "outputs": outputs, "length_max": length_max}
     source, data = captured(model, data, "prepare", inputs=inputs, example_inputs=example_inputs, **wanted)
     half = simulated(source, asked, data, progress)

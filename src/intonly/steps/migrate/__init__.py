@@ -30,10 +30,8 @@ from intonly.steps.migrate.outliers import Site, best_split, outlier_sites, spli
 
 __all__ = ["Migrated", "before_migration", "migrate"]
 
-WORTH_DB = 1.0
-"""A norm whose migration predicts less than this is left as it is."""
-WORTH_SPLIT_DB = 2.0
-"""The same for a layer in two parts, which runs one more product."""
+WORTH_DB: Mapping[str, float] = {"folded": 1.0, "split": 2.0, "doubled": 3.0}
+"""What predicts less than this is left as it is: a fold costs nothing, a split one more product, a norm its own time."""
 COMPENSATED_SHARE = 0.2
 """What compensated or learned rounding leaves of the noise of weights, about; measured on 4-bit layers of two transformers."""
 SHOWN = 8
@@ -108,15 +106,15 @@ def _norm_migrated(
     graph: Graph, origin: str, output: str, layers: Sequence[Node], channels: Channels, readers: Sequence[Reader], recipe: Recipe
 ) -> tuple[Graph, Migrated]:
     rule, gain = _rule_of(origin, recipe), 0.0
+    how = "folded" if folds(graph, output, layers) else "doubled"
     if rule is None:
         strength, gain = best_strength(channels, readers, NORM_STRENGTHS if recipe.migration is None else (recipe.migration,))
-        strength = strength if gain >= WORTH_DB else 0.0
+        strength = strength if gain >= WORTH_DB[how] else 0.0
     else:
         strength = rule.strength
     chosen = MigrationRule(exactly(origin), strength)
     if strength == 0:
         return graph, Migrated(origin, "left", chosen)
-    how = "folded" if folds(graph, output, layers) else "doubled"
     return with_factors(graph, output, layers, factors_for(channels, readers, strength)), Migrated(origin, how, chosen, gain)
 
 
@@ -125,7 +123,7 @@ def _split(graph: Graph, site: Site, before: Channels, behind: Channels, reader:
     rule = _rule_of(origin, recipe)
     if rule is None:
         found, gain = best_split(before, behind, reader, SPLIT_STRENGTHS if recipe.migration is None else (recipe.migration,))
-        split = found if gain >= WORTH_SPLIT_DB else None
+        split = found if gain >= WORTH_DB["split"] else None
     else:
         split = split_of(behind, rule.outliers, rule.strength) if rule.outliers else None
     if split is None:

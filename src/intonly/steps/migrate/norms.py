@@ -28,14 +28,18 @@ LARGEST_FACTOR = 1e3
 
 
 def norm_sites(graph: Graph) -> dict[str, list[Node]]:
-    """Return the outputs of norms that linear layers with constant weights read, and these layers."""
+    """Return the outputs of norms that linear layers with constant weights of their own read, and these layers.
+
+    A weight that others read, too, stays as it is: it is stored once, whoever reads it (a head tied to an embedding).
+    """
     consumers = graph.consumers()
     found = {}
     for node in graph.nodes:
         constants = [name for name in node.inputs[1:] if name]
         last = node.attrs.get("axis") == len(graph.values[node.output].shape) - 1
         if OPS[node.op].normalizes and last and all(name in graph.params for name in constants):
-            readers = [n for n in consumers[node.output] if n.op == "linear" and n.inputs[1] in graph.params and n.inputs[0] == node.output]
+            layers = [n for n in consumers[node.output] if n.op == "linear" and n.inputs[0] == node.output]
+            readers = [n for n in layers if n.inputs[1] in graph.params and len(consumers[n.inputs[1]]) == 1]
             if readers:
                 found[node.output] = readers
     return found

@@ -52,7 +52,7 @@ class Split:
 
 
 def outlier_sites(graph: Graph) -> list[Site]:
-    """Return the chains linear - function - linear with constant weights in which nobody else reads what is between."""
+    """Return the chains linear - function - linear in which nobody else reads what is between, nor the layers' constants."""
     consumers, producers = graph.consumers(), graph.producers()
     found = []
     for node in graph.nodes:
@@ -60,8 +60,9 @@ def outlier_sites(graph: Graph) -> list[Site]:
         after = graph.sole_consumer(node.output, consumers)
         if before is None or after is None or before.op != "linear" or after.op != "linear" or after.inputs[0] != node.output:
             continue
-        constant = all(name in graph.params for layer in (before, after) for name in layer.inputs[1:] if name)
-        if constant and graph.sole_consumer(before.output, consumers) is node:
+        constants = [name for layer in (before, after) for name in layer.inputs[1:] if name]
+        own = all(name in graph.params and len(consumers[name]) == 1 for name in constants)
+        if own and graph.sole_consumer(before.output, consumers) is node:
             found.append(Site(before, node, after, len(graph.params[before.inputs[1]])))
     return found
 
