@@ -22,11 +22,12 @@ from intonly.core.number_format import integers_up_to
 from intonly.core.opspec import Importer, Refusal
 from intonly.ops import OPS, reshape
 from intonly.steps.capture.builder import GraphBuilder
+from intonly.steps.capture.tables import axes_of, table_of
 from intonly.steps.capture.torch_call import BatchRefusal, Constant, TorchCall
 from intonly.steps.capture.torch_integers import INTEGER_MAKERS, INTEGER_READERS, largest_integer
 from intonly.steps.capture.torch_program import Program, argument, base_name, is_random, kind_of, module_path
 from intonly.steps.capture.torch_repeats import BOTH, BROADCASTING, for_one, joined, period, regrouped, repeats
-from intonly.steps.capture.torch_sizes import Assignments, Sized, axes_of, grid_axes, table_of
+from intonly.steps.capture.torch_sizes import Assignments, Sized, grid_axes
 from intonly.steps.capture.torch_symbols import SCALARS, Extents, expand_convention, reshape_convention
 
 SHAPE_ARGUMENTS = {"view": "size", "_unsafe_view": "size", "reshape": "shape", "expand": "size"}
@@ -179,10 +180,10 @@ class ProgramReader:
     def _beginning(self, node: FxNode, value: Sized, *, broadcasts: bool) -> str:
         """Return the name of a value of symbolic size: the beginning of a constant."""
         if broadcasts not in value.names:
-            table = table_of(value, self.symbols.shape(node.meta["val"].shape), broadcasts)
+            table = table_of([_array(m) for m in value.made], self.symbols.shape(node.meta["val"].shape), broadcasts=broadcasts)
             if isinstance(table, str):
                 raise Refusal(f"{value.hint}: {table}")
-            constant = self.builder.param(_array(table.tensor), value.hint)
+            constant = self.builder.param(table.array, value.hint)
             found = [(i, axes_of(table.ends, self.builder.values[i].shape)) for i in self.builder.inputs]
             like, axes = next(((i, a) for i, a in found if a is not None), ("", None))
             if axes is None:
