@@ -210,7 +210,7 @@ def input_shape(
             known = tuple("?" if not isinstance(e, int) else e for e in extents)
             raise DataError(
                 f"input {name!r}: axis {axis} ({extent or 'unnamed'}) is open in the model's shape {known}; only the batch "
-                f"(axis 0) may stay open: give input_shapes={{{name!r}: (...)}}, or length_max for texts of any length"
+                f"(axis 0) may stay open: give input_shapes={{{name!r}: (...)}}, or length_max (--length-max) for texts of any length"
             )
     return tuple(shape)
 
