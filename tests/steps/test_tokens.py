@@ -305,3 +305,16 @@ def test_an_index_is_a_reshape_only_when_it_names_all_entries_in_order() -> None
     assert grid_axes([rows.flip(0), columns], (3, 4)) is None
     assert grid_axes([rows, columns[:, :2]], (3, 4)) is None
     assert grid_axes([torch.arange(3)[None], torch.arange(4)[:, None]], (3, 4)) is None
+
+
+def test_bound_ids_may_change_and_are_checked(encoder: Any, sentences: dict[str, Any]) -> None:
+    """New ids in a bound array would not be seen, or one that the table does not have would be taken for another."""
+    _, _, q = encoder
+    ids, mask = sentences["ids"][:2].copy(), sentences["mask"][:2].astype(bool)
+    bound = q.bind(ids, mask)
+    ids[...] = sentences["ids"][2:4]
+    for found, wanted in zip(bound().values(), q(sentences["ids"][2:4], mask), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    ids[0, 0] = WORDS
+    with pytest.raises(DataError, match=r"'ids'.*0\.\.49.*50"):
+        bound()
