@@ -165,3 +165,17 @@ def test_info_says_what_a_text_takes(here):
     facts = printed("info", "net.intonly")
     assert facts["arena_bytes"] == q.engine.arena_bytes(N=1, L=12) > q.engine.arena_bytes(N=1, L=1)
     assert [port["shape"] for port in facts["inputs"]] == [["N", "L"], ["N", "L"]]
+
+
+def test_an_onnx_file_goes_the_same_way(here):
+    """A text network in a file would need a script of its own."""
+    pytest.importorskip("onnx", reason="the network is an ONNX file")
+    from tests.steps.test_capture_onnx_text import exported
+    from tests.steps.test_tokens import Encoder
+
+    exported(Encoder().eval(), texts(4, 8), here / "net.onnx")
+    intonly_("quantize", "net.onnx", "-o", "file.intonly", "--data", "data.npz", *LENGTHS)
+    assert printed("eval", "file.intonly", "--data", "data.npz", "--against", "net.onnx", "--score", "sqnr")["score"] > 20
+    intonly_("run", "file.intonly", "--input", "short.npz", "-o", "y.npz")
+    assert [y.shape for y in np.load(here / "y.npz").values()] == [(3, 5, 16), (3, 16)]
+    assert "--length-max" in intonly_("quantize", "net.onnx", "-o", "open.intonly", "--data", "data.npz", code=2).stderr

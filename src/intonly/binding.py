@@ -16,7 +16,7 @@ from intonly.backends.native import NativeEngine
 from intonly.core.errors import DataError
 from intonly.core.graph import resolve_shape
 from intonly.core.records import InputSpec
-from intonly.data import integer_input
+from intonly.data import check_input, integer_input
 
 Array = npt.NDArray[Any]
 
@@ -24,7 +24,8 @@ Array = npt.NDArray[Any]
 class Bound:
     """A call without arguments: reads the bound inputs, writes `outputs` (by name, the same arrays at each call), returns them.
 
-    Real numbers pass the float boundary at each call; NaN is an error, as in any call.
+    Real numbers pass the float boundary at each call, ids and masks their range check; NaN and an id out of range are errors, as in
+    any call.
     """
 
     def __init__(self, engine: NativeEngine, specs: Sequence[InputSpec], arrays: Mapping[str, Array]) -> None:
@@ -36,6 +37,9 @@ class Bound:
             codes[spec.name] = integer_input(x, spec, value.shape, value.format.dtype)
             if spec.dtype == "float32":
                 self._enter.append((spec.name, _entry(spec, x, codes[spec.name])))
+            elif spec.dtype == "integer":
+                codes[spec.name] = codes[spec.name].copy()
+                self._enter.append((spec.name, partial(_checked, spec, x, codes[spec.name])))
             elif codes[spec.name] is not x:
                 raise DataError(f"input {spec.name!r}: a bound array must be C-contiguous; numpy.ascontiguousarray makes it so")
         sizes = checked_inputs(graph, codes)
@@ -53,6 +57,13 @@ class Bound:
                 raise DataError(f"input {name!r}: holds NaN")
         self._run()
         return self.outputs
+
+
+def _checked(spec: InputSpec, x: Array, codes: Array) -> Array:
+    """Copy exact integers to where the network reads them, and return these; one out of range is an error."""
+    check_input(x, spec, x.shape)
+    np.copyto(codes, x, casting="unsafe")
+    return codes
 
 
 def _entry(spec: InputSpec, x: Array, codes: Array) -> Callable[[], Array | None]:

@@ -151,7 +151,7 @@ def counterpart(against: Any, source: FloatModel | QuantizedModel, dataset: Data
         asked, dataset = (replace(asked[0], name=""),), None if dataset is None else Dataset({"x": dataset.arrays[asked[0].name]})
     same_kind = str(against).endswith(".onnx") and note.source.endswith(".onnx")
     shapes, cut = (_model_shapes(source), note.cut or None) if same_kind else (None, None)
-    longest = None if str(against).endswith((".onnx", ".pt2", ".intonly")) else _length_max(source)
+    longest = None if str(against).endswith((".pt2", ".intonly")) else _length_max(source)
     other = opened(against, dataset, inputs=asked, input_shapes=shapes, outputs=cut, length_max=longest)
     if isinstance(other, FloatModel) and isinstance(source, QuantizedModel):
         return replace(other, specs=tuple(_without_own(other, spec) for spec in other.specs))

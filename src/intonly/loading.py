@@ -34,7 +34,7 @@ def load(
         inputs: what callers hand in; default: float32 in the model's own units and axis order.
         example_inputs: arrays or tensors an nn.Module is traced with.
         input_shapes: for ONNX inputs with unknown extents.
-        length_max: an nn.Module only: axis 1 of its integer inputs, token ids and masks, is any length up to this one.
+        length_max: axis 1 of integer inputs, token ids and masks, is any length up to this one; in ONNX files where it is open.
         outputs: ONNX only: tensors to cut at; "auto" cuts in front of unsupported post-processing.
 
     Raises:
@@ -60,7 +60,7 @@ def load(
     if isinstance(model, (str, Path)) or type(model).__name__ == "ModelProto":
         from intonly.steps.capture.onnx_import import capture_onnx
 
-        captured = capture_onnx(model, input_shapes=input_shapes, outputs=outputs)
+        captured = capture_onnx(model, input_shapes=input_shapes, outputs=outputs, length_max=length_max)
         cut = captured.graph.outputs if captured.cut or outputs not in (None, "auto") else ()
         made = _float_model(captured.graph, captured.pinned, inputs, replace(note, cut=cut))
         return replace(made, runtime=OnnxRuntime(model, captured.graph.outputs)) if captured.pinned else made

@@ -19,7 +19,9 @@ from intonly.core.graph import (
     element_count,
     max_shape,
     resolve_shape,
+    sample_elements,
     shape_text,
+    sizes_at,
 )
 from tests.strategies import LAW, extents
 
@@ -123,3 +125,12 @@ def test_shapes_are_resolved_and_written() -> None:
     assert shape_text(shape) == "(N, 3, T)" and shape_text((N,)) == "(N,)" and shape_text(()) == "()"
     with pytest.raises(KeyError):
         resolve_shape(shape, {"N": 2})
+
+
+def test_sizes_of_texts_count_where_the_batch_does_not() -> None:
+    """Memory for texts would be planned as if each had one word, or as if a batch were one sample of the largest size."""
+    n, length = Dim("N", 1, 1024), Dim("L", 1, 16)
+    graph = Graph("texts", Stage.FLOAT, ("ids",), (), (), {"ids": Value((n, length)), "s": Value((n.scaled(2), length, length))}, {})
+    assert sizes_at(graph, 5) == {"N": 5, "L": 16}
+    assert sample_elements(graph) == {"ids": 16, "s": 2 * 16 * 16}
+    assert sample_elements(graph, {"ids": np.zeros((7, 3))}) == {"ids": 3, "s": 2 * 3 * 3}

@@ -18,7 +18,8 @@ from intonly.core.errors import DataError
 from intonly.core.graph import Dim
 from intonly.model import QuantizedModel
 from intonly.steps.canonicalize import canonicalize
-from intonly.steps.capture.torch_sizes import Sized, Table, grid_axes, table_of
+from intonly.steps.capture.tables import Table, table_of
+from intonly.steps.capture.torch_sizes import grid_axes
 
 WORDS, LONGEST, WIDTH = 50, 12, 16
 
@@ -288,15 +289,13 @@ def test_a_length_needs_integers_and_an_example_within_it() -> None:
 def test_values_of_symbolic_size_become_constants_only_where_that_is_true() -> None:
     """What depends on the length otherwise than by being cut would be frozen at the largest one."""
     length = Dim("L", 1, 4)
-    growing = Sized(tuple(torch.arange(n) for n in (4, 2, 1)), "places")
-    falling = Sized(tuple(torch.arange(n).flip(0) for n in (4, 2, 1)), "backwards")
-    found = table_of(growing, (length,), broadcasts=False)
+    found = table_of([np.arange(n) for n in (4, 2, 1)], (length,), broadcasts=False)
     assert isinstance(found, Table)
-    assert found.tensor.tolist() == [0, 1, 2, 3]
-    assert "beginning" in str(table_of(falling, (length,), broadcasts=False))
-    same = table_of(Sized(tuple(torch.ones(n, 3) for n in (4, 2, 1)), "ones"), (length, 3), broadcasts=True)
+    assert found.array.tolist() == [0, 1, 2, 3]
+    assert "beginning" in str(table_of([np.arange(n)[::-1] for n in (4, 2, 1)], (length,), broadcasts=False))
+    same = table_of([np.ones((n, 3)) for n in (4, 2, 1)], (length, 3), broadcasts=True)
     assert isinstance(same, Table)
-    assert same.tensor.shape == (1, 3)
+    assert same.array.shape == (1, 3)
 
 
 def test_an_index_is_a_reshape_only_when_it_names_all_entries_in_order() -> None:
@@ -306,3 +305,16 @@ def test_an_index_is_a_reshape_only_when_it_names_all_entries_in_order() -> None
     assert grid_axes([rows.flip(0), columns], (3, 4)) is None
     assert grid_axes([rows, columns[:, :2]], (3, 4)) is None
     assert grid_axes([torch.arange(3)[None], torch.arange(4)[:, None]], (3, 4)) is None
+
+
+def test_bound_ids_may_change_and_are_checked(encoder: Any, sentences: dict[str, Any]) -> None:
+    """New ids in a bound array would not be seen, or one that the table does not have would be taken for another."""
+    _, _, q = encoder
+    ids, mask = sentences["ids"][:2].copy(), sentences["mask"][:2].astype(bool)
+    bound = q.bind(ids, mask)
+    ids[...] = sentences["ids"][2:4]
+    for found, wanted in zip(bound().values(), q(sentences["ids"][2:4], mask), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    ids[0, 0] = WORDS
+    with pytest.raises(DataError, match=r"'ids'.*0\.\.49.*50"):
+        bound()

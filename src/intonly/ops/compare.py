@@ -14,6 +14,7 @@ from intonly.core.number_format import UINT8
 from intonly.core.opspec import Call, OpSpec
 from intonly.ops.exact import operands, truth
 
+ONNX_RELATIONS = {"Equal": "eq", "Greater": "gt", "GreaterOrEqual": "ge", "Less": "lt", "LessOrEqual": "le"}
 RELATIONS = ("lt", "le", "eq", "ne", "ge", "gt")
 
 
@@ -52,6 +53,17 @@ def from_torch(call: Call) -> str:
     return emit(call, call.inputs[0], call.operator, int(call.args["other"]))
 
 
+def from_onnx(call: Call) -> str:
+    """Equal, Greater, GreaterOrEqual, Less, LessOrEqual of exact integers."""
+    _refuse_reals(call)
+    return call.emit("compare", list(call.inputs), {"relation": ONNX_RELATIONS[call.operator]})
+
+
+def onnx_not(call: Call) -> str:
+    """Not."""
+    return emit(call, call.inputs[0], "eq", 0)
+
+
 def logical_not(call: Call) -> str:
     """aten logical_not, and bitwise_not of truth values."""
     _refuse_reals(call)
@@ -71,4 +83,5 @@ SPEC = OpSpec(
     run_torch,
     lower,
     from_torch={**dict.fromkeys(RELATIONS, from_torch), "logical_not": logical_not, "bitwise_not": logical_not},
+    from_onnx={**dict.fromkeys(ONNX_RELATIONS, from_onnx), "Not": onnx_not},
 )

@@ -104,7 +104,11 @@ def roll(call: Call) -> str:
 
 
 def from_onnx(call: Call) -> str:
-    """Gather by constant indices."""
+    """Gather by constant indices, or rows of a constant table by exact integers."""
+    table, chosen = call.inputs
+    axis = int(call.args.get("axis", 0)) % len(call.shape(table))
+    if call.constant(table) is not None and call.constant(chosen) is None and call.kind(chosen) == "int" and axis == 0:
+        return call.emit("embedding", [chosen, table])
     indices = constant_argument(call, 1, "indices")
     return emit(call, call.inputs[0], indices, int(call.args.get("axis", 0)) % len(call.shape(call.inputs[0])))
 

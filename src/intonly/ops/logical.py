@@ -27,7 +27,7 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
 
 
 def importer(function: str) -> Callable[[Call], str]:
-    """Return the importer of aten logical_and or logical_or, and of their bitwise forms on truth values."""
+    """Return the importer of aten logical_and or logical_or, of their bitwise forms on truth values, and of ONNX And and Or."""
 
     def from_torch(call: Call) -> str:
         """Both, or any, of two truth values; integers count where they are not 0."""
@@ -49,4 +49,5 @@ SPEC = OpSpec(
         **dict.fromkeys(("logical_and", "bitwise_and", "__and__"), importer("and")),
         **dict.fromkeys(("logical_or", "bitwise_or", "__or__"), importer("or")),
     },
+    from_onnx={"And": importer("and"), "Or": importer("or")},
 )

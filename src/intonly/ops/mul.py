@@ -130,7 +130,9 @@ def divide(call: Call) -> str:
         if call.constant(names[0]) is None and not _is_kept_from_zero(call, names[1]):
             call.refuse("a quotient of two computed values; divide by a constant, or multiply by a reciprocal that is computed first")
         inverse = call.emit("unary", [names[1]], {"function": "reciprocal"})
-        return call.emit("mul", [inverse, names[0]])
+        one = call.constant(names[0])
+        is_one = one is not None and one.size == 1 and one.item() == 1 and one.ndim <= len(call.shape(inverse))
+        return inverse if is_one else call.emit("mul", [inverse, names[0]])
     if not np.all(divisor):
         call.refuse("a division by a constant that holds 0")
     reciprocal = (1.0 / np.asarray(divisor, np.float64)).astype(np.float32)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from intonly.core.graph import Graph, Node, Value
 from intonly.ops import OPS
 from intonly.ops.attention import MASKING
+from intonly.ops.beginning import WHOLE
 from intonly.steps.canonicalize.rewrite import fresh_names, rewired
 
 Array = npt.NDArray[Any]
@@ -98,10 +99,13 @@ def recognize_mask(
             if bias in graph.params and other not in graph.params:
                 return _added_constant(graph, node, producer, other, bias)
             chooser = producers.get(bias)
+            found = None
             if chooser is not None and chooser.op == "where" and bias not in pinned:
                 found = _added_choice(graph, node, chooser, other)
-                if found is not None:
-                    return found
+            elif chooser is not None and chooser.op == "beginning" and bias not in pinned:
+                found = _added_beginning(graph, node, producer, chooser, other)
+            if found is not None:
+                return found
     return None
 
 
@@ -146,6 +150,32 @@ def _added_constant(graph: Graph, node: Node, add: Node, scores: str, bias: str)
         return _under(graph, node, scores, mask)
     nodes = tuple(replace(n, inputs=tuple(rest if i == bias else i for i in n.inputs)) if n is add else n for n in graph.nodes)
     return _under(_with_constants(graph.replace(nodes=nodes), {rest: left}), node, add.output, mask)
+
+
+def _added_beginning(graph: Graph, node: Node, add: Node, beginning: Node, scores: str) -> Graph | None:
+    """The beginning of a constant that holds masking numbers, which are taken out of it."""
+    constant = graph.params.get(beginning.inputs[0])
+    if constant is None or (constant > MASKING).all() or not _covers(graph, node, scores):
+        return None
+    table, mask, rest_table, rest = fresh_names(graph, *(f"{node.origin}.{hint}" for hint in ("keys", "mask", "rest", "bias")))
+    lead = len(graph.values[scores].shape) - constant.ndim  # as many axes as the scores: a reshape names one Dim at most
+    constant = constant.reshape((1,) * lead + constant.shape)
+    keys = constant > MASKING
+    beginning_of = beginning.with_attrs(axes=(WHOLE,) * lead + tuple(beginning.attrs["axes"]))
+    shape = Value((1,) * lead + graph.values[beginning.output].shape)
+    parts = [replace(beginning_of, inputs=(table, beginning.inputs[1]), outputs=(mask,))]
+    constants: dict[str, Array] = {table: keys}
+    left = np.where(keys, constant, 0).astype(np.float32)
+    if left.any():
+        parts.append(replace(beginning_of, inputs=(rest_table, beginning.inputs[1]), outputs=(rest,)))
+        constants[rest_table] = left
+    graph = _with_constants(graph, constants)
+    nodes = tuple(n for old in graph.nodes for n in ((old, *parts) if old is beginning else (old,)))
+    graph = graph.replace(nodes=nodes, values={**graph.values, **{part.output: shape for part in parts}})
+    if not left.any():
+        return _under(graph, node, scores, mask)
+    nodes = tuple(replace(n, inputs=tuple(rest if i == beginning.output else i for i in n.inputs)) if n is add else n for n in graph.nodes)
+    return _under(graph.replace(nodes=nodes), node, add.output, mask)
 
 
 def _covers(graph: Graph, node: Node, scores: str) -> bool:

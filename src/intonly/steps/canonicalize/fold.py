@@ -16,6 +16,7 @@ from intonly.core.spec import check
 from intonly.ops import OPS
 from intonly.steps.canonicalize.attention import fold_factor, recognize_mask
 from intonly.steps.canonicalize.functions import with_known_functions
+from intonly.steps.canonicalize.masks import choose_by_mask
 from intonly.steps.canonicalize.pooling import recognize_masked_mean
 from intonly.steps.canonicalize.rewrite import fresh_names, rewired
 from intonly.steps.canonicalize.rms_norm import recognize_rms_norm, weigh_rms_norm
@@ -46,6 +47,7 @@ def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
         _fold_batch_norm,
         _fold_channel_constant,
         _fold_pad,
+        choose_by_mask,
         fold_factor,
         recognize_mask,
         recognize_masked_mean,

@@ -35,10 +35,15 @@ def recognize_rms_norm(
 
 
 def _eps_of_root(graph: Graph, x: str, root: str, producers: dict[str, Node]) -> float | None:
-    """Return eps, where `root` is rsqrt(mean(x^2, last axis) + eps)."""
+    """Return eps, where `root` is rsqrt(mean(x^2, last axis) + eps), or the reciprocal of its square root."""
     inverse = producers.get(root)
-    if inverse is None or inverse.op != "unary" or inverse.attrs["function"] != "rsqrt":
+    if _is_unary(inverse, "reciprocal"):
+        inverse = producers.get(inverse.inputs[0]) if inverse is not None else None
+        if not _is_unary(inverse, "sqrt"):
+            return None
+    elif not _is_unary(inverse, "rsqrt"):
         return None
+    assert inverse is not None
     total = producers.get(inverse.inputs[0])
     if total is None or total.op != "add" or total.attrs["sign"] < 0:
         return None
@@ -51,6 +56,10 @@ def _eps_of_root(graph: Graph, x: str, root: str, producers: dict[str, Node]) ->
         return None
     found = float(graph.params[eps].item())
     return found if found > 0 else None
+
+
+def _is_unary(node: Node | None, function: str) -> bool:
+    return node is not None and node.op == "unary" and node.attrs["function"] == function
 
 
 def _is_square(node: Node | None, x: str) -> bool:

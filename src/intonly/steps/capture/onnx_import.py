@@ -43,6 +43,7 @@ def capture_onnx(
     input_shapes: Mapping[str, Sequence[Any]] | None = None,
     batch_max: int = 1024,
     outputs: Sequence[str] | str | None = None,
+    length_max: int | None = None,
 ) -> Captured:
     """Return the float graph of an ONNX model (opset 9 upward) and what the file fixes about its quantization.
 
@@ -54,6 +55,8 @@ def capture_onnx(
         input_shapes: extents by input name for axes that the file leaves open; None or -1 keeps what the file says.
         outputs: tensors to cut the graph at; "auto" cuts unsupported post-processing away (rule in `onnx_cut`); None
             takes the outputs of the file.
+        length_max: largest length of texts: an open axis 1 of inputs of integers, and any axis 1 that the file calls by the same
+            name, is then symbolic, from 1 to it.
 
     Raises:
         DataError: the file is damaged or too old, or an input shape is open or contradicts the file.
@@ -65,10 +68,10 @@ def capture_onnx(
         model.outputs if outputs is None or outputs == AUTO else (outputs,) if isinstance(outputs, str) else tuple(dict.fromkeys(outputs))
     )
     shapes = input_shapes or {}
-    walk = Walk(model, wanted, shapes, batch_max)
+    walk = Walk(model, wanted, shapes, batch_max, length_max)
     chosen = walk.cut() if is_auto else None
     if outputs == AUTO and chosen is not None and chosen[0] != model.outputs:
-        return _captured(Walk(model, chosen[0], shapes, batch_max), chosen[1])
+        return _captured(Walk(model, chosen[0], shapes, batch_max, length_max), chosen[1])
     if walk.refusals and chosen is not None:
         advice = f"it follows the last layer with weights: outputs='auto' cuts it away and gives {', '.join(chosen[0])}"
         raise UnsupportedOpError([(origin, op, advice if hint == NOT_KNOWN else f"{hint}; {advice}") for origin, op, hint in walk.refusals])

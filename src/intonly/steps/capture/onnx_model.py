@@ -170,12 +170,19 @@ def _input(info: Any, label: str) -> tuple[str, tuple[int | str | None, ...] | N
     return info.name, tuple(int(d.dim_value) if d.dim_value > 0 else d.dim_param or None for d in tensor.shape.dim), dtype
 
 
-def input_shape(name: str, extents: Sequence[int | str | None] | None, asked: Sequence[int | Dim | None] | None, batch_max: int) -> Shape:
-    """Return the shape of one graph input: what the file fixes, what the user asks, and a free batch.
+def input_shape(
+    name: str,
+    extents: Sequence[int | str | None] | None,
+    asked: Sequence[int | Dim | None] | None,
+    batch_max: int,
+    length: Dim | None = None,
+) -> Shape:
+    """Return the shape of one graph input: what the file fixes, what the user asks, a free batch, and a free length.
 
     Args:
         extents: what the file says; None when it does not tell the rank.
         asked: one entry an axis: an int or Dim, or None (or -1) for "as in the file".
+        length: what axis 1 is where it is open; None = it may not be.
 
     Raises:
         DataError: when both disagree, or an extent other than the batch stays open.
@@ -197,11 +204,13 @@ def input_shape(name: str, extents: Sequence[int | str | None] | None, asked: Se
             shape.append(want if isinstance(want, Dim) else int(want))
         elif want is None and axis == 0:
             shape.append(Dim(BATCH, 1, batch_max))
+        elif want is None and axis == 1 and length is not None:
+            shape.append(length)
         else:
             known = tuple("?" if not isinstance(e, int) else e for e in extents)
             raise DataError(
                 f"input {name!r}: axis {axis} ({extent or 'unnamed'}) is open in the model's shape {known}; only the batch "
-                f"(axis 0) may stay open: give input_shapes={{{name!r}: (...)}}"
+                f"(axis 0) may stay open: give input_shapes={{{name!r}: (...)}}, or length_max (--length-max) for texts of any length"
             )
     return tuple(shape)
 

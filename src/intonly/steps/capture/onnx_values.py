@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,8 @@ from intonly.core.number_format import NumberFormat, QParams
 from intonly.steps.capture.builder import GraphBuilder
 
 Array = npt.NDArray[Any]
+SHARED_ELEMENTS = 1024
+"""Real constants of this size or more that are equal are one parameter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +36,40 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """A value of the float graph, by name, and the array type that the model gives it."""
+    """A value of the float graph, by name, and the array type that the model gives it.
+
+    Args:
+        exact: whether it holds exact integers or truth values; other integers are numbers like reals, as those of images.
+    """
 
     name: str
     dtype: np.dtype[Any]
+    exact: bool = False
+
+    @property
+    def kind(self) -> np.dtype[Any]:
+        """The array type as far as it matters to importers: that of reals unless the integers are exact."""
+        return self.dtype if self.exact else np.dtype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """All entries of a computed value in one axis, which has no extent that a Dim could name, and `ones` axes of extent 1 behind it."""
+
+    of: Computed
+    ones: int = 0
+
+
+@dataclass(eq=False)
+class Sized:
+    """A tensor that depends on free sizes only: `made[k]` is its value at tried sizes k.
+
+    `names` are those of values in the graph, once it holds it: for readers that repeat it, and for others.
+    """
+
+    made: tuple[Array, ...]
+    hint: str
+    names: dict[bool, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +88,7 @@ class Missing:
     is_size: bool = False
 
 
-Binding: TypeAlias = Known | Computed | Codes | Missing
+Binding: TypeAlias = Known | Computed | Codes | Merged | Missing | Sized
 
 
 def reals_of(binding: Binding | None) -> Computed:
@@ -73,17 +106,27 @@ class FloatValues:
         self.builder = GraphBuilder(name)
         self.pinned: dict[str, QParams] = {}
         self._params: dict[int, tuple[Known, str]] = {}
+        self._tables: dict[tuple[tuple[int, ...], bytes], str] = {}
 
     def param(self, known: Known) -> str:
         """Return the name of the parameter that holds a constant; it is added once."""
         if id(known) not in self._params:
-            name = self.builder.param(known.array, known.hint)
+            name = self._stored(known)
             if known.qparams is not None:
                 self.pinned[name] = known.qparams
                 if known.array.dtype == np.float64:  # float32 cannot tell codes of more than 24 bits apart
                     self.builder.params[name] = known.array
             self._params[id(known)] = (known, name)
         return self._params[id(known)][1]
+
+    def _stored(self, known: Known) -> str:
+        """Return the parameter that holds a constant: a table that an embedding and an output head share is one."""
+        if known.qparams is not None or known.array.size < SHARED_ELEMENTS or known.array.dtype.kind != "f":
+            return self.builder.param(known.array, known.hint)
+        key = known.array.shape, hashlib.sha256(np.asarray(known.array, np.float32).tobytes()).digest()
+        if key not in self._tables:
+            self._tables[key] = self.builder.param(known.array, known.hint)
+        return self._tables[key]
 
     def pin(self, x: Computed, q: QParams) -> Computed:
         """Return the value that carries `q`: `x`, or its copy in other units when `x` is quantized differently."""

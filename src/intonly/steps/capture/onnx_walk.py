@@ -5,21 +5,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from intonly.core.errors import DataError, IntonlyError, InvalidGraphError
-from intonly.core.graph import Shape, Value
+from intonly.core.graph import Dim, Shape, Value
 from intonly.core.opspec import Importer, Refusal
 from intonly.ops import OPS
 from intonly.steps.capture.onnx_call import OnnxCall
 from intonly.steps.capture.onnx_constants import RANDOM, SYMBOLIC, attributes, fold, size_array
 from intonly.steps.capture.onnx_cut import DataFlow, find_cut
 from intonly.steps.capture.onnx_fusion import fused
+from intonly.steps.capture.onnx_integers import TRUTHS
 from intonly.steps.capture.onnx_model import DEFAULT_DOMAINS, OnnxModel, all_nodes, inferred_shapes, input_shape, outer_reads, tensor_array
 from intonly.steps.capture.onnx_qdq import MOVES, clipped_codes, clipped_format, format_of, moved_codes, quantizer, repinned
-from intonly.steps.capture.onnx_values import Binding, Codes, Computed, FloatValues, Known, Missing, reals_of
+from intonly.steps.capture.onnx_tokens import LENGTH, SIZES, Tokens
+from intonly.steps.capture.onnx_values import Binding, Codes, Computed, FloatValues, Known, Missing, Sized, reals_of
 
 NOT_KNOWN = "not in the vocabulary; cut the model in front of it with outputs=[...], or write it with supported operators"
 _USE_QDQ = "computes with bare codes; export the model in QDQ form (QuantizeLinear and DequantizeLinear around float operators)"
@@ -32,13 +35,14 @@ HINTS = {
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 QUANTIZER_DOMAINS = (*DEFAULT_DOMAINS, "com.microsoft")
 WITHOUT_EFFECT = frozenset({"Identity", "Dropout"})
-SIZES = frozenset({"Shape", "Size"})
 
 
 class Walk:
     """Captures the nodes that `outputs` depend on. Refusals are collected; `unsupported` holds their node positions."""
 
-    def __init__(self, model: OnnxModel, outputs: Sequence[str], shapes: Mapping[str, Sequence[Any]], batch_max: int) -> None:
+    def __init__(
+        self, model: OnnxModel, outputs: Sequence[str], shapes: Mapping[str, Sequence[Any]], batch_max: int, length_max: int | None = None
+    ) -> None:
         self.importers: dict[str, Importer] = {name: importer for spec in OPS.values() for name, importer in spec.from_onnx.items()}
         self.model = model = fused(model, self.importers)
         self.outputs = tuple(outputs)
@@ -48,8 +52,9 @@ class Walk:
         counts = Counter(node.name for node in all_nodes(model.nodes))
         self._origins = {name for name, count in counts.items() if name and count == 1}
         self._inferred: dict[str, Shape] | None = None
+        self._tokens = Tokens(model, self.values)
         needed = self._needed()
-        self._bind_inputs(shapes, batch_max, needed)
+        self._bind_inputs(shapes, batch_max, needed, length_max)
         for position in needed:
             before = len(self.refusals)
             self._node(model.nodes[position])
@@ -76,17 +81,28 @@ class Walk:
                 needed.update(outer_reads(node))
         return kept[::-1]
 
-    def _bind_inputs(self, shapes: Mapping[str, Sequence[Any]], batch_max: int, needed: Sequence[int]) -> None:
-        """Add the graph inputs: all of them, or where the graph is cut, those that are still read."""
+    def _bind_inputs(self, shapes: Mapping[str, Sequence[Any]], batch_max: int, needed: Sequence[int], length_max: int | None) -> None:
+        """Add the graph inputs: all of them, or where the graph is cut, those that are still read.
+
+        Raises:
+            DataError: when there is a largest length, but no input of integers whose axis 1 is open.
+        """
         names = [name for name, _, _ in self.model.inputs]
         for name in shapes:
             if name not in names:
                 raise DataError(f"input_shapes names {name!r}; the inputs of this model are {', '.join(names)}")
         read = {name for i in needed for name in (*self.model.nodes[i].input, *outer_reads(self.model.nodes[i]))} | set(self.outputs)
+        length = None if length_max is None else Dim(LENGTH, 1, length_max)
+        lengths = {
+            extents[1] for _, extents, dtype in self.model.inputs if extents is not None and len(extents) > 1 and dtype.kind in "iub"
+        }
         for name, extents, dtype in self.model.inputs:
             if name in read or self.outputs == self.model.outputs:
-                shape = input_shape(name, extents, shapes.get(name), batch_max)
-                self.bound[name] = Computed(self.values.builder.input(name, shape), dtype)
+                is_long = extents is not None and len(extents) > 1 and extents[1] in lengths and (extents[1] or dtype.kind in "iub")
+                shape = input_shape(name, extents, shapes.get(name), batch_max, length if is_long else None)
+                self.bound[name] = self._tokens.input(name, shape, dtype)
+        if length is not None and LENGTH not in self._tokens.sizes.dims:
+            raise DataError("a largest length was given, but no input of integers has an open axis 1 that could be it")
 
     def origin(self, node: Any) -> str:
         """Return the node's name in the user's model, or its first output where that is empty or not unique."""
@@ -138,6 +154,9 @@ class Walk:
         is_open = operator in self.importers and operator not in SYMBOLIC and any(o is not None and o.array.dtype == object for o in known)
         if len(known) == len(operands) and operator not in RANDOM and not outer_reads(node) and not is_open:
             return self._folded(node, operator, known)
+        special = self._tokens.made(node, operator, origin, operands)
+        if special is not None:
+            return special
         trivial = None if source is None else self._trivial(node, operator, operands, source)
         if trivial is not None:
             return [trivial]
@@ -154,13 +173,18 @@ class Walk:
         for o in missing:
             if o.why:
                 raise Refusal(o.why)
-        if not is_size and operator not in {*self.importers, *QUANTIZERS, *WITHOUT_EFFECT, "Cast"}:
+        if not is_size and operator not in {*self.importers, *QUANTIZERS, *WITHOUT_EFFECT, "Cast", "IsNaN"}:
             raise Refusal(HINTS.get(operator, NOT_KNOWN))
         return Missing(is_size=is_size)
 
     def _folded(self, node: Any, operator: str, operands: Sequence[Known | None]) -> list[Binding]:
         """Compute a node whose inputs are all constant; a rearranged quantized constant stays quantized."""
-        arrays = fold(node, [None if o is None else o.array for o in operands], self.model.opsets)
+        try:
+            arrays = fold(node, [None if o is None else o.array for o in operands], self.model.opsets)
+        except Refusal:
+            if not self._tokens.sizes.follows(operator, operands):
+                raise
+            return self._tokens.sizes.computed(node, operands, self.model.opsets)
         first = operands[0] if operands else None
         results: list[Binding] = []
         for name, array in zip(node.output, arrays, strict=False):
@@ -241,16 +265,24 @@ class Walk:
         args = attributes(node)
         if operator == "Split":
             args.setdefault("num_outputs", len(node.output))
-        names = ["" if o is None else self.values.param(o) if isinstance(o, Known) else reals_of(o).name for o in operands]
+        names = [self._name(o, operator) for o in operands]
         constants = {name: o for name, o in zip(names, operands, strict=True) if isinstance(o, Known)}
-        dtypes = {name: reals_of(o).dtype for name, o in zip(names, operands, strict=True) if o is not None and not isinstance(o, Known)}
+        dtypes = {name: _dtype(o) for name, o in zip(names, operands, strict=True) if o is not None and not isinstance(o, Known)}
         opset = self.model.opsets.get("" if node.domain in DEFAULT_DOMAINS else node.domain, 0)
         try:
             made = importer(OnnxCall(origin, operator, names, args, opset, self.values, constants, dtypes))
         except IntonlyError as error:
             raise Refusal(str(error).removeprefix(f"{origin} ")) from error
-        dtype = next((o.dtype for o in operands if isinstance(o, Computed)), np.dtype(np.float32))
-        return [constants.get(name) or Computed(name, dtype) for name in ([made] if isinstance(made, str) else made)]
+        like = _like(operator, operands)
+        return [constants.get(name) or replace(like, name=name) for name in ([made] if isinstance(made, str) else made)]
+
+    def _name(self, operand: Binding | None, operator: str) -> str:
+        """Return the name of an operand in the float graph."""
+        if operand is None:
+            return ""
+        if isinstance(operand, Sized):
+            return self._tokens.name(operand, operator)
+        return self.values.param(operand) if isinstance(operand, Known) else reals_of(operand).name
 
     def _placeholders(self, node: Any, operands: Sequence[Binding | None]) -> list[Binding]:
         """Return stand-ins of the right shape, so that what follows is examined too; the graph is refused anyway."""
@@ -268,6 +300,20 @@ class Walk:
             builder.values[name] = Value(self._inferred[output])
             made.append(Computed(name, np.dtype(np.float32)))
         return made
+
+
+def _dtype(operand: Binding) -> np.dtype[Any]:
+    """Return the array type of a computed operand as importers see it."""
+    return operand.made[0].dtype if isinstance(operand, Sized) else reals_of(operand).kind
+
+
+def _like(operator: str, operands: Sequence[Binding | None]) -> Computed:
+    """Return a value of the type that an operator makes of its operands."""
+    if operator in TRUTHS:
+        return Computed("", np.dtype(bool), exact=True)
+    first = {"Gather": operands[:1], "Where": operands[1:]}.get(operator, operands)
+    found = next((o for o in first if isinstance(o, Computed)), None)
+    return Computed("", np.dtype(np.float32)) if found is None else found
 
 
 def _limits(operands: Sequence[Binding | None]) -> tuple[int | None, int | None]:

@@ -46,11 +46,20 @@ def _stays(node: FxNode) -> bool:
     return kind_of(node.meta["val"].dtype) == "int"
 
 
+def _is_complement(node: FxNode, truth: FxNode) -> bool:
+    """Whether a call subtracts a value from 1: the first step of a mask that is written as very negative numbers."""
+    name = base_name(node)
+    if name == "rsub":
+        return node.args[0] is truth and bool(argument(node, "other") == 1)
+    return name == "sub" and bool(node.args[0] == 1) and node.args[1] is truth
+
+
 def _is_truth(node: FxNode) -> bool:
     """Whether a call asks no more than whether an integer is 0."""
     name = base_name(node)
     return (
         (name in CASTS and kind_of(node.meta["val"].dtype) == "bool")
+        or (name in CASTS and any(_is_complement(user, node) for user in node.users))
         or name in LOGICAL
         or (name in ("eq", "ne", "gt") and argument(node, "other") == 0)
     )

@@ -13,9 +13,10 @@ from torch.fx import Node as FxNode
 
 from intonly.core.opspec import Refusal
 from intonly.steps.capture.builder import GraphBuilder
+from intonly.steps.capture.tables import axes_of, table_of
 from intonly.steps.capture.torch_call import Constant
 from intonly.steps.capture.torch_program import Program, base_name, module_path
-from intonly.steps.capture.torch_sizes import Assignments, Sized, axes_of, table_of
+from intonly.steps.capture.torch_sizes import Assignments, Sized
 
 
 class NodeValues:
@@ -115,10 +116,10 @@ class NodeValues:
     def _beginning(self, node: FxNode, value: Sized, *, broadcasts: bool) -> str:
         """Return the name of a value of symbolic size: the beginning of a constant."""
         if broadcasts not in value.names:
-            table = table_of(value, self.symbols.shape(node.meta["val"].shape), broadcasts)
+            table = table_of([_array(m) for m in value.made], self.symbols.shape(node.meta["val"].shape), broadcasts=broadcasts)
             if isinstance(table, str):
                 raise Refusal(f"{value.hint}: {table}")
-            constant = self.builder.param(_array(table.tensor), value.hint)
+            constant = self.builder.param(table.array, value.hint)
             found = [(i, axes_of(table.ends, self.builder.values[i].shape)) for i in self.builder.inputs]
             like, axes = next(((i, a) for i, a in found if a is not None), ("", None))
             if axes is None:
