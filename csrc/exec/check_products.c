@@ -39,6 +39,9 @@ const char *intonly_check_gemm(checker *c, const intonly_gemm *step) {
                 "a residual goes with form 2 and has 8 bits, or with form 1 and has at most 16");
         REQUIRE(pixels_stand(c, r, extents, step->oc, intonly_reach_of(0), READ), "r lies outside its space");
     }
+    REQUIRE(step->ahead_bytes >= 0 && step->ahead_bytes < INTONLY_MOST_REACH &&
+                constants(c, step->ahead, intonly_reach_of(step->ahead_bytes), 1) != NULL,
+            "ahead must be constants");
     const uint8_t *form = packed(c, step->packed, step->packed_bytes);
     REQUIRE(form != NULL, "packed must be constants at a multiple of 64 bytes");
     REQUIRE(c->kernels->gemm_accepts != NULL && c->kernels->gemm_accepts(step, form),

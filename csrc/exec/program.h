@@ -68,12 +68,13 @@ enum { INTONLY_CONSTANTS = 0, INTONLY_ARENA = 1, INTONLY_CALLER = 2 };
  * x: 8-bit codes; zero points are folded into the bias, and the margin holds the zero point. Each tap reads tap_bytes
  * consecutive codes, a multiple of 4; where the layer has fewer, the weights of the rest are 0. tap_offsets: int64
  * [taps], space 0. packed: weights, bias and constants as the kernel of this instruction set wants them, made by its
- * `pack` (kernels/gemm/gemm.h). The residual is 8-bit (form 2 only). linear layers: n = 1, oh = 1, ow = rows, taps = 1.
- * channels_first: 1 = all pixels for one group of channels, then the next group; 0 = the other way round. */
+ * `pack` (kernels/gemm/gemm.h). The residual has 8 bits (form 2) or at most 16 (form 1). linear layers: n = 1, oh = 1, ow = rows, taps = 1.
+ * channels_first: 1 = all pixels for one group of channels, then the next group; 0 = the other way round. ahead,
+ * ahead_bytes: constants that the next gemm reads first; kernels may fetch them into a cache, and do nothing else. */
 #define INTONLY_GEMM_FIELDS(S, V)                                                                                      \
     INTONLY_HEAD(S) INTONLY_IMAGE(S, x) INTONLY_IMAGE(S, y) INTONLY_IMAGE(S, r)                                        \
     S(n) S(oh) S(ow) S(oc) S(taps) S(tap_bytes) S(tap_offsets) S(packed) S(packed_bytes) S(channels_first)             \
-    S(form) S(residual_zero) S(zero_point) S(lo) S(hi) S(fraction_bits)
+    S(form) S(residual_zero) S(zero_point) S(lo) S(hi) S(fraction_bits) S(ahead) S(ahead_bytes)
 
 /* op 0: y = epilogue(bias[c] + sum over taps of x(t, c) * w[c, t]): depthwise convolution, weights in `packed`.
  * op 1: y = epilogue(sum over taps of x(t, c) - taps * x_zero folded into bias[c]); op 2: y = max over taps of x(t, c).

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "kernels/packed.h"
-#include "kernels/x86_avx512_plain.h"
 
 /* How the weights of a layer are stored. */
 typedef struct stored {
@@ -54,12 +53,20 @@ static stored how_stored(const intonly_weights *w) {
 static int joins_short(const intonly_weights *w) {
     if (w->form != INTONLY_FORM_WIDE || w->residual_multiplier == NULL) return 0;
     for (int64_t c = 0; c < w->channels; ++c) {
-        const int64_t m = w->multiplier[c], m_r = w->residual_multiplier[c];
-        const uint64_t own = (uint64_t)w->acc_limit * (uint64_t)(m < 0 ? -m : m), half = UINT64_C(1) << (w->shift[c] - 1);
+        const int64_t m = w->multiplier[c], m_r = w->residual_multiplier[c], s = w->shift[c];
+        const uint64_t own = (uint64_t)w->acc_limit * (uint64_t)(m < 0 ? -m : m);
         const uint64_t joining = (uint64_t)(m_r < 0 ? -m_r : m_r) << 17; /* 16 bits, minus a zero point of 16 bits */
-        if ((own + joining + half) >> w->shift[c] >= UINT64_C(1) << 30) return 0;
+        const uint64_t moved = UINT64_C(3) << (s + 15); /* a zero point of 16 bits and the rounding, with s below 45 */
+        if (s > 44 || own + joining > INT64_MAX - moved || (own + joining + moved) >> s >= UINT64_C(1) << 30) return 0;
     }
     return 1;
+}
+
+/* Return whether a step joins a residual in the wide form, and y and the zero points have 16 bits. */
+static int joins_words(const intonly_gemm *s) {
+    const int64_t limit = UINT16_MAX;
+    return s->form == INTONLY_FORM_WIDE && s->r_ref >= 0 && (s->y_type == INTONLY_S16 || s->y_type == INTONLY_U16) &&
+           s->zero_point >= -limit && s->zero_point <= limit && s->residual_zero >= -limit && s->residual_zero <= limit;
 }
 
 size_t intonly_gemm_size_avx512vnni(const intonly_weights *weights) {
@@ -133,42 +140,8 @@ int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *pac
     return 1;
 }
 
-/* Sixteen columns of all rows at a time. r_type: of the residual, a constant. */
-ALWAYS_INLINE void finish_joined(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc,
-                                 int64_t r_type) {
-    const intonly_gemm *s = g->step;
-    const plain_constants *constants = &p->constants->plain;
-    const intonly_epilogue law = {.multiplier = constants->multiplier,
-                                  .residual_multiplier = constants->residual_multiplier,
-                                  .shift = constants->shift};
-    const int64_t r_bytes = intonly_bytes_of(r_type), y_bytes = intonly_bytes_of(s->y_type), end = first + rows;
-    const __m512i residual_zero = _mm512_set1_epi32((int32_t)s->residual_zero);
-    const __m512i zero_point = _mm512_set1_epi32((int32_t)s->zero_point);
-    const __m512i lo = _mm512_set1_epi32((int32_t)s->lo), hi = _mm512_set1_epi32((int32_t)s->hi);
-    for (int64_t at = 0; at < p->channels; at += 16) {
-        const int64_t channel = p->channel + at, count = p->channels - at < 16 ? p->channels - at : 16;
-        const __mmask16 mask = (__mmask16)first_bytes(count);
-        const join_columns k = join_columns_at(&law, at);
-        const int32_t *sums = acc + at;
-        for (int64_t row = first; row < end && row < g->rows.count; ++row, sums += 16 * p->vectors) {
-            const __m512i r = load_sixteen(g->rows.residual[row] + channel * r_bytes, r_type, mask);
-            __m512i y = joined(&k, load64(sums), _mm512_sub_epi32(r, residual_zero));
-            y = _mm512_min_epi32(_mm512_max_epi32(_mm512_add_epi32(y, zero_point), lo), hi);
-            store_sixteen(g->rows.y[row] + channel * y_bytes, y_bytes, count, y);
-        }
-    }
-}
-
 static void gemm_finish_plain(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc) {
     const intonly_gemm *s = g->step;
-    if (g->joins_short && s->r_type == INTONLY_S16) {
-        finish_joined(g, p, first, rows, acc, INTONLY_S16);
-        return;
-    }
-    if (g->joins_short) {
-        finish_joined(g, p, first, rows, acc, s->r_type);
-        return;
-    }
     plain_end end = {.y_type = s->y_type, .residual_type = s->r_type, .in_order = s->form != INTONLY_FORM_NARROW};
     INTONLY_READ_LIMITS(s, &end.law);
     plain_end_constants(&end, &p->constants->plain, g->residual);
@@ -247,13 +220,22 @@ static void take(gemm *g, cursor *at, int64_t count) {
  * for its weights. */
 static int64_t block_rows(int64_t left) { return left > 36 ? GEMM_ROWS : left > 24 ? 12 : left; }
 
+/* Fetch the next panel, or the first of the next layer, into the second-level cache bit by bit: where weights come from
+ * farther away, the first tile of a panel would wait for them. */
+static void fetch_ahead(gemm *g) {
+    const uint8_t *at = g->ahead, *end = g->ahead_end - at > g->ahead_bytes ? at + g->ahead_bytes : g->ahead_end;
+    for (; at < end; at += 64) _mm_prefetch((const char *)at, _MM_HINT_T1);
+    g->ahead = at;
+}
+
 /* Run the rows against the panel; the last two tiles are of about one size. */
-static void run_block(const gemm *g) {
+static void run_block(gemm *g) {
     const int64_t log2 = g->panel.vectors >> 1, per = 4 >> log2, most = gemm_most_units[log2];
     const gemm_tile *const tiles = gemm_tiles[g->dense][log2];
     int64_t units = (g->rows.count + per - 1) >> (2 - log2);
     for (int64_t first = 0; units > 0;) {
         const int64_t now = units >= 2 * most ? most : units > most ? (units + 1) >> 1 : units;
+        fetch_ahead(g);
         tiles[now - 1](g, first);
         first += now * per;
         units -= now;
@@ -267,6 +249,8 @@ static void run_panels(gemm *g, int64_t panel, int64_t end) {
     const int by_two = g->rows.count == 1;
     while (panel < end) {
         g->panel = gemm_panel_of(g->packed, panel, s->oc, k, g->bits);
+        if (g->end == GEMM_JOINED_WIDE)
+            for (int v = 0; v < g->panel.vectors; ++v) g->join[v] = join_columns_at(&g->panel.constants->plain, 16 * v, g->residual_zero, s->zero_point);
         if (by_two && panel + 2 <= last) {
             gemm_rows_by_2[g->dense](g, (int64_t)sizeof(panel_constants) + (64 * k >> g->dense));
             panel += 2;
@@ -281,8 +265,17 @@ static void run_part(gemm *g, int64_t row, int64_t row_end, int64_t panel, int64
     const cursor start = go_to_row(g->step, row);
     /* Rows of one block are taken once. */
     const int64_t each = g->step->channels_first && row_end - row > GEMM_ROWS ? 1 : panel_end - panel;
+    const int64_t k = g->step->taps * g->step->tap_bytes, panel_bytes = (int64_t)sizeof(panel_constants) + (64 * k >> g->dense);
+    g->ahead_bytes = (int64_t)intonly_quotient((uint64_t)(panel_bytes * 8), (uint64_t)(row_end - row)) + 64;
     for (; panel < panel_end; panel += each) {
         cursor at = start;
+        g->ahead = g->next;
+        g->ahead_end = g->next + g->step->ahead_bytes;
+        if (panel + each < panel_end) {
+            const uint8_t *const end = g->packed + g->step->packed_bytes;
+            g->ahead = g->packed + PACKED_HEAD + (panel + 1) * panel_bytes;
+            g->ahead_end = end - g->ahead > panel_bytes ? g->ahead + panel_bytes : end;
+        }
         for (int64_t left = row_end - row; left > 0; left -= g->rows.count) {
             take(g, &at, block_rows(left));
             run_panels(g, panel, panel + each);
@@ -322,6 +315,7 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
     g.packed = intonly_at(bases, s->packed);
     g.x = intonly_at(bases, s->x_ref);
     g.y = intonly_at(bases, s->y_ref);
+    g.next = intonly_at(bases, s->ahead);
     g.r = intonly_at_or_null(bases, s->r_ref);
     g.x_eight = eight(s->x_w);
     g.y_eight = eight(s->y_w);
@@ -343,9 +337,15 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
         memset(&g.narrow, 0, sizeof g.narrow);
         g.end = GEMM_PLAIN;
     }
-    const int64_t zero_limit = 1 << 30;
-    g.joins_short = head->joins_short && g.residual && s->form == INTONLY_FORM_WIDE && s->zero_point > -zero_limit &&
-                    s->zero_point < zero_limit && s->residual_zero >= -65536 && s->residual_zero <= 65536;
+    if (head->joins_short && joins_words(s)) {
+        const int has_16 = s->r_type >= INTONLY_S16, flips = s->r_type == INTONLY_U8 || s->r_type == INTONLY_U16;
+        g.end = GEMM_JOINED_WIDE;
+        g.residual_zero = s->residual_zero - (flips ? has_16 ? 1 << 15 : 1 << 7 : 0);
+        g.wide = (join_scalars){.flip = _mm256_set1_epi16((int16_t)(flips ? has_16 ? INT16_MIN : INT8_MIN : 0)),
+                                .lo = _mm512_set1_epi32((int32_t)s->lo),
+                                .hi = _mm512_set1_epi32((int32_t)s->hi),
+                                .words = has_16};
+    }
     int64_t row = 0, row_end = rows, panel = 0, panel_end = panels;
     if (parts > 1) share(rows, s->oc, part, parts, &row, &row_end, &panel, &panel_end);
     if (row < row_end && panel < panel_end) run_part(&g, row, row_end, panel, panel_end);
