@@ -85,6 +85,10 @@ nb::dict isa_facts(const std::string &isa) {
     return facts;
 }
 
+int64_t attention_scratch(int64_t keys, int64_t depth, int64_t width) {
+    return intonly_attention_scratch(keys, depth, width);
+}
+
 nb::object aligned_bytes(size_t size) {
     auto block = std::make_unique<Block>(size);
     Blocks::all().add(*block);
@@ -265,6 +269,7 @@ void intonly_bind_engine(nb::module_ &module) {
     module.def("isas", &isas);
     module.def("best_isa", &best_isa);
     module.def("isa_facts", &isa_facts, "isa"_a);
+    module.def("attention_scratch", &attention_scratch, "keys"_a, "depth"_a, "width"_a);
     module.def("aligned_bytes", &aligned_bytes, "size"_a);
     module.def("gemm_pack", &gemm_pack, "isa"_a, "w"_a, "tap_bytes"_a, "bias"_a, "form"_a, "multiplier"_a.none(),
                "shift"_a.none(), "residual_multiplier"_a.none(), "residual_shift"_a.none(), "fraction_bits"_a,

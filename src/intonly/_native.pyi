@@ -102,6 +102,9 @@ def isa_facts(isa: str) -> dict[str, int]:
         BackendError: when this machine or this build has no such instruction set.
     """
 
+def attention_scratch(keys: int, depth: int, width: int) -> int:
+    """Return the bytes, a multiple of 64, that each part of a step of attention needs for itself."""
+
 def aligned_bytes(size: int) -> npt.NDArray[np.uint8]:
     """Return zeros, shape (size,), aligned to 64 bytes, with bytes behind them that kernels may read.
 

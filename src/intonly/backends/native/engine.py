@@ -102,7 +102,7 @@ class NativeEngine:
             return self._programs[key]
 
     def _made(self, sizes: Mapping[str, int]) -> tuple[Plan, _native.Program]:
-        plan = planned(self.graph, sizes, self._constants, _Packer(self.isa), _native.STEPS)
+        plan = planned(self.graph, sizes, self._constants, _Packer(self.isa), _native.STEPS, self.threads)
         if self._block is None or self._block.size < self._constants.size:
             self._block = _native.aligned_bytes(max(self._constants.size, 1))
             self._constants.fill(self._block)

@@ -97,8 +97,9 @@ class Plan:
 class Planner:
     """Plans one graph for one set of extents. `emit.py` calls it for every node."""
 
-    def __init__(self, graph: Graph, sizes: Mapping[str, int], constants: Constants) -> None:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int], constants: Constants, threads: int = 1) -> None:
         self.graph = graph
+        self.threads = threads
         self.outputs = tuple(dict.fromkeys(graph.outputs))
         self.constants = constants
         self.shapes = {name: resolve_shape(value.shape, sizes) for name, value in graph.values.items()}
