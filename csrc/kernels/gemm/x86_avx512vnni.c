@@ -2,7 +2,8 @@
  *
  * The gemm step on AVX-512 VNNI: packs the constants, and drives the tiles over rows and panels.
  *
- * x is uint8, the first operand of vpdpbusd; weights are the signed second one. Sums are formed modulo 2^32, and the
+ * x is uint8, the first operand of vpdpbusd; weights are the signed second one. Or x is int16, and vpdpwssd takes the
+ * same places with half as many codes. Sums are formed modulo 2^32, and the
  * certificate says that they fit.
  */
 #include "kernels/gemm/x86_avx512vnni_tiles.h"
@@ -36,8 +37,8 @@ static int common_lift(const intonly_weights *w, int lo, int hi) {
 static stored how_stored(const intonly_weights *w) {
     stored s;
     memset(&s, 0, sizeof s);
-    s.book = gemm_vectors(w->channels) < 4 ? book_of_all() : book_of(w);
-    s.head.bits = s.book.bits;
+    s.book = gemm_vectors(w->channels) < 4 || w->x_words ? book_of_all() : book_of(w);
+    s.head.bits = w->x_words ? 16 : s.book.bits;
     if (s.book.bits == 8) return s;
     int lo = 0, hi = 0;
     for (int place = 0; place < 16; ++place) {
@@ -86,6 +87,15 @@ static void pack_weights(const intonly_weights *weights, const stored *s, int64_
                          int64_t first, uint8_t *to) {
     const int64_t group = 64 * vectors >> book_dense(s->book.bits);
     const int8_t *w = weights->w + channel * weights->taps * weights->depth;
+    if (weights->x_words) {
+        for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth)
+            for (int64_t i = 0; i < weights->depth; ++i) {
+                const int64_t k = tap * weights->tap_bytes + 2 * i;
+                const int16_t weight = (int16_t)(w[i] * (1 << lift));
+                memcpy(to + (k >> 2) * group + first + (k & 2), &weight, sizeof weight);
+            }
+        return;
+    }
     for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth)
         for (int64_t i = 0; i < weights->tap_bytes; ++i) {
             const int8_t weight = i < weights->depth ? w[i] : 0;
@@ -112,7 +122,7 @@ void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packe
         panel_constants *constants = (panel_constants *)(void *)panel;
         for (int64_t c = 0; c < p.channels; ++c) {
             const int64_t byte = byte_of_channel(c, p.vectors), channel = p.channel + c;
-            const int lift = s.head.bits == 8 ? narrow_lift(weights, channel) : s.lift;
+            const int lift = s.head.bits >= 8 ? narrow_lift(weights, channel) : s.lift;
             plain_pack(weights, channel, lift, c, &constants->plain);
             if (in_order) constants->narrow.bias[c] = weights->bias[channel];
             for (int64_t copy = 0; !in_order && copy < 16; copy += 4 * p.vectors) /* each row of a unit has its own */
@@ -128,8 +138,9 @@ void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packe
 int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *packed) {
     const gemm_head *head = (const gemm_head *)(const void *)packed;
     const int64_t limit = step->packed_bytes;
-    if (step->x_type != INTONLY_U8 || (step->tap_bytes & 3) || limit < PACKED_HEAD) return 0;
-    if (!narrow_summary_holds(&head->summary) || (head->bits != 8 && head->bits != 4 && head->bits != 2)) return 0;
+    if ((step->tap_bytes & 3) || limit < PACKED_HEAD || !narrow_summary_holds(&head->summary)) return 0;
+    if (head->bits != 16 && head->bits != 8 && head->bits != 4 && head->bits != 2) return 0;
+    if (step->x_type != (head->bits == 16 ? INTONLY_S16 : INTONLY_U8)) return 0;
     if (!intonly_product_within(step->taps, step->tap_bytes, 4 * limit)) return 0;
     const int64_t k = step->taps * step->tap_bytes;
     if (!intonly_product_within(k, step->oc, 4 * limit) || gemm_bytes(step->oc, k, head->bits) != limit) return 0;
@@ -231,7 +242,7 @@ static void fetch_ahead(gemm *g) {
 /* Run the rows against the panel; the last two tiles are of about one size. */
 static void run_block(gemm *g) {
     const int64_t log2 = g->panel.vectors >> 1, per = 4 >> log2, most = gemm_most_units[log2];
-    const gemm_tile *const tiles = gemm_tiles[g->dense][log2];
+    const gemm_tile *const tiles = gemm_tiles[g->tiles][log2];
     int64_t units = (g->rows.count + per - 1) >> (2 - log2);
     for (int64_t first = 0; units > 0;) {
         const int64_t now = units >= 2 * most ? most : units > most ? (units + 1) >> 1 : units;
@@ -252,7 +263,7 @@ static void run_panels(gemm *g, int64_t panel, int64_t end) {
         if (g->end == GEMM_JOINED_WIDE)
             for (int v = 0; v < g->panel.vectors; ++v) g->join[v] = join_columns_at(&g->panel.constants->plain, 16 * v, g->residual_zero, s->zero_point);
         if (by_two && panel + 2 <= last) {
-            gemm_rows_by_2[g->dense](g, (int64_t)sizeof(panel_constants) + (64 * k >> g->dense));
+            gemm_rows_by_2[g->tiles](g, (int64_t)sizeof(panel_constants) + (64 * k >> g->dense));
             panel += 2;
         } else {
             run_block(g);
@@ -328,6 +339,7 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
     const narrow_summary *summary = &head->summary;
     g.bits = head->bits;
     g.dense = book_dense(head->bits);
+    g.tiles = head->bits == 16 ? GEMM_WORDS : g.dense;
     g.book = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)head->book));
     if (s->form == INTONLY_FORM_NARROW &&
         narrow_fits(summary, s->y_type, s->zero_point, s->fraction_bits, residual_type, s->residual_zero)) {

@@ -44,6 +44,7 @@ typedef struct gemm {
     int64_t tap_bytes, tap_count;
     int64_t bits; /* of a stored weight */
     int dense;    /* log2 of the weights in a byte */
+    int tiles;    /* the same, or GEMM_WORDS */
     int end;      /* how a tile ends */
     int residual; /* whether there is one */
     int bare;     /* whether a row of y is 16 or 32 bytes, so that several rows may be one stretch of memory */
@@ -63,8 +64,15 @@ typedef void (*gemm_tile)(const gemm *g, int64_t first);
 /* Finish `rows` rows of accumulators [rows][16 * vectors] by the plain law. */
 static void gemm_finish_plain(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc);
 
-/* acc[i] += the sum over four bytes of codes (unsigned) times weights (signed), for 16 groups of four. */
-#define DOT(acc, codes, weights) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights))
+/* acc[i] += the sum over four bytes of codes (unsigned) times weights (signed), for 16 groups of four; where `words`, a
+ * constant, over two codes of 16 bits. */
+#define DOT(acc, codes, weights)                                                                                       \
+    do {                                                                                                               \
+        if (words)                                                                                                     \
+            __asm__ volatile("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights));                            \
+        else                                                                                                           \
+            __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights));                            \
+    } while (0)
 /* codes = the four bytes at p, 16 times. */
 #define SPREAD(codes, p) __asm__ volatile("vpbroadcastd %1, %0" : "=v"(codes) : "m"(*(const uint8_t(*)[4])(p)))
 
@@ -225,11 +233,18 @@ ALWAYS_INLINE void gemm_join(const gemm *g, const gemm_columns *p, const join_sc
 #define LOAD_2(name, p) LOAD_1(name, p) const __m512i name##1 = load64((p) + 64);
 #define LOAD_4(name, p) LOAD_2(name, p) const __m512i name##2 = load64((p) + 128), name##3 = load64((p) + 192);
 
-/* w0, w1, ...: the weights of one group of codes, from 8, 4 or 2 bits. */
+/* Bytes of the weights of a vector of channels and a group of codes. */
+enum { GROUP_16 = 64, GROUP_8 = 64, GROUP_4 = 32, GROUP_2 = 16 };
+
+/* w0, w1, ...: the weights of one group of codes, from 16, 8, 4 or 2 bits. */
+#define BOOK_16(g)
 #define BOOK_8(g)
 #define BOOK_4(g) const __m512i book = g->book, field = _mm512_set1_epi8(15);
 #define BOOK_2(g) const __m512i book = g->book, field = _mm512_set1_epi8(3);
 #define WEIGHT(name, fields) const __m512i name = _mm512_shuffle_epi8(book, _mm512_and_si512(fields, field));
+#define WEIGHTS_16_1(from) LOAD_1(w, from)
+#define WEIGHTS_16_2(from) LOAD_2(w, from)
+#define WEIGHTS_16_4(from) LOAD_4(w, from)
 #define WEIGHTS_8_1(from) LOAD_1(w, from)
 #define WEIGHTS_8_2(from) LOAD_2(w, from)
 #define WEIGHTS_8_4(from) LOAD_4(w, from)
@@ -258,6 +273,7 @@ ALWAYS_INLINE void gemm_join(const gemm *g, const gemm_columns *p, const join_sc
  * from which the way back is so long that the epilogue starts late. */
 #define GEMM_TILE(units, vectors, bits)                                                                                \
     static void gemm_tile_##bits##_##vectors##_##units(const gemm *step, int64_t row) {                                \
+        enum { words = bits == 16 };                                                                                   \
         const gemm *volatile step_kept = step;                                                                         \
         volatile int64_t row_kept = row;                                                                               \
         const gemm *g = step;                                                                                          \
@@ -274,7 +290,7 @@ ALWAYS_INLINE void gemm_join(const gemm *g, const gemm_columns *p, const join_sc
                 __m512i codes;                                                                                         \
                 WEIGHTS_##bits##_##vectors(w)                                                                          \
                 UNITS_##units(DOT_##vectors)                                                                           \
-                w += 8 * vectors * bits;                                                                               \
+                w += vectors * GROUP_##bits;                                                                             \
                 at += 4;                                                                                               \
             } while (at < end);                                                                                        \
         } while (++tap < last);                                                                                        \
@@ -314,6 +330,7 @@ ALWAYS_INLINE void gemm_join(const gemm *g, const gemm_columns *p, const join_sc
     GEMM_TILE(1, 1, bits)                                                                                              \
     GEMM_TILE(2, 1, bits)                                                                                              \
     GEMM_TILE(3, 1, bits)
+GEMM_TILES(16)
 GEMM_TILES(8)
 GEMM_TILES(4)
 GEMM_TILES(2)
@@ -332,6 +349,7 @@ GEMM_TILES(2)
     _mm512_storeu_si512(kept + at + 48, c##l);
 #define GEMM_ROW_BY_2(bits)                                                                                            \
     static void gemm_row_by_2_##bits(const gemm *g, int64_t stride) {                                                  \
+        enum { words = bits == 16 };                                                                                   \
         const uint8_t *bias = (const uint8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;                 \
         const int64_t *tap = g->taps, *const last = tap + g->tap_count, tap_bytes = g->tap_bytes;                      \
         const uint8_t *const x = g->rows.x[0];                                                                         \
@@ -352,7 +370,7 @@ GEMM_TILES(2)
                     WEIGHTS_##bits##_4(other)                                                                          \
                     ROW_DOTS(12, 13, 14, 15)                                                                           \
                 }                                                                                                      \
-                w += 32 * bits;                                                                                        \
+                w += 4 * GROUP_##bits;                                                                                      \
                 at += 4;                                                                                               \
             } while (at < end);                                                                                        \
         } while (++tap < last);                                                                                        \
@@ -374,6 +392,7 @@ GEMM_TILES(2)
         p.first += 64;                                                                                                 \
         gemm_finish1(&g->rows, &p, &n, 0, c12, c13, c14, c15);                                                         \
     }
+GEMM_ROW_BY_2(16)
 GEMM_ROW_BY_2(8)
 GEMM_ROW_BY_2(4)
 GEMM_ROW_BY_2(2)
@@ -387,9 +406,10 @@ static const int64_t gemm_most_units[3] = {3, 3, 6};
      {gemm_tile_##b##_2_1, gemm_tile_##b##_2_2, gemm_tile_##b##_2_3, NULL, NULL, NULL},                                \
      {gemm_tile_##b##_4_1, gemm_tile_##b##_4_2, gemm_tile_##b##_4_3, gemm_tile_##b##_4_4, gemm_tile_##b##_4_5,         \
       gemm_tile_##b##_4_6}}
-static const gemm_tile gemm_tiles[3][3][6] = {GEMM_TILES_OF(8), GEMM_TILES_OF(4), GEMM_TILES_OF(2)};
-static void (*const gemm_rows_by_2[3])(const gemm *g, int64_t stride) = {gemm_row_by_2_8, gemm_row_by_2_4,
-                                                                         gemm_row_by_2_2};
+enum { GEMM_WORDS = 3 }; /* in the place of the first, with int16 x */
+static const gemm_tile gemm_tiles[4][3][6] = {GEMM_TILES_OF(8), GEMM_TILES_OF(4), GEMM_TILES_OF(2), GEMM_TILES_OF(16)};
+static void (*const gemm_rows_by_2[4])(const gemm *g, int64_t stride) = {gemm_row_by_2_8, gemm_row_by_2_4,
+                                                                         gemm_row_by_2_2, gemm_row_by_2_16};
 
 #endif
 #endif
