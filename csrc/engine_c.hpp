@@ -7,5 +7,6 @@ extern "C" {
 #include "exec/exec.h"
 #include "exec/program.h"
 #include "intonly.h"
+#include "kernels/attention/scratch.h"
 #include "kernels/kernels.h"
 }

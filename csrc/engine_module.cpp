@@ -82,7 +82,12 @@ const intonly_kernels *kernels_of(const std::string &name) {
 nb::dict isa_facts(const std::string &isa) {
     nb::dict facts;
     facts["wants_signed"] = kernels_of(isa)->wants_signed;
+    facts["takes_words"] = kernels_of(isa)->takes_words;
     return facts;
+}
+
+int64_t attention_scratch(int64_t keys, int64_t depth, int64_t width) {
+    return intonly_attention_scratch(keys, depth, width);
 }
 
 nb::object aligned_bytes(size_t size) {
@@ -146,8 +151,9 @@ nb::object gemm_pack(const std::string &isa, const Contiguous &w, int64_t tap_by
                      int64_t form, const std::optional<Contiguous> &multiplier, const std::optional<Contiguous> &shift,
                      const std::optional<Contiguous> &residual_multiplier,
                      const std::optional<Contiguous> &residual_shift, int64_t fraction_bits, int64_t acc_limit,
-                     bool x_signed) {
+                     bool x_signed, bool x_words) {
     const intonly_kernels *kernels = kernels_of(isa);
+    if (x_words && !kernels->takes_words) return nb::none();
     if (w.ndim() != 3) fail("gemm_pack: w must have the axes (channels, taps, depth), got shape " + text(shape_of(w)));
     intonly_weights weights{};
     weights.depth = static_cast<int64_t>(w.shape(2));
@@ -156,8 +162,9 @@ nb::object gemm_pack(const std::string &isa, const Contiguous &w, int64_t tap_by
     weights.fraction_bits = fraction_bits;
     weights.acc_limit = acc_limit;
     weights.x_signed = x_signed;
-    if (tap_bytes < weights.depth || tap_bytes % 4 != 0)
-        fail("gemm_pack: tap_bytes must be a multiple of 4 and at least the depth " + std::to_string(weights.depth) +
+    weights.x_words = x_words;
+    if (tap_bytes < weights.depth << x_words || tap_bytes % 4 != 0)
+        fail(std::string("gemm_pack: tap_bytes must be a multiple of 4 and at least ") + (x_words ? "twice " : "") + "the depth " + std::to_string(weights.depth) +
              ", got " + std::to_string(tap_bytes));
     return packed("gemm_pack", weights, w, bias, multiplier, shift, residual_multiplier, residual_shift,
                   kernels->gemm_size, kernels->gemm_pack);
@@ -265,10 +272,11 @@ void intonly_bind_engine(nb::module_ &module) {
     module.def("isas", &isas);
     module.def("best_isa", &best_isa);
     module.def("isa_facts", &isa_facts, "isa"_a);
+    module.def("attention_scratch", &attention_scratch, "keys"_a, "depth"_a, "width"_a);
     module.def("aligned_bytes", &aligned_bytes, "size"_a);
     module.def("gemm_pack", &gemm_pack, "isa"_a, "w"_a, "tap_bytes"_a, "bias"_a, "form"_a, "multiplier"_a.none(),
                "shift"_a.none(), "residual_multiplier"_a.none(), "residual_shift"_a.none(), "fraction_bits"_a,
-               "acc_limit"_a, "x_signed"_a);
+               "acc_limit"_a, "x_signed"_a, "x_words"_a = false);
     module.def("depthwise_pack", &depthwise_pack, "isa"_a, "w"_a, "bias"_a, "form"_a, "multiplier"_a.none(),
                "shift"_a.none(), "residual_multiplier"_a.none(), "residual_shift"_a.none(), "fraction_bits"_a,
                "acc_limit"_a, "x_signed"_a);

@@ -24,7 +24,8 @@ const char *intonly_check_gemm(checker *c, const intonly_gemm *step) {
     REQUIRE(is_type(x.type) && is_type(y.type) && is_type(r.type), "there is no such type");
     REQUIRE(extents_multiply(extents, 3, &work) && extents_multiply(inner, 3, &work) && count_work(c, work),
             "extents must be 1 or more, and not too much work");
-    REQUIRE(is_8_bit(x.type) && takes_sign(c, x.type), "x must be of 8 bits, with the sign that the kernels want");
+    REQUIRE((is_8_bit(x.type) && takes_sign(c, x.type)) || (x.type == INTONLY_S16 && c->kernels->takes_words),
+            "x must be of 8 bits, with the sign that the kernels want, or int16 where they take that");
     REQUIRE(is_aligned(step->tap_bytes, 4), "tap_bytes must be a multiple of 4");
     REQUIRE(in_range(step->channels_first, 0, 1), "channels_first must be 0 or 1");
     OBEY(intonly_check_scalars(&e, y.type));
@@ -32,13 +33,16 @@ const char *intonly_check_gemm(checker *c, const intonly_gemm *step) {
     REQUIRE(y.type != INTONLY_S64, "y has at most 32 bits");
     REQUIRE(image_sane(r, extents), "the strides of r are too large");
     REQUIRE(taps_reach(c, step->tap_offsets, step->taps, 1, &taps), "tap_offsets must be int64 constants");
-    REQUIRE(pixels_stand(c, x, extents, step->tap_bytes, taps, READ_TAPS), "x lies outside its space");
+    REQUIRE(pixels_stand(c, x, extents, step->tap_bytes >> (x.type == INTONLY_S16), taps, READ_TAPS), "x lies outside its space");
     REQUIRE(pixels_stand(c, y, extents, step->oc, intonly_reach_of(0), WRITE), "y lies outside what may be written");
     if (!is_absent(r.ref)) {
         REQUIRE((e.form == INTONLY_FORM_NARROW && is_8_bit(r.type)) || (e.form == INTONLY_FORM_WIDE && r.type <= INTONLY_U16),
                 "a residual goes with form 2 and has 8 bits, or with form 1 and has at most 16");
         REQUIRE(pixels_stand(c, r, extents, step->oc, intonly_reach_of(0), READ), "r lies outside its space");
     }
+    REQUIRE(step->ahead_bytes >= 0 && step->ahead_bytes < INTONLY_MOST_REACH &&
+                constants(c, step->ahead, intonly_reach_of(step->ahead_bytes), 1) != NULL,
+            "ahead must be constants");
     const uint8_t *form = packed(c, step->packed, step->packed_bytes);
     REQUIRE(form != NULL, "packed must be constants at a multiple of 64 bytes");
     REQUIRE(c->kernels->gemm_accepts != NULL && c->kernels->gemm_accepts(step, form),

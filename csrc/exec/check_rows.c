@@ -3,6 +3,7 @@
  * The rules of steps that work on whole rows: attention, norm.
  */
 #include "exec/checker.h"
+#include "kernels/attention/scratch.h"
 
 /* Round up to what vector kernels take at a time. */
 static int64_t padded(int64_t count) { return (count + 15) & ~INT64_C(15); }
@@ -48,6 +49,11 @@ const char *intonly_check_attention(checker *c, const intonly_attention *s) {
     REQUIRE(spreads(c, s->y_ref, s->y_type, intonly_reach_of((s->width - 1) * intonly_bytes_of(s->y_type)), s->extent,
                     s->y_strides, WRITE),
             "y lies outside what may be written");
+    REQUIRE(s->scratch >> INTONLY_SPACE_SHIFT == INTONLY_ARENA && s->scratch_bytes < INTONLY_MOST_REACH && is_aligned(s->scratch | s->scratch_bytes, 64) &&
+                s->scratch_bytes >= intonly_attention_scratch(s->keys, s->depth, s->width),
+            "scratch must stand in the arena, aligned to 64 bytes, and be large enough");
+    REQUIRE(runs_stand(c, s->scratch, intonly_reach_of(s->scratch_bytes), 1, &s->parts, &s->scratch_bytes, WRITE),
+            "scratch lies outside what may be written");
     return NULL;
 }
 

@@ -65,15 +65,16 @@ enum { INTONLY_CONSTANTS = 0, INTONLY_ARENA = 1, INTONLY_CALLER = 2 };
 
 /* y[n, i, j, o] = epilogue(bias[o] + sum over taps t and bytes c of x[n, i, j](t, c) * w[o, t, c], residual[n, i, j, o])
  *
- * x: 8-bit codes; zero points are folded into the bias, and the margin holds the zero point. Each tap reads tap_bytes
- * consecutive codes, a multiple of 4; where the layer has fewer, the weights of the rest are 0. tap_offsets: int64
+ * x: 8-bit codes, or int16 where the kernels take that; zero points are folded into the bias, and the margin holds the zero point. Each tap reads tap_bytes
+ * consecutive bytes of codes, a multiple of 4; where the layer has fewer, the weights of the rest are 0. tap_offsets: int64
  * [taps], space 0. packed: weights, bias and constants as the kernel of this instruction set wants them, made by its
- * `pack` (kernels/gemm/gemm.h). The residual is 8-bit (form 2 only). linear layers: n = 1, oh = 1, ow = rows, taps = 1.
- * channels_first: 1 = all pixels for one group of channels, then the next group; 0 = the other way round. */
+ * `pack` (kernels/gemm/gemm.h). The residual has 8 bits (form 2) or at most 16 (form 1). linear layers: n = 1, oh = 1, ow = rows, taps = 1.
+ * channels_first: 1 = all pixels for one group of channels, then the next group; 0 = the other way round. ahead,
+ * ahead_bytes: constants that the next gemm reads first; kernels may fetch them into a cache, and do nothing else. */
 #define INTONLY_GEMM_FIELDS(S, V)                                                                                      \
     INTONLY_HEAD(S) INTONLY_IMAGE(S, x) INTONLY_IMAGE(S, y) INTONLY_IMAGE(S, r)                                        \
     S(n) S(oh) S(ow) S(oc) S(taps) S(tap_bytes) S(tap_offsets) S(packed) S(packed_bytes) S(channels_first)             \
-    S(form) S(residual_zero) S(zero_point) S(lo) S(hi) S(fraction_bits)
+    S(form) S(residual_zero) S(zero_point) S(lo) S(hi) S(fraction_bits) S(ahead) S(ahead_bytes)
 
 /* op 0: y = epilogue(bias[c] + sum over taps of x(t, c) * w[c, t]): depthwise convolution, weights in `packed`.
  * op 1: y = epilogue(sum over taps of x(t, c) - taps * x_zero folded into bias[c]); op 2: y = max over taps of x(t, c).
@@ -158,13 +159,14 @@ enum { INTONLY_FORM_ACC = 0, INTONLY_FORM_WIDE = 1, INTONLY_FORM_NARROW = 2 };
  * The zero point of k moves all scores of a row alike, so nobody asks for it. Codes of 8 bits; depth and width are
  * contiguous. extent, strides: outer axes, and the queries as the last (0 for k and v); k_key, v_key and mask_key: bytes
  * from one key to the next. shift, weight_multiplier: from differences of scores to 1024ths of octaves. mask_ref -1: all
- * keys count. */
+ * keys count. scratch: [parts][scratch_bytes] of the arena, of which each part has its own; at least
+ * intonly_attention_scratch (kernels/attention/scratch.h). */
 #define INTONLY_ATTENTION_FIELDS(S, V)                                                                                 \
     INTONLY_HEAD(S) S(q_ref) S(q_type) S(q_zero) S(k_ref) S(k_type) S(v_ref) S(v_type) S(v_zero) S(mask_ref)           \
     S(y_ref) S(y_type) V(extent, INTONLY_RANK) V(q_strides, INTONLY_RANK) V(k_strides, INTONLY_RANK)                   \
     V(v_strides, INTONLY_RANK) V(mask_strides, INTONLY_RANK) V(y_strides, INTONLY_RANK)                                \
     S(keys) S(depth) S(width) S(k_key) S(v_key) S(mask_key) S(shift) S(weight_multiplier)                              \
-    S(multiplier) S(y_shift) S(zero_point) S(lo) S(hi)
+    S(multiplier) S(y_shift) S(zero_point) S(lo) S(hi) S(scratch) S(scratch_bytes)
 
 #define INTONLY_MOST_KEYS 1024
 #define INTONLY_MOST_DEPTH 128      /* of depth, and of width */

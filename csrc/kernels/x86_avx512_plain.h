@@ -95,30 +95,44 @@ static __m512i finish_each(const plain_end *end, int64_t at, int64_t count, cons
     return load64(sums);
 }
 
-/* The wide form with a residual, of 16 columns: constants of the even ones, and of the odd ones. */
+/* The wide form of 16 channels whose results have 16 bits, with a residual of at most 16: constants of the even channels,
+ * and of the odd ones. start: what sums begin with: the rounding, and both zero points. */
 typedef struct join_columns {
-    __m512i multiplier[2], residual_multiplier[2], shift[2], half[2];
+    __m512i multiplier[2], residual_multiplier[2], shift[2], start[2];
 } join_columns;
 
-/* Return the constants of columns from `at` on. */
-ALWAYS_INLINE join_columns join_columns_at(const intonly_epilogue *e, int64_t at) {
+/* The scalars of such a step. A residual is read as if it were signed: flip makes it so. */
+typedef struct join_scalars {
+    __m256i flip;
+    __m512i lo, hi;
+    int words; /* whether the residual has 16 bits */
+} join_scalars;
+
+/* Return the constants of channels from `at` on. residual_zero: that of the flipped residual. */
+ALWAYS_INLINE join_columns join_columns_at(const plain_constants *c, int64_t at, int64_t residual_zero,
+                                           int64_t zero_point) {
     const __m512i one = _mm512_set1_epi64(1), lower = _mm512_set1_epi64(UINT32_MAX);
-    const __m512i m = load64(e->multiplier + at), m_r = load64(e->residual_multiplier + at);
-    const __m512i s = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(e->shift + at)));
+    const __m512i m = load64(c->multiplier + at), m_r = load64(c->residual_multiplier + at);
+    const __m512i s = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(c->shift + at)));
     join_columns k = {.multiplier = {m, _mm512_srli_epi64(m, 32)},
                       .residual_multiplier = {m_r, _mm512_srli_epi64(m_r, 32)},
                       .shift = {_mm512_and_si512(s, lower), _mm512_srli_epi64(s, 32)}};
-    for (int odd = 0; odd < 2; ++odd) k.half[odd] = _mm512_sllv_epi64(one, _mm512_sub_epi64(k.shift[odd], one));
+    for (int odd = 0; odd < 2; ++odd) {
+        const __m512i half = _mm512_sllv_epi64(one, _mm512_sub_epi64(k.shift[odd], one));
+        const __m512i moved = _mm512_sllv_epi64(_mm512_set1_epi64(zero_point), k.shift[odd]);
+        const __m512i zero = _mm512_mul_epi32(k.residual_multiplier[odd], _mm512_set1_epi64(residual_zero));
+        k.start[odd] = _mm512_sub_epi64(_mm512_add_epi64(half, moved), zero);
+    }
     return k;
 }
 
-/* Return (acc * m + r * m_r + 2^(s-1)) >> s, which 32 bits hold. */
-ALWAYS_INLINE __m512i joined(const join_columns *k, __m512i acc, __m512i r) {
+/* Return zero_point + ((acc * m + (r - r_zero) * m_r + 2^(s-1)) >> s), which 32 bits hold. */
+ALWAYS_INLINE __m512i join_sixteen(const join_columns *k, __m512i acc, __m512i r) {
     __m512i y[2];
 #pragma GCC unroll 2
     for (int odd = 0; odd < 2; ++odd) {
         const __m512i a = odd ? _mm512_srli_epi64(acc, 32) : acc, b = odd ? _mm512_srli_epi64(r, 32) : r;
-        const __m512i own = _mm512_add_epi64(_mm512_mul_epi32(a, k->multiplier[odd]), k->half[odd]);
+        const __m512i own = _mm512_add_epi64(_mm512_mul_epi32(a, k->multiplier[odd]), k->start[odd]);
         const __m512i sum = _mm512_add_epi64(_mm512_mul_epi32(b, k->residual_multiplier[odd]), own);
         y[odd] = _mm512_srav_epi64(sum, k->shift[odd]);
     }

@@ -96,11 +96,18 @@ def peak_macs(isa: str, iterations: int) -> int:
     """
 
 def isa_facts(isa: str) -> dict[str, int]:
-    """Return what a planner must know: wants_signed: whether gemm and window take int8 (1), uint8 (0) or both (-1).
+    """Return what a planner must know.
+
+    Returns:
+        wants_signed: whether gemm and window take int8 (1), uint8 (0) or both (-1). takes_words: whether gemm also takes
+        int16 (1) or not (0).
 
     Raises:
         BackendError: when this machine or this build has no such instruction set.
     """
+
+def attention_scratch(keys: int, depth: int, width: int) -> int:
+    """Return the bytes, a multiple of 64, that each part of a step of attention needs for itself."""
 
 def aligned_bytes(size: int) -> npt.NDArray[np.uint8]:
     """Return zeros, shape (size,), aligned to 64 bytes, with bytes behind them that kernels may read.
@@ -121,6 +128,7 @@ def gemm_pack(
     fraction_bits: int,
     acc_limit: int,
     x_signed: bool,
+    x_words: bool = False,
 ) -> npt.NDArray[np.uint8] | None:
     """Return the packed form of a gemm's constants for one instruction set, or None when it has no kernel for them.
 
@@ -128,13 +136,13 @@ def gemm_pack(
 
     Args:
         w: (channels, taps, depth).
-        tap_bytes: bytes of x that a tap reads, a multiple of 4, at least the depth.
+        tap_bytes: bytes of x that a tap reads, a multiple of 4, at least those of the depth.
         bias: (channels,), with the zero points of x and w folded in.
         form: 0 accumulators, 1 wide, 2 narrow; multiplier and shift, (channels,), go with 1 and 2.
-        residual_multiplier, residual_shift: (channels,), of the residual that joins in form 2.
+        residual_multiplier, residual_shift: (channels,), of the residual that joins; residual_shift in form 2 only.
         fraction_bits: of form 2, else 0.
         acc_limit: no |accumulator| exceeds it, whatever x is.
-        x_signed: whether x is int8, else uint8.
+        x_signed: whether x is int8, else uint8. x_words: whether it is int16 instead, see `isa_facts`.
 
     Raises:
         BackendError: when arguments do not fit together.

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from intonly.core.number_format import INT8, INT16, INT32, UINT8, UINT16, Number
 from intonly.core.primitives import PRIMITIVES
 
 ISAS = _native.isas()
+ROOT = Path(__file__).resolve().parents[2]
 N = Dim("N", 1, 4)
 T = Dim("T", 1, 200)
 
@@ -235,8 +239,38 @@ def test_a_body_that_says_something_else_is_run():
     assert_same(forged, draw(graph, np.random.default_rng(6)), threads=(1,))
 
 
+SMALL_STACK = """
+import threading
+import numpy as np
+from intonly.backends.interpreter import Interpreter
+from intonly.backends.native.engine import NativeEngine
+from tests.backends.test_rows import ISAS, attention, draw
+
+graph = attention((30, 64), (1000, 64), (1000, 64))
+arrays = draw(graph, np.random.default_rng(0))
+expected = Interpreter(graph).run(arrays)
+engines = [NativeEngine(graph, isa=isa) for isa in ISAS]
+found = []
+threading.stack_size(256 * 1024)
+thread = threading.Thread(target=lambda: found.extend(engine.run(arrays) for engine in engines))
+thread.start()
+thread.join()
+assert len(found) == len(ISAS)
+for result in found:
+    for name, array in expected.items():
+        np.testing.assert_array_equal(result[name], array)
+print("same")
+"""
+
+
+def test_attention_on_a_small_stack():
+    """A thread with a stack of 256 KB, as some systems give it, would crash: keys and values belong to the arena."""
+    done = subprocess.run([sys.executable, "-c", SMALL_STACK], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout.strip() == "same", done.stderr
+
+
 @pytest.mark.parametrize("size", [(2, 1025, 16, 16), (2, 20, 130, 16), (2, 20, 16, 144)], ids=str)
-def test_attention_too_large_for_the_stack_is_inlined(size):
+def test_attention_too_large_for_the_kernels_is_inlined(size):
     """A size that the kernels have no room for."""
     m, t, k, d = size
     graph = attention((m, k), (t, k), (t, d))

@@ -28,7 +28,7 @@ int64_t between(int64_t lo, int64_t hi) { return lo + below(hi - lo + 1); }
 
 int one_in(int64_t n) { return below(n) == 0; }
 
-const size_t space_bytes[SPACES] = {1 << 20, 1 << 16, 4096, 2056, 3000, 1032};
+const size_t space_bytes[SPACES] = {1 << 20, 1 << 17, 4096, 2056, 3000, 1032};
 uint8_t *bases[SPACES], *region[SPACES];
 size_t region_bytes[SPACES];
 

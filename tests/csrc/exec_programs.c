@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "exec_programs.h"
+#include "kernels/attention/scratch.h"
 
 #include <string.h>
 
@@ -63,7 +64,7 @@ static value some_value(int64_t most_type) {
     do {                                                                                                               \
         (step).kind = INTONLY_KIND_##name;                                                                             \
         (step).words = sizeof(step) / sizeof(int64_t);                                                                 \
-        (step).parts = one_in(3) ? 1 : between(2, 64);                                                                 \
+        if ((step).parts == 0) (step).parts = one_in(3) ? 1 : between(2, 64);                                                                 \
         memcpy(words + word_count, &(step), sizeof(step));                                                             \
         word_count += sizeof(step) / sizeof(int64_t);                                                                  \
     } while (0)
@@ -374,6 +375,9 @@ static void add_attention(void) {
     s.y_type = INTONLY_U8, s.zero_point = between(-300, 300), s.hi = 255;
     s.y_ref = result(s.y_type, rows * depth);
     strides_of(s.y_strides, 0, depth);
+    s.parts = between(1, 3), s.scratch_bytes = intonly_attention_scratch(keys, depth, depth);
+    if (arena_used + s.parts * s.scratch_bytes > (int64_t)space_bytes[INTONLY_ARENA]) return;
+    s.scratch = ref_of(INTONLY_ARENA, arena_used), arena_used += s.parts * s.scratch_bytes;
     PUSH(s, attention);
 }
 

@@ -19,7 +19,16 @@ static intonly_status check_program(size_t count, intonly_fault *fault) {
 }
 
 static intonly_pool *pools[4]; /* by number of threads */
-static uint8_t saved[1 << 17]; /* the arena and the outputs before a run */
+static uint8_t saved[1 << 18]; /* the arena and the outputs before a run */
+
+/* Forget what attentions have left in their scratch: it depends on the kernels and the threads. */
+static void forget_scratch(void) {
+    for (size_t at = 0; at < word_count; at += (size_t)words[at + 1]) {
+        if (words[at] != INTONLY_KIND_attention) continue;
+        const intonly_attention *s = (const intonly_attention *)(const void *)(words + at);
+        memset(intonly_at(bases, s->scratch), 0, (size_t)(s->parts * s->scratch_bytes));
+    }
+}
 
 /* Run a program that passed, return a digest of what it wrote, and undo that. Nothing may be written beside. */
 static uint64_t run_program(unsigned threads) {
@@ -33,6 +42,7 @@ static uint64_t run_program(unsigned threads) {
     protect(1);
     intonly_program_run(words, word_count, kernels, bases, pools[threads], NULL);
     protect(0);
+    forget_scratch();
     at = 0;
     for (int s = INTONLY_ARENA; s < SPACES; s = s == INTONLY_ARENA ? OUTPUT : s + 1) {
         const size_t before = (size_t)(bases[s] - region[s]), behind = before + space_bytes[s];

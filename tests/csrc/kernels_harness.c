@@ -92,7 +92,8 @@ static uint8_t *allocate(size_t bytes) {
 void scene_begin(void) {
     for (int s = INTONLY_CALLER; s < spaces; ++s) free(bases[s]);
     for (int s = 0; s < INTONLY_CALLER; ++s) {
-        if (bases[s] == NULL) bases[s] = allocate(bytes_of_space[s] = BLOCK);
+        if (bases[s] == NULL) bases[s] = (uint8_t *)aligned_alloc(64, bytes_of_space[s] = BLOCK);
+        if (bases[s] == NULL) exit(2);
         lowest[s] = BLOCK - INTONLY_SLACK;
     }
     spaces = INTONLY_CALLER;
@@ -113,6 +114,8 @@ int64_t place_constant(const void *data, int64_t bytes) {
     if (data != NULL) memcpy(at(ref), data, (size_t)bytes);
     return ref;
 }
+
+int64_t place_scratch(int64_t bytes) { return take(INTONLY_ARENA, bytes, 64); }
 
 int64_t place(int64_t bytes, int64_t tail, int64_t align) {
     if (one_in(2)) return take(INTONLY_ARENA, bytes, align);
@@ -326,11 +329,14 @@ void expect_element(expectation *e, int64_t offset, int64_t value) {
     }
 }
 
-void check(intonly_kernel kernel, const void *step, expectation *e) {
+void check(intonly_kernel kernel, const void *step, expectation *e) { check_beside(kernel, step, e, e->ref, 0); }
+
+void check_beside(intonly_kernel kernel, const void *step, expectation *e, int64_t scratch, int64_t scratch_bytes) {
     enum { LEFT = 0xA5, RIGHT = 0x5A }; /* what a byte that is not written holds in one run and in the other */
     const size_t bytes = (size_t)e->bytes;
     uint8_t *y = at(e->ref), *left = allocate(bytes), *written = allocate(bytes);
     memset(y, 0, bytes);
+    memset(at(scratch), 0, (size_t)scratch_bytes);
     const uint64_t before = digest();
     for (unsigned parts = 1; parts <= 3; ++parts) {
         memset(written, 0, bytes);
@@ -352,6 +358,7 @@ void check(intonly_kernel kernel, const void *step, expectation *e) {
         REQUIRE(memcmp(written, e->inside, bytes) == 0);
     }
     memset(y, 0, bytes);
+    memset(at(scratch), 0, (size_t)scratch_bytes);
     REQUIRE(digest() == before);
     free(written);
     free(left);

@@ -40,6 +40,7 @@ int64_t type_holding(int64_t lo, int64_t hi, int64_t types); /* one of the first
 extern uint8_t *bases[];
 void scene_begin(void);
 uint8_t *at(int64_t ref);
+int64_t place_scratch(int64_t bytes); /* of the arena, aligned to 64 bytes */
 int64_t place_constant(const void *data, int64_t bytes);
 /* tail: bytes that a kernel may read behind the tensor, which only the arena's slack gives for nothing. */
 int64_t place(int64_t bytes, int64_t tail, int64_t align);
@@ -93,6 +94,8 @@ expectation expect(int64_t ref, int64_t type, int64_t bytes);
 void expect_element(expectation *e, int64_t offset, int64_t value);
 /* Run the kernel in 1 to 3 parts; every byte inside is written by one part, no other byte changes. */
 void check(intonly_kernel kernel, const void *step, expectation *e);
+/* The same for a step that uses some memory as it likes. */
+void check_beside(intonly_kernel kernel, const void *step, expectation *e, int64_t scratch, int64_t scratch_bytes);
 
 /* How often a result was clamped, and not; how often an accumulator was as large as its channels let it be. */
 extern unsigned long comparisons, inside_limits, at_limits, edges;

@@ -52,7 +52,7 @@ typedef struct layer {
     intonly_weights weights;
     int8_t w[9 * 200 * 40];
     int32_t bias[200];
-    int64_t r_type;
+    int64_t x_type, r_type;
     law law;
 } layer;
 
@@ -67,7 +67,7 @@ static int64_t bit_length(int64_t x) {
 /* The largest value that the sum of a channel's products can have, or (sign -1) minus the smallest. */
 static int64_t reach(const layer *l, int64_t channel, int sign) {
     const int64_t codes = l->weights.taps * l->weights.depth;
-    const int64_t lo = l->weights.x_signed ? INT8_MIN : 0, hi = l->weights.x_signed ? INT8_MAX : UINT8_MAX;
+    const int64_t lo = type_lowest(l->x_type), hi = type_highest(l->x_type);
     int64_t sum = 0;
     for (int64_t k = 0; k < codes; ++k) {
         const int64_t w = sign * l->w[channel * codes + k];
@@ -82,8 +82,9 @@ static void random_layer(layer *l, int64_t channels, int64_t taps, int64_t depth
     const int64_t form = one_in(2) ? INTONLY_FORM_NARROW : below(2);
     intonly_weights *w = &l->weights;
     memset(w, 0, sizeof *w);
-    w->channels = channels, w->taps = taps, w->depth = depth, w->tap_bytes = depthwise ? 1 : (depth + 3) & ~INT64_C(3);
+    w->channels = channels, w->taps = taps, w->depth = depth, w->tap_bytes = depthwise ? 1 : (depth * type_bytes(x_type) + 3) & ~INT64_C(3);
     w->w = l->w, w->bias = l->bias, w->form = form, w->x_signed = x_type == INTONLY_S8;
+    w->x_words = x_type == INTONLY_S16, l->x_type = x_type;
     for (int64_t k = 0; k < channels * taps * depth; ++k) l->w[k] = (int8_t)between(range[0], range[1]);
     const int64_t typical = magnitude(range[0] + range[1]) > 8 ? 255 * 127 * taps * depth : 128 * range[1] * taps * depth / 4 + 1;
     const int residual = (form == INTONLY_FORM_NARROW || (form == INTONLY_FORM_WIDE && !depthwise)) && one_in(2);
@@ -156,7 +157,7 @@ static void spoil_constants(law *l) {
 void test_gemm(const intonly_kernels *table, outcome *o) {
     const geometry g = random_geometry();
     const int64_t channels = 1 + below(one_in(8) ? 200 : 70), depth = 1 + below(40), taps = g.kh * g.kw;
-    const int64_t x_type = code_type(table);
+    const int64_t x_type = table->takes_words && one_in(3) ? INTONLY_S16 : code_type(table);
     scene_begin();
     random_layer(&net, channels, taps, depth, x_type, 0);
     const int64_t size = (int64_t)table->gemm_size(&net.weights);
@@ -165,7 +166,7 @@ void test_gemm(const intonly_kernels *table, outcome *o) {
         ++o->refused;
         return;
     }
-    const image x = new_image(x_type, g.n, g.h, g.w, depth, net.weights.tap_bytes - depth);
+    const image x = new_image(x_type, g.n, g.h, g.w, depth, net.weights.tap_bytes - depth * type_bytes(x_type));
     const image y = new_image(output_type(&net), g.n, g.oh, g.ow, channels, 0);
     const image r = new_image(net.r_type, g.n, g.oh, g.ow, channels, 0);
     fill_image(&x, type_lowest(x_type), type_highest(x_type));

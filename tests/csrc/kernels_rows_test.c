@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/attention/scratch.h"
 #include "kernels_harness.h"
 
 #define LAST (INTONLY_RANK - 1)
@@ -108,6 +109,7 @@ void test_attention(const intonly_kernels *table, outcome *o) {
     fill_codes(s.v_ref, s.v_type, v_bytes, 128);
     if (s.mask_ref >= 0) fill(s.mask_ref, INTONLY_U8, m_bytes, 0, 2);
     s.y_ref = place(y_bytes, 0, y_size);
+    s.scratch_bytes = intonly_attention_scratch(s.keys, s.depth, s.width), s.scratch = place_scratch(s.parts * s.scratch_bytes);
     expectation e = expect(s.y_ref, s.y_type, y_bytes);
 
     int64_t index[INTONLY_RANK] = {0};
@@ -137,7 +139,7 @@ void test_attention(const intonly_kernels *table, outcome *o) {
             expect_element(&e, dot(index, s.y_strides, INTONLY_RANK) + c * y_size, clamped(code, s.lo, s.hi));
         }
     } while (next_index(index, s.extent, INTONLY_RANK));
-    check(table->run[INTONLY_KIND_attention], &s, &e);
+    check_beside(table->run[INTONLY_KIND_attention], &s, &e, s.scratch, s.parts * s.scratch_bytes);
     ++o->cases;
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "intonly.h"
+#include "kernels/attention/scratch.h"
 #include "kernels/attention/weights.h"
 #include "kernels/elements.h"
 #include "kernels/walk.h"

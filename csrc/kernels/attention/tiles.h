@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * attention by tiles of products, for instruction sets whose products are pairs of 16-bit codes: a few queries at a
- * time, whose scores and weights stay in the first-level cache. Keys and values are copied to the stack once for all
+ * time, whose scores and weights stay in the first-level cache. Keys and values are copied once for all
  * queries of a place. Include the header of an instruction set's PRODUCT_TILE before this one (contract/matrices.h).
  */
 #ifndef INTONLY_ATTENTION_TILES_H
@@ -14,17 +14,16 @@
 #include "kernels/contract/matrices.h"
 
 #if defined(PRODUCT_TILE)
-enum { PANELS_BYTES = 2 * INTONLY_MOST_KEY_BYTES + 2 * COLUMNS * INTONLY_MOST_KEYS };
-
 typedef struct tiles {
     attention any;
     int64_t pairs, keys, panels, width; /* pairs of codes in a key; keys, and panels of them; panels of the width */
-    _Alignas(64) int16_t k[PANELS_BYTES / 2]; /* [panel][depth / 2][32][2] */
-    _Alignas(64) int16_t v[PANELS_BYTES / 2]; /* [panel][keys / 2][32][2] */
+    int64_t pitch;                      /* from one row of scores or weights to the next */
+    int16_t *k;                         /* [panel][depth / 2][32][2] */
+    int16_t *v;                         /* [panel][keys / 2][32][2] */
+    int32_t *scores;                    /* [row][pitch] */
+    int16_t *weights;                   /* [row][pitch] */
     int16_t left[TILE_ROWS][DEPTH];
     int32_t tile[TILE_ROWS][COLUMNS];
-    int32_t scores[TILE_ROWS][INTONLY_MOST_KEYS + COLUMNS];
-    int16_t weights[TILE_ROWS][INTONLY_MOST_KEYS + 2];
     int32_t sums[TILE_ROWS][INTONLY_MOST_DEPTH];
 } tiles;
 
@@ -70,7 +69,7 @@ static inline void tiles_scores(tiles *g, const uint8_t *q, int64_t rows) {
     }
     for (int64_t panel = 0; panel < g->panels; ++panel) {
         PRODUCT_TILE(g->left, (void *)(g->k + panel * g->pairs * COLUMNS * 2), g->pairs, g->tile);
-        for (int64_t r = 0; r < rows; ++r) memcpy(g->scores[r] + panel * COLUMNS, g->tile[r], sizeof *g->tile);
+        for (int64_t r = 0; r < rows; ++r) memcpy(g->scores + r * g->pitch + panel * COLUMNS, g->tile[r], sizeof *g->tile);
     }
 }
 
@@ -80,8 +79,8 @@ static inline int32_t tiles_weigh(tiles *g, int64_t r, const uint8_t *mask) {
     const intonly_attention *s = g->any.step;
     const int right = s->shift > 0 ? (int)s->shift : 0, left = s->shift < 0 ? (int)-s->shift : 0;
     const int32_t half = (1 << right) >> 1, near = WEIGHT_NEAR >> left, multiplier = (int32_t)s->weight_multiplier;
-    int32_t *score = g->scores[r], largest = INT32_MIN, total = 0;
-    int16_t *weight = g->weights[r];
+    int32_t *score = g->scores + r * g->pitch, largest = INT32_MIN, total = 0;
+    int16_t *weight = g->weights + r * g->pitch;
     if (mask != NULL)
         for (int64_t t = 0; t < g->keys; ++t) score[t] = mask[t * s->mask_key] != 0 ? score[t] : INT32_MIN / 2;
     for (int64_t t = 0; t < g->keys; ++t) largest = score[t] > largest ? score[t] : largest;
@@ -111,7 +110,7 @@ static inline void tiles_sums(tiles *g, int64_t rows) {
     for (int64_t first = 0; first < all; first += DEPTH / 2) {
         const int64_t pairs = all - first < DEPTH / 2 ? all - first : DEPTH / 2;
         for (int64_t r = 0; r < rows; ++r)
-            memcpy(g->left[r], g->weights[r] + 2 * first, (size_t)pairs * 2 * sizeof *g->left[r]);
+            memcpy(g->left[r], g->weights + r * g->pitch + 2 * first, (size_t)pairs * 2 * sizeof *g->left[r]);
         for (int64_t panel = 0; panel < g->width; ++panel) {
             PRODUCT_TILE(g->left, (void *)(g->v + (panel * all + first) * COLUMNS * 2), pairs, g->tile);
             for (int64_t r = 0; r < rows; ++r)
@@ -139,6 +138,12 @@ static inline void attention_by_tiles(const void *step, uint8_t *const *bases, u
     g.keys = s->keys;
     g.panels = (s->keys + COLUMNS - 1) >> 5;
     g.width = (s->width + COLUMNS - 1) >> 5;
+    const int64_t padded = attention_padded(s->keys, 64);
+    g.pitch = padded + COLUMNS;
+    g.k = (int16_t *)(void *)(intonly_at(bases, s->scratch) + part * s->scratch_bytes);
+    g.v = g.k + padded * attention_padded(s->depth, 32);
+    g.weights = g.v + padded * attention_padded(s->width, 32);
+    g.scores = (int32_t *)(void *)(g.weights + TILE_ROWS * g.pitch);
     memset(g.left, 0, sizeof g.left);
     for (attention_begin(&g.any, s, bases, part, parts); g.any.walk.rows > 0; intonly_walk_next(&g.any.walk)) {
         const int64_t *offset = g.any.walk.offset;

@@ -2,7 +2,7 @@
  *
  * attention with AVX-512 VNNI: twelve queries at a time, whose scores and weights never leave the first-level cache.
  *
- * Keys and values of one place are copied to the stack as vpdpbusd reads them: groups of four codes, keys unsigned and
+ * Keys and values of one place are copied as vpdpbusd reads them: groups of four codes, keys unsigned and
  * values signed. A tile of scores is finished while its largest are found, and a tile of means while its sums still are
  * in registers.
  */
@@ -21,11 +21,11 @@ enum { BLOCK = 64, ROWS = 12, HALF_ROWS = 6, GROUP = 16, MOST_GROUPS = INTONLY_M
 #define SPREAD(codes, p) __asm__ volatile("vpbroadcastd %1, %0" : "=v"(codes) : "m"(*(const uint8_t(*)[4])(p)))
 
 typedef struct scratch {
-    uint8_t keys[INTONLY_MOST_KEY_BYTES + BLOCK * INTONLY_MOST_DEPTH]; /* [keys / 16][depth / 4][16][4] */
-    uint8_t values[INTONLY_MOST_KEY_BYTES + BLOCK * INTONLY_MOST_DEPTH]; /* [keys / 4][groups][16][4] */
-    int32_t start[INTONLY_MOST_KEYS]; /* of the sums of a key: minus q_zero times the sum of its codes */
-    int32_t scores[ROWS * (INTONLY_MOST_KEYS + GROUP)];  /* [row][pitch] */
-    uint8_t weights[ROWS * (INTONLY_MOST_KEYS + GROUP)]; /* [row][pitch] */
+    uint8_t *keys;    /* [keys / 16][depth / 4][16][4] */
+    uint8_t *values;  /* [keys / 4][groups][16][4] */
+    int32_t *start;   /* of the sums of a key: minus q_zero times the sum of its codes */
+    int32_t *scores;  /* [row][pitch] */
+    uint8_t *weights; /* [row][pitch] */
     uint8_t queries[ROWS][INTONLY_MOST_DEPTH];
     __m512i largest[ROWS]; /* sixteen scores each, the largest of the row among them */
     int32_t totals[ROWS + 4], reciprocals[ROWS + 4]; /* two vectors of eight */
@@ -411,7 +411,6 @@ static void rows_at(const attention_512 *g, const finishing *f, int64_t row, int
 
 void intonly_attention_avx512vnni(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
     const intonly_attention *s = (const intonly_attention *)step;
-    _Alignas(64) scratch t;
     attention_512 g = {.depth = (s->depth + 3) >> 2,
                        .keys = s->keys,
                        .blocks = (s->keys + BLOCK - 1) >> 6,
@@ -424,6 +423,12 @@ void intonly_attention_avx512vnni(const void *step, uint8_t *const *bases, unsig
                          .lo = _mm512_set1_epi64(s->lo),
                          .hi = _mm512_set1_epi64(s->hi),
                          .shift = _mm_cvtsi64_si128(s->y_shift)};
+    _Alignas(64) scratch t;
+    t.keys = intonly_at(bases, s->scratch) + part * s->scratch_bytes;
+    t.values = t.keys + attention_padded(s->keys, 64) * attention_padded(s->depth, 32);
+    t.weights = t.values + attention_padded(s->keys, 64) * attention_padded(s->width, 32);
+    t.start = (int32_t *)(void *)(t.weights + ROWS * g.pitch);
+    t.scores = t.start + attention_padded(s->keys, 64);
     for (attention_begin(&g.any, s, bases, part, parts); g.any.walk.rows > 0; intonly_walk_next(&g.any.walk)) {
         if (g.any.walk.first == g.any.walk.end) continue;
         pack_keys(&g, g.any.k + g.any.walk.offset[KEY], &t);

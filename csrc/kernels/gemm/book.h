@@ -20,8 +20,8 @@ typedef struct code_book {
     uint8_t place[256]; /* of a weight, by its byte */
 } code_book;
 
-/* Return log2 of the weights in a byte. */
-static inline int book_dense(int64_t bits) { return bits == 8 ? 0 : bits == 4 ? 1 : 2; }
+/* Return log2 of the weights in a byte, as far as there is one for each byte of x. */
+static inline int book_dense(int64_t bits) { return bits >= 8 ? 0 : bits == 4 ? 1 : 2; }
 
 /* Return a book that stores weights as they are. */
 static inline code_book book_of_all(void) {

@@ -2,7 +2,8 @@
  *
  * The gemm step on AVX-512 VNNI: packs the constants, and drives the tiles over rows and panels.
  *
- * x is uint8, the first operand of vpdpbusd; weights are the signed second one. Sums are formed modulo 2^32, and the
+ * x is uint8, the first operand of vpdpbusd; weights are the signed second one. Or x is int16, and vpdpwssd takes the
+ * same places with half as many codes. Sums are formed modulo 2^32, and the
  * certificate says that they fit.
  */
 #include "kernels/gemm/x86_avx512vnni_tiles.h"
@@ -10,7 +11,6 @@
 #include <string.h>
 
 #include "kernels/packed.h"
-#include "kernels/x86_avx512_plain.h"
 
 /* How the weights of a layer are stored. */
 typedef struct stored {
@@ -37,8 +37,8 @@ static int common_lift(const intonly_weights *w, int lo, int hi) {
 static stored how_stored(const intonly_weights *w) {
     stored s;
     memset(&s, 0, sizeof s);
-    s.book = gemm_vectors(w->channels) < 4 ? book_of_all() : book_of(w);
-    s.head.bits = s.book.bits;
+    s.book = gemm_vectors(w->channels) < 4 || w->x_words ? book_of_all() : book_of(w);
+    s.head.bits = w->x_words ? 16 : s.book.bits;
     if (s.book.bits == 8) return s;
     int lo = 0, hi = 0;
     for (int place = 0; place < 16; ++place) {
@@ -54,12 +54,20 @@ static stored how_stored(const intonly_weights *w) {
 static int joins_short(const intonly_weights *w) {
     if (w->form != INTONLY_FORM_WIDE || w->residual_multiplier == NULL) return 0;
     for (int64_t c = 0; c < w->channels; ++c) {
-        const int64_t m = w->multiplier[c], m_r = w->residual_multiplier[c];
-        const uint64_t own = (uint64_t)w->acc_limit * (uint64_t)(m < 0 ? -m : m), half = UINT64_C(1) << (w->shift[c] - 1);
+        const int64_t m = w->multiplier[c], m_r = w->residual_multiplier[c], s = w->shift[c];
+        const uint64_t own = (uint64_t)w->acc_limit * (uint64_t)(m < 0 ? -m : m);
         const uint64_t joining = (uint64_t)(m_r < 0 ? -m_r : m_r) << 17; /* 16 bits, minus a zero point of 16 bits */
-        if ((own + joining + half) >> w->shift[c] >= UINT64_C(1) << 30) return 0;
+        const uint64_t moved = UINT64_C(3) << (s + 15); /* a zero point of 16 bits and the rounding, with s below 45 */
+        if (s > 44 || own + joining > INT64_MAX - moved || (own + joining + moved) >> s >= UINT64_C(1) << 30) return 0;
     }
     return 1;
+}
+
+/* Return whether a step joins a residual in the wide form, and y and the zero points have 16 bits. */
+static int joins_words(const intonly_gemm *s) {
+    const int64_t limit = UINT16_MAX;
+    return s->form == INTONLY_FORM_WIDE && s->r_ref >= 0 && (s->y_type == INTONLY_S16 || s->y_type == INTONLY_U16) &&
+           s->zero_point >= -limit && s->zero_point <= limit && s->residual_zero >= -limit && s->residual_zero <= limit;
 }
 
 size_t intonly_gemm_size_avx512vnni(const intonly_weights *weights) {
@@ -79,6 +87,15 @@ static void pack_weights(const intonly_weights *weights, const stored *s, int64_
                          int64_t first, uint8_t *to) {
     const int64_t group = 64 * vectors >> book_dense(s->book.bits);
     const int8_t *w = weights->w + channel * weights->taps * weights->depth;
+    if (weights->x_words) {
+        for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth)
+            for (int64_t i = 0; i < weights->depth; ++i) {
+                const int64_t k = tap * weights->tap_bytes + 2 * i;
+                const int16_t weight = (int16_t)(w[i] * (1 << lift));
+                memcpy(to + (k >> 2) * group + first + (k & 2), &weight, sizeof weight);
+            }
+        return;
+    }
     for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth)
         for (int64_t i = 0; i < weights->tap_bytes; ++i) {
             const int8_t weight = i < weights->depth ? w[i] : 0;
@@ -105,7 +122,7 @@ void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packe
         panel_constants *constants = (panel_constants *)(void *)panel;
         for (int64_t c = 0; c < p.channels; ++c) {
             const int64_t byte = byte_of_channel(c, p.vectors), channel = p.channel + c;
-            const int lift = s.head.bits == 8 ? narrow_lift(weights, channel) : s.lift;
+            const int lift = s.head.bits >= 8 ? narrow_lift(weights, channel) : s.lift;
             plain_pack(weights, channel, lift, c, &constants->plain);
             if (in_order) constants->narrow.bias[c] = weights->bias[channel];
             for (int64_t copy = 0; !in_order && copy < 16; copy += 4 * p.vectors) /* each row of a unit has its own */
@@ -121,8 +138,9 @@ void intonly_gemm_pack_avx512vnni(const intonly_weights *weights, uint8_t *packe
 int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *packed) {
     const gemm_head *head = (const gemm_head *)(const void *)packed;
     const int64_t limit = step->packed_bytes;
-    if (step->x_type != INTONLY_U8 || (step->tap_bytes & 3) || limit < PACKED_HEAD) return 0;
-    if (!narrow_summary_holds(&head->summary) || (head->bits != 8 && head->bits != 4 && head->bits != 2)) return 0;
+    if ((step->tap_bytes & 3) || limit < PACKED_HEAD || !narrow_summary_holds(&head->summary)) return 0;
+    if (head->bits != 16 && head->bits != 8 && head->bits != 4 && head->bits != 2) return 0;
+    if (step->x_type != (head->bits == 16 ? INTONLY_S16 : INTONLY_U8)) return 0;
     if (!intonly_product_within(step->taps, step->tap_bytes, 4 * limit)) return 0;
     const int64_t k = step->taps * step->tap_bytes;
     if (!intonly_product_within(k, step->oc, 4 * limit) || gemm_bytes(step->oc, k, head->bits) != limit) return 0;
@@ -133,42 +151,8 @@ int intonly_gemm_accepts_avx512vnni(const intonly_gemm *step, const uint8_t *pac
     return 1;
 }
 
-/* Sixteen columns of all rows at a time. r_type: of the residual, a constant. */
-ALWAYS_INLINE void finish_joined(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc,
-                                 int64_t r_type) {
-    const intonly_gemm *s = g->step;
-    const plain_constants *constants = &p->constants->plain;
-    const intonly_epilogue law = {.multiplier = constants->multiplier,
-                                  .residual_multiplier = constants->residual_multiplier,
-                                  .shift = constants->shift};
-    const int64_t r_bytes = intonly_bytes_of(r_type), y_bytes = intonly_bytes_of(s->y_type), end = first + rows;
-    const __m512i residual_zero = _mm512_set1_epi32((int32_t)s->residual_zero);
-    const __m512i zero_point = _mm512_set1_epi32((int32_t)s->zero_point);
-    const __m512i lo = _mm512_set1_epi32((int32_t)s->lo), hi = _mm512_set1_epi32((int32_t)s->hi);
-    for (int64_t at = 0; at < p->channels; at += 16) {
-        const int64_t channel = p->channel + at, count = p->channels - at < 16 ? p->channels - at : 16;
-        const __mmask16 mask = (__mmask16)first_bytes(count);
-        const join_columns k = join_columns_at(&law, at);
-        const int32_t *sums = acc + at;
-        for (int64_t row = first; row < end && row < g->rows.count; ++row, sums += 16 * p->vectors) {
-            const __m512i r = load_sixteen(g->rows.residual[row] + channel * r_bytes, r_type, mask);
-            __m512i y = joined(&k, load64(sums), _mm512_sub_epi32(r, residual_zero));
-            y = _mm512_min_epi32(_mm512_max_epi32(_mm512_add_epi32(y, zero_point), lo), hi);
-            store_sixteen(g->rows.y[row] + channel * y_bytes, y_bytes, count, y);
-        }
-    }
-}
-
 static void gemm_finish_plain(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc) {
     const intonly_gemm *s = g->step;
-    if (g->joins_short && s->r_type == INTONLY_S16) {
-        finish_joined(g, p, first, rows, acc, INTONLY_S16);
-        return;
-    }
-    if (g->joins_short) {
-        finish_joined(g, p, first, rows, acc, s->r_type);
-        return;
-    }
     plain_end end = {.y_type = s->y_type, .residual_type = s->r_type, .in_order = s->form != INTONLY_FORM_NARROW};
     INTONLY_READ_LIMITS(s, &end.law);
     plain_end_constants(&end, &p->constants->plain, g->residual);
@@ -247,13 +231,22 @@ static void take(gemm *g, cursor *at, int64_t count) {
  * for its weights. */
 static int64_t block_rows(int64_t left) { return left > 36 ? GEMM_ROWS : left > 24 ? 12 : left; }
 
+/* Fetch the next panel, or the first of the next layer, into the second-level cache bit by bit: where weights come from
+ * farther away, the first tile of a panel would wait for them. */
+static void fetch_ahead(gemm *g) {
+    const uint8_t *at = g->ahead, *end = g->ahead_end - at > g->ahead_bytes ? at + g->ahead_bytes : g->ahead_end;
+    for (; at < end; at += 64) _mm_prefetch((const char *)at, _MM_HINT_T1);
+    g->ahead = at;
+}
+
 /* Run the rows against the panel; the last two tiles are of about one size. */
-static void run_block(const gemm *g) {
+static void run_block(gemm *g) {
     const int64_t log2 = g->panel.vectors >> 1, per = 4 >> log2, most = gemm_most_units[log2];
-    const gemm_tile *const tiles = gemm_tiles[g->dense][log2];
+    const gemm_tile *const tiles = gemm_tiles[g->tiles][log2];
     int64_t units = (g->rows.count + per - 1) >> (2 - log2);
     for (int64_t first = 0; units > 0;) {
         const int64_t now = units >= 2 * most ? most : units > most ? (units + 1) >> 1 : units;
+        fetch_ahead(g);
         tiles[now - 1](g, first);
         first += now * per;
         units -= now;
@@ -267,8 +260,10 @@ static void run_panels(gemm *g, int64_t panel, int64_t end) {
     const int by_two = g->rows.count == 1;
     while (panel < end) {
         g->panel = gemm_panel_of(g->packed, panel, s->oc, k, g->bits);
+        if (g->end == GEMM_JOINED_WIDE)
+            for (int v = 0; v < g->panel.vectors; ++v) g->join[v] = join_columns_at(&g->panel.constants->plain, 16 * v, g->residual_zero, s->zero_point);
         if (by_two && panel + 2 <= last) {
-            gemm_rows_by_2[g->dense](g, (int64_t)sizeof(panel_constants) + (64 * k >> g->dense));
+            gemm_rows_by_2[g->tiles](g, (int64_t)sizeof(panel_constants) + (64 * k >> g->dense));
             panel += 2;
         } else {
             run_block(g);
@@ -281,8 +276,17 @@ static void run_part(gemm *g, int64_t row, int64_t row_end, int64_t panel, int64
     const cursor start = go_to_row(g->step, row);
     /* Rows of one block are taken once. */
     const int64_t each = g->step->channels_first && row_end - row > GEMM_ROWS ? 1 : panel_end - panel;
+    const int64_t k = g->step->taps * g->step->tap_bytes, panel_bytes = (int64_t)sizeof(panel_constants) + (64 * k >> g->dense);
+    g->ahead_bytes = (int64_t)intonly_quotient((uint64_t)(panel_bytes * 8), (uint64_t)(row_end - row)) + 64;
     for (; panel < panel_end; panel += each) {
         cursor at = start;
+        g->ahead = g->next;
+        g->ahead_end = g->next + g->step->ahead_bytes;
+        if (panel + each < panel_end) {
+            const uint8_t *const end = g->packed + g->step->packed_bytes;
+            g->ahead = g->packed + PACKED_HEAD + (panel + 1) * panel_bytes;
+            g->ahead_end = end - g->ahead > panel_bytes ? g->ahead + panel_bytes : end;
+        }
         for (int64_t left = row_end - row; left > 0; left -= g->rows.count) {
             take(g, &at, block_rows(left));
             run_panels(g, panel, panel + each);
@@ -322,6 +326,7 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
     g.packed = intonly_at(bases, s->packed);
     g.x = intonly_at(bases, s->x_ref);
     g.y = intonly_at(bases, s->y_ref);
+    g.next = intonly_at(bases, s->ahead);
     g.r = intonly_at_or_null(bases, s->r_ref);
     g.x_eight = eight(s->x_w);
     g.y_eight = eight(s->y_w);
@@ -334,6 +339,7 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
     const narrow_summary *summary = &head->summary;
     g.bits = head->bits;
     g.dense = book_dense(head->bits);
+    g.tiles = head->bits == 16 ? GEMM_WORDS : g.dense;
     g.book = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)head->book));
     if (s->form == INTONLY_FORM_NARROW &&
         narrow_fits(summary, s->y_type, s->zero_point, s->fraction_bits, residual_type, s->residual_zero)) {
@@ -343,9 +349,15 @@ void intonly_gemm_avx512vnni(const void *step, uint8_t *const *bases, unsigned p
         memset(&g.narrow, 0, sizeof g.narrow);
         g.end = GEMM_PLAIN;
     }
-    const int64_t zero_limit = 1 << 30;
-    g.joins_short = head->joins_short && g.residual && s->form == INTONLY_FORM_WIDE && s->zero_point > -zero_limit &&
-                    s->zero_point < zero_limit && s->residual_zero >= -65536 && s->residual_zero <= 65536;
+    if (head->joins_short && joins_words(s)) {
+        const int has_16 = s->r_type >= INTONLY_S16, flips = s->r_type == INTONLY_U8 || s->r_type == INTONLY_U16;
+        g.end = GEMM_JOINED_WIDE;
+        g.residual_zero = s->residual_zero - (flips ? has_16 ? 1 << 15 : 1 << 7 : 0);
+        g.wide = (join_scalars){.flip = _mm256_set1_epi16((int16_t)(flips ? has_16 ? INT16_MIN : INT8_MIN : 0)),
+                                .lo = _mm512_set1_epi32((int32_t)s->lo),
+                                .hi = _mm512_set1_epi32((int32_t)s->hi),
+                                .words = has_16};
+    }
     int64_t row = 0, row_end = rows, panel = 0, panel_end = panels;
     if (parts > 1) share(rows, s->oc, part, parts, &row, &row_end, &panel, &panel_end);
     if (row < row_end && panel < panel_end) run_part(&g, row, row_end, panel, panel_end);

@@ -6,7 +6,7 @@
  * Panels have 64 channels while more than 48 are left; the rest makes panels of 32 and 16. The last one is padded with
  * zero weights.
  * Weights: [K / 4][16 * vectors][4], K = taps * tap_bytes, in slot order (kernels/x86_avx512.h) for the narrow form,
- * in the order of the channels for the others. Few different ones are
+ * in the order of the channels for the others. With int16 x, two weights of 16 bits stand in the place of four. Few different ones are
  * places in the book of the head (book.h), in groups of `16 * vectors * 4`; a tile looks them up in registers.
  */
 #ifndef INTONLY_GEMM_X86_AVX512VNNI_H
@@ -21,7 +21,7 @@
 /* What stands before the panels. */
 typedef struct gemm_head {
     narrow_summary summary;
-    int64_t bits;    /* of a stored weight: 8, 4 or 2 */
+    int64_t bits;    /* of a stored weight: 8, 4 or 2; 16 where x is int16, and K counts its bytes */
     int8_t book[16]; /* the weight of each place; not read with 8 bits */
     int64_t joins_short; /* whether the wide form with a residual gives less than 2^30 before it is clamped */
 } gemm_head;

@@ -14,6 +14,7 @@
 #define INTONLY_GEMM_X86_AVX512VNNI_TILES_H
 
 #include "kernels/gemm/x86_avx512vnni.h"
+#include "kernels/x86_avx512_plain.h"
 
 #ifdef __AVX512VNNI__
 
@@ -28,8 +29,9 @@ typedef struct gemm_rows {
     int64_t count;
 } gemm_rows;
 
-/* How a tile ends: on registers, in the most common ways or in any; or by the plain law, on a copy. */
-enum { GEMM_CODES, GEMM_JOINED_CODES, GEMM_ANY_CODES, GEMM_PLAIN };
+/* How a tile ends: on registers, in the most common ways or in any, or in the wide form with a short join (gemm_head); or
+ * by the plain law, on a copy. */
+enum { GEMM_CODES, GEMM_JOINED_CODES, GEMM_ANY_CODES, GEMM_JOINED_WIDE, GEMM_PLAIN };
 
 /* A step on its way: what is the same for all tiles, the present panel, and the present rows. */
 typedef struct gemm {
@@ -42,22 +44,35 @@ typedef struct gemm {
     int64_t tap_bytes, tap_count;
     int64_t bits; /* of a stored weight */
     int dense;    /* log2 of the weights in a byte */
+    int tiles;    /* the same, or GEMM_WORDS */
     int end;      /* how a tile ends */
-    int joins_short;
     int residual; /* whether there is one */
     int bare;     /* whether a row of y is 16 or 32 bytes, so that several rows may be one stretch of memory */
     narrow_scalars_64 narrow;
+    join_scalars wide;
+    int64_t residual_zero; /* of residuals as `wide` reads them */
+    join_columns join[4]; /* of the present panel, where residuals join in the wide form */
     gemm_panel panel;
     gemm_rows rows;
+    const uint8_t *next;              /* of the next layer */
+    const uint8_t *ahead, *ahead_end; /* what is to be fetched while the present panel is multiplied */
+    int64_t ahead_bytes;              /* for each tile */
 } gemm;
 
 typedef void (*gemm_tile)(const gemm *g, int64_t first);
 
-/* Finish `rows` rows of accumulators [rows][16 * vectors] by the plain law, or with a short join. */
+/* Finish `rows` rows of accumulators [rows][16 * vectors] by the plain law. */
 static void gemm_finish_plain(const gemm *g, const gemm_panel *p, int64_t first, int64_t rows, const int32_t *acc);
 
-/* acc[i] += the sum over four bytes of codes (unsigned) times weights (signed), for 16 groups of four. */
-#define DOT(acc, codes, weights) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights))
+/* acc[i] += the sum over four bytes of codes (unsigned) times weights (signed), for 16 groups of four; where `words`, a
+ * constant, over two codes of 16 bits. */
+#define DOT(acc, codes, weights)                                                                                       \
+    do {                                                                                                               \
+        if (words)                                                                                                     \
+            __asm__ volatile("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights));                            \
+        else                                                                                                           \
+            __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(weights));                            \
+    } while (0)
 /* codes = the four bytes at p, 16 times. */
 #define SPREAD(codes, p) __asm__ volatile("vpbroadcastd %1, %0" : "=v"(codes) : "m"(*(const uint8_t(*)[4])(p)))
 
@@ -149,6 +164,26 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
     }
 }
 
+/* Finish and store one row of up to 64 channels, `vectors` (a constant) of the accumulators, with a short join. A row that
+ * is a repeat is left out: y may stand in the place of the residual. */
+ALWAYS_INLINE void gemm_join(const gemm *g, const gemm_columns *p, const join_scalars *n, int64_t row, int vectors,
+                             __m512i c0, __m512i c1, __m512i c2, __m512i c3) {
+    const __m512i acc[4] = {c0, c1, c2, c3};
+    if (vectors < 4 && row >= g->rows.count) return;
+    const uint8_t *const residual = g->rows.residual[row] + (n->words ? 2 * p->first : p->first);
+    uint8_t *const y = g->rows.y[row] + 2 * p->first;
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+        const __mmask16 mask = (__mmask16)(p->mask >> (16 * v));
+        const __m256i r = n->words ? _mm256_maskz_loadu_epi16(mask, residual + 32 * v)
+                                   : _mm256_cvtepi8_epi16(_mm_maskz_loadu_epi8(mask, residual + 16 * v));
+        const __m512i joining = _mm512_cvtepi16_epi32(_mm256_xor_si256(r, n->flip));
+        const __m512i codes = join_sixteen(&g->join[v], acc[v], joining);
+        const __m512i limited = _mm512_min_epi32(_mm512_max_epi32(codes, n->lo), n->hi);
+        _mm256_mask_storeu_epi16(y + 32 * v, mask, _mm512_cvtepi32_epi16(limited));
+    }
+}
+
 /* M(i, j, k, l) with the accumulators of each of n units. */
 #define UNITS_1(M) M(8, 9, 10, 11)
 #define UNITS_2(M) UNITS_1(M) M(12, 13, 14, 15)
@@ -182,6 +217,15 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
 #define FINISH_4(i, j, k, l) gemm_finish1(&g->rows, &p, &n, ROW(i, 4), c##i, c##j, c##k, c##l);
 #define FINISH_2(i, j, k, l) gemm_finish2(&g->rows, &p, &n, ROW(i, 2), c##i, c##j, c##k, c##l);
 #define FINISH_1(i, j, k, l) gemm_finish4(&g->rows, &p, &n, ROW(i, 1), c##i, c##j, c##k, c##l);
+#define JOIN_4(i, j, k, l) gemm_join(g, &p, &wide, ROW(i, 4), 4, c##i, c##j, c##k, c##l);
+#define JOIN_2(i, j, k, l)                                                                                             \
+    gemm_join(g, &p, &wide, ROW(i, 2), 2, c##i, c##j, c##i, c##j);                                                     \
+    gemm_join(g, &p, &wide, ROW(k, 2), 2, c##k, c##l, c##k, c##l);
+#define JOIN_1(i, j, k, l)                                                                                             \
+    gemm_join(g, &p, &wide, ROW(i, 1), 1, c##i, c##i, c##i, c##i);                                                     \
+    gemm_join(g, &p, &wide, ROW(j, 1), 1, c##j, c##j, c##j, c##j);                                                     \
+    gemm_join(g, &p, &wide, ROW(k, 1), 1, c##k, c##k, c##k, c##k);                                                     \
+    gemm_join(g, &p, &wide, ROW(l, 1), 1, c##l, c##l, c##l, c##l);
 #define KEEP(i) _mm512_storeu_si512(kept + 16 * (i - 8), c##i);
 #define KEEP_UNIT(i, j, k, l) KEEP(i) KEEP(j) KEEP(k) KEEP(l)
 
@@ -189,11 +233,18 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
 #define LOAD_2(name, p) LOAD_1(name, p) const __m512i name##1 = load64((p) + 64);
 #define LOAD_4(name, p) LOAD_2(name, p) const __m512i name##2 = load64((p) + 128), name##3 = load64((p) + 192);
 
-/* w0, w1, ...: the weights of one group of codes, from 8, 4 or 2 bits. */
+/* Bytes of the weights of a vector of channels and a group of codes. */
+enum { GROUP_16 = 64, GROUP_8 = 64, GROUP_4 = 32, GROUP_2 = 16 };
+
+/* w0, w1, ...: the weights of one group of codes, from 16, 8, 4 or 2 bits. */
+#define BOOK_16(g)
 #define BOOK_8(g)
 #define BOOK_4(g) const __m512i book = g->book, field = _mm512_set1_epi8(15);
 #define BOOK_2(g) const __m512i book = g->book, field = _mm512_set1_epi8(3);
 #define WEIGHT(name, fields) const __m512i name = _mm512_shuffle_epi8(book, _mm512_and_si512(fields, field));
+#define WEIGHTS_16_1(from) LOAD_1(w, from)
+#define WEIGHTS_16_2(from) LOAD_2(w, from)
+#define WEIGHTS_16_4(from) LOAD_4(w, from)
 #define WEIGHTS_8_1(from) LOAD_1(w, from)
 #define WEIGHTS_8_2(from) LOAD_2(w, from)
 #define WEIGHTS_8_4(from) LOAD_4(w, from)
@@ -222,6 +273,7 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
  * from which the way back is so long that the epilogue starts late. */
 #define GEMM_TILE(units, vectors, bits)                                                                                \
     static void gemm_tile_##bits##_##vectors##_##units(const gemm *step, int64_t row) {                                \
+        enum { words = bits == 16 };                                                                                   \
         const gemm *volatile step_kept = step;                                                                         \
         volatile int64_t row_kept = row;                                                                               \
         const gemm *g = step;                                                                                          \
@@ -238,7 +290,7 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
                 __m512i codes;                                                                                         \
                 WEIGHTS_##bits##_##vectors(w)                                                                          \
                 UNITS_##units(DOT_##vectors)                                                                           \
-                w += 8 * vectors * bits;                                                                               \
+                w += vectors * GROUP_##bits;                                                                             \
                 at += 4;                                                                                               \
             } while (at < end);                                                                                        \
         } while (++tap < last);                                                                                        \
@@ -256,6 +308,9 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
             UNITS_##units(FINISH_##vectors)                                                                            \
         } else if (g->end == GEMM_ANY_CODES) {                                                                         \
             UNITS_##units(FINISH_##vectors)                                                                            \
+        } else if (g->end == GEMM_JOINED_WIDE) {                                                                       \
+            const join_scalars wide = g->wide;                                                                         \
+            UNITS_##units(JOIN_##vectors)                                                                              \
         } else {                                                                                                       \
             int32_t kept[64 * units];                                                                                  \
             UNITS_##units(KEEP_UNIT)                                                                                   \
@@ -275,6 +330,7 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
     GEMM_TILE(1, 1, bits)                                                                                              \
     GEMM_TILE(2, 1, bits)                                                                                              \
     GEMM_TILE(3, 1, bits)
+GEMM_TILES(16)
 GEMM_TILES(8)
 GEMM_TILES(4)
 GEMM_TILES(2)
@@ -293,6 +349,7 @@ GEMM_TILES(2)
     _mm512_storeu_si512(kept + at + 48, c##l);
 #define GEMM_ROW_BY_2(bits)                                                                                            \
     static void gemm_row_by_2_##bits(const gemm *g, int64_t stride) {                                                  \
+        enum { words = bits == 16 };                                                                                   \
         const uint8_t *bias = (const uint8_t *)g->panel.constants->narrow.bias, *w = g->panel.weights;                 \
         const int64_t *tap = g->taps, *const last = tap + g->tap_count, tap_bytes = g->tap_bytes;                      \
         const uint8_t *const x = g->rows.x[0];                                                                         \
@@ -313,11 +370,11 @@ GEMM_TILES(2)
                     WEIGHTS_##bits##_4(other)                                                                          \
                     ROW_DOTS(12, 13, 14, 15)                                                                           \
                 }                                                                                                      \
-                w += 32 * bits;                                                                                        \
+                w += 4 * GROUP_##bits;                                                                                      \
                 at += 4;                                                                                               \
             } while (at < end);                                                                                        \
         } while (++tap < last);                                                                                        \
-        if (g->end == GEMM_PLAIN) {                                                                                    \
+        if (g->end >= GEMM_JOINED_WIDE) {                                                                              \
             gemm_panel next = g->panel;                                                                                \
             int32_t kept[128];                                                                                         \
             KEEP_ROW(0, 8, 9, 10, 11)                                                                                  \
@@ -335,6 +392,7 @@ GEMM_TILES(2)
         p.first += 64;                                                                                                 \
         gemm_finish1(&g->rows, &p, &n, 0, c12, c13, c14, c15);                                                         \
     }
+GEMM_ROW_BY_2(16)
 GEMM_ROW_BY_2(8)
 GEMM_ROW_BY_2(4)
 GEMM_ROW_BY_2(2)
@@ -348,9 +406,10 @@ static const int64_t gemm_most_units[3] = {3, 3, 6};
      {gemm_tile_##b##_2_1, gemm_tile_##b##_2_2, gemm_tile_##b##_2_3, NULL, NULL, NULL},                                \
      {gemm_tile_##b##_4_1, gemm_tile_##b##_4_2, gemm_tile_##b##_4_3, gemm_tile_##b##_4_4, gemm_tile_##b##_4_5,         \
       gemm_tile_##b##_4_6}}
-static const gemm_tile gemm_tiles[3][3][6] = {GEMM_TILES_OF(8), GEMM_TILES_OF(4), GEMM_TILES_OF(2)};
-static void (*const gemm_rows_by_2[3])(const gemm *g, int64_t stride) = {gemm_row_by_2_8, gemm_row_by_2_4,
-                                                                         gemm_row_by_2_2};
+enum { GEMM_WORDS = 3 }; /* in the place of the first, with int16 x */
+static const gemm_tile gemm_tiles[4][3][6] = {GEMM_TILES_OF(8), GEMM_TILES_OF(4), GEMM_TILES_OF(2), GEMM_TILES_OF(16)};
+static void (*const gemm_rows_by_2[4])(const gemm *g, int64_t stride) = {gemm_row_by_2_8, gemm_row_by_2_4,
+                                                                         gemm_row_by_2_2, gemm_row_by_2_16};
 
 #endif
 #endif

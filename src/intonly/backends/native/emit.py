@@ -30,9 +30,10 @@ def planned(
     constants: Constants,
     packer: Packer,
     layout: Mapping[str, tuple[int, Sequence[tuple[str, int]]]],
+    threads: int,
 ) -> Plan:
-    """Return the program of an integer graph of primitives for one set of extents."""
-    plan = Planner(graph, sizes, constants)
+    """Return the program of an integer graph of primitives for one set of extents, to be run by up to `threads` threads."""
+    plan = Planner(graph, sizes, constants, threads)
     for node in graph.nodes:
         if id(node) in plan.done:
             continue

@@ -50,6 +50,7 @@ class _Packer:
 
     def __init__(self, isa: str) -> None:
         self.isa = isa
+        self.takes_words = bool(_native.isa_facts(isa)["takes_words"])
 
     def gemm(self, weights: Array, tap_bytes: int, bias: Array, constants: dict[str, Any]) -> Array | None:
         return _native.gemm_pack(self.isa, weights, tap_bytes, bias, **constants)
@@ -102,7 +103,7 @@ class NativeEngine:
             return self._programs[key]
 
     def _made(self, sizes: Mapping[str, int]) -> tuple[Plan, _native.Program]:
-        plan = planned(self.graph, sizes, self._constants, _Packer(self.isa), _native.STEPS)
+        plan = planned(self.graph, sizes, self._constants, _Packer(self.isa), _native.STEPS, self.threads)
         if self._block is None or self._block.size < self._constants.size:
             self._block = _native.aligned_bytes(max(self._constants.size, 1))
             self._constants.fill(self._block)

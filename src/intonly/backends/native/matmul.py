@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""matmul: a packed product where one side is constant and the other has 8-bit codes, the general contraction elsewhere."""
+"""matmul: a packed product where one side is constant and the kernels take the codes of the other, the general contraction elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def matmul(plan: Planner, packer: Packer, node: Node, name: str) -> None:
     a, y = plan.view(node.inputs[0]), plan.output(name)
     epilogue = Epilogue.of(node.attrs["rescale"])
     residual = plan.view(node.inputs[3]).broadcast(y.shape) if len(node.inputs) > 3 else None
-    linear = _linear(plan, node, a, y, residual)
+    linear = _linear(plan, packer, node, a, y, residual)
     blob = None if linear is None else packed(plan, packer, linear)
     if linear is not None and blob is not None:
         gemm(plan, linear, blob)
@@ -56,17 +56,18 @@ def _constant_bias(plan: Planner, name: str, y: View) -> tuple[int, Sequence[int
     return view.offset, view.broadcast(y.shape).strides
 
 
-def _linear(plan: Planner, node: Node, a: View, y: View, residual: View | None) -> Product | None:
+def _linear(plan: Planner, packer: Packer, node: Node, a: View, y: View, residual: View | None) -> Product | None:
     """Return a product with a constant matrix of 8 bits as one over a single row of pixels, or None when it is none."""
-    if node.inputs[1] not in plan.graph.params or node.inputs[2] not in plan.graph.params or a.dtype.itemsize != 1:
+    takes = a.dtype.itemsize == 1 or (packer.takes_words and a.dtype == np.int16)
+    if node.inputs[1] not in plan.graph.params or node.inputs[2] not in plan.graph.params or not takes:
         return None
     w = plan.decoded(node.inputs[1]).astype(np.int64) - node.attrs["b_zero_point"]
     if w.ndim != 2 or w.min(initial=0) < -128 or w.max(initial=0) > 127:
         return None
     n, k = w.shape
-    if a.strides[-1] != 1 and k != 1:
+    if a.strides[-1] != a.dtype.itemsize and k != 1:
         a = plan.dense(a)
-    if k % 4 and plan.buffers[a.buffer].space >= CALLER:
+    if k * a.dtype.itemsize % 4 and plan.buffers[a.buffer].space >= CALLER:
         a = plan.in_arena(a)
     pixels, target = _rows(a) or _rows(plan.dense(a)), _rows(y)
     joined = None if residual is None else _rows(residual)

@@ -38,6 +38,8 @@ STRIDED_WRITERS = (
 )
 """Primitives whose steps can write into a part of a larger buffer."""
 RANK = 8
+LOOK_AHEAD = 64
+"""Channels whose weights are fetched before their product begins."""
 SPACE_SHIFT = 48
 ABSENT = -1
 TYPES = {"int8": 0, "uint8": 1, "int16": 2, "uint16": 3, "int32": 4, "uint32": 5, "int64": 6}
@@ -95,8 +97,9 @@ class Plan:
 class Planner:
     """Plans one graph for one set of extents. `emit.py` calls it for every node."""
 
-    def __init__(self, graph: Graph, sizes: Mapping[str, int], constants: Constants) -> None:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int], constants: Constants, threads: int = 1) -> None:
         self.graph = graph
+        self.threads = threads
         self.outputs = tuple(dict.fromkeys(graph.outputs))
         self.constants = constants
         self.shapes = {name: resolve_shape(value.shape, sizes) for name, value in graph.values.items()}
@@ -365,6 +368,17 @@ class Planner:
         self.copy(view, target)
         return target
 
+    def _look_ahead(self) -> None:
+        """Tell each product which constants the next one reads first."""
+        following = None
+        for step in reversed([step for step in self.steps if step.kind == "gemm"]):
+            step.fields |= {"ahead": 0, "ahead_bytes": 0}
+            if following is not None:
+                size = following["packed_bytes"]
+                first = min(size, size * LOOK_AHEAD // following["oc"] + 1)
+                step.fields |= {"ahead": following["packed"], "ahead_bytes": first}
+            following = step.fields
+
     # -- the program ------------------------------------------------------------------------------------------------
 
     def finished(self, layout: Mapping[str, tuple[int, Sequence[tuple[str, int]]]]) -> Plan:
@@ -377,6 +391,7 @@ class Planner:
         for step, following in reversed(list(pairwise(self.steps))):
             if step.kind == "halo":  # who writes a part of an image writes its margin, and nobody waits
                 step.fields["parts"] = following.fields["parts"]
+        self._look_ahead()
         for step in self.steps:
             words.extend(_words(step, layout[step.kind], base))
 

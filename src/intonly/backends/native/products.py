@@ -21,7 +21,13 @@ FIRST_LEVEL_BYTES = 16 << 10
 
 
 class Packer(Protocol):
-    """Packs constants for the kernels of one instruction set; None when it has none for them."""
+    """Packs constants for the kernels of one instruction set; None when it has none for them.
+
+    Args:
+        takes_words: whether x of a gemm may be int16.
+    """
+
+    takes_words: bool
 
     def gemm(self, weights: Array, tap_bytes: int, bias: Array, constants: dict[str, Any]) -> Array | None:
         """Pack int8 [channels][taps][depth]."""
@@ -59,9 +65,9 @@ class Product:
 
     @property
     def tap_bytes(self) -> int:
-        """Codes of a tap, rounded up to what a kernel takes at a time."""
-        depth: int = self.weights.shape[2]
-        return -(-depth // 4) * 4
+        """Bytes of the codes of a tap, rounded up to what a kernel takes at a time."""
+        size: int = self.weights.shape[2] * self.x.dtype.itemsize
+        return -(-size // 4) * 4
 
 
 def packed(plan: Planner, packer: Packer, job: Product) -> tuple[int, int] | None:
@@ -70,7 +76,8 @@ def packed(plan: Planner, packer: Packer, job: Product) -> tuple[int, int] | Non
     weights = np.ascontiguousarray(job.weights, np.int8)
 
     def make() -> Array | None:
-        return packer.gemm(weights, job.tap_bytes, wrapped(job.bias), constants_of(epilogue, weights, job.bias, job.x.dtype))
+        constants = constants_of(epilogue, weights, job.bias, job.x.dtype) | {"x_words": job.x.dtype.itemsize == 2}
+        return packer.gemm(weights, job.tap_bytes, wrapped(job.bias), constants)
 
     found = plan.constants.made(("gemm", *job.key, job.taps), make)
     return None if found is None else (found[0], found[1].nbytes)
@@ -79,7 +86,7 @@ def packed(plan: Planner, packer: Packer, job: Product) -> tuple[int, int] | Non
 def constants_of(epilogue: Epilogue, weights: Array, bias: Array, dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return what a packer needs beside weights and bias, the farthest that an accumulator can get among it."""
     channels = weights.shape[0]
-    largest = 255 if dtype == np.uint8 else 128
+    largest = max(-int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     sums = np.abs(weights.reshape(channels, -1).astype(np.int64)).sum(axis=1) * largest + np.abs(bias)
     names = ("multiplier", "shift", "residual_multiplier", "residual_shift")
     return {

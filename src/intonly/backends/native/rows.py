@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from intonly import _native
 from intonly.backends.native.epilogue import ABSENT
 from intonly.backends.native.plan import RANK, TYPES, Planner
 from intonly.backends.native.rewrite import inlined
@@ -21,7 +22,7 @@ from intonly.core.composites import ONE_BITS, is_faithful
 from intonly.core.graph import Graph, Node, max_shape
 
 MOST_KEYS, MOST_DEPTH, MOST_KEY_BYTES = 1024, 128, 65536
-"""What the kernels keep on the stack (csrc/exec/program.h): keys, codes of a key or a value, and all of them."""
+"""What the kernels have room for (csrc/exec/program.h): keys, codes of a key or a value, and all of them."""
 MOST_COUNT = 32767
 """Most elements of a row that is normalized."""
 
@@ -130,8 +131,13 @@ def attention(plan: Planner, node: Node, name: str) -> None:
         "y_shift": int(rescale.shift),
         **{key: rescale.to_json()[key] for key in ("zero_point", "lo", "hi")},
     }
-    views = [view for view in (q, k, v, mask, target) if view is not None]
+    scratch_bytes = _native.attention_scratch(keys, k.shape[-1], width)
+    scratch = plan.fresh((plan.threads, scratch_bytes), np.dtype(np.uint8))
+    fields |= {"scratch": scratch, "scratch_bytes": scratch_bytes}
+    views = [view for view in (q, k, v, mask, target, scratch) if view is not None]
     plan.step("attention", fields, views, math.prod(outer) * rows * keys * (k.shape[-1] + width))
+    parts = plan.steps[-1].fields
+    parts["parts"] = min(parts["parts"], plan.threads)
     if target is not y:
         plan.copy(target, y)
 
