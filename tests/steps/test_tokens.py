@@ -126,7 +126,7 @@ def test_padding_changes_no_integer(encoder: Any, sentences: dict[str, Any]) -> 
 def test_large_batches_of_texts_run_in_pieces(encoder: Any, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch of texts would run with an arena far beyond the caches, or a piece of it would read another's ids."""
     _, _, q = encoder
-    one = NativeEngine(q.graph).arena_bytes(N=1, L=7)
+    one = NativeEngine(q.graph, threads=threads).arena_bytes(N=1, L=7)
     monkeypatch.setattr(engine_module, "CACHE_BYTES", 3 * one)
     engine = NativeEngine(q.graph, threads=threads)
     assert engine.batch_at({"L": 7}) == 3
