@@ -170,6 +170,8 @@ def test_a_recipe_can_refuse():
     after, done = migrated(graph, replace(W8, migration_rules=(MigrationRule("*", 0.0),)))
     assert set(how(done).values()) == {"left"}
     assert after.nodes == graph.nodes
+    only = replace(W8, migration=0.0, migration_rules=(MigrationRule("norm", 0.5),))
+    assert how(migrated(graph, only)[1]) == {"norm": "doubled", "act": "left"}
 
 
 def test_a_plan_does_it_again():
