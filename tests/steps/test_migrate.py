@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from intonly import load
 from intonly.core.bounds import bounds
 from intonly.core.errors import RecipeError
 from intonly.core.graph import Graph
@@ -153,6 +155,29 @@ def test_a_graph_without_places():
     n = Net(6)
     graph = n.graph([n.conv(n.relu(n.conv(n.image(), 4)), 4)])
     assert migrated(graph) == (graph, ())
+
+
+class Tied(torch.nn.Module):
+    """A language model without anything between its table, a norm with an outlier channel and the head that is tied to the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm = torch.nn.Embedding(40, WIDTH), torch.nn.LayerNorm(WIDTH)
+        self.norm.weight.data[3] = FAR
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, L, 40)."""
+        return torch.nn.functional.linear(self.norm(self.words(ids)), self.words.weight)
+
+
+def test_a_tied_table_is_stored_once():
+    """The head would get a scaled table of its own, and the file be twice as large."""
+    ids = np.random.default_rng(0).integers(0, 40, (8, 6))
+    source = load(Tied().eval(), example_inputs=(torch.from_numpy(ids),), length_max=8)
+    made = journey(source, W8, Dataset({"ids": ids}))
+    assert made.plan.migration_rules == ()
+    words, head = (next(n for n in made.quantized.nodes if n.op == op) for op in ("embedding", "linear"))
+    assert words.inputs[1] == head.inputs[1]
 
 
 def test_an_output_keeps_its_units():

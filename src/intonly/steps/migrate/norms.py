@@ -28,7 +28,10 @@ LARGEST_FACTOR = 1e3
 
 
 def norm_sites(graph: Graph) -> dict[str, list[Node]]:
-    """Return the outputs of norms that linear layers with constant weights read, and these layers."""
+    """Return the outputs of norms that linear layers with constant weights read, and these layers.
+
+    Layers whose weight is a table of embeddings, too, are left out with their norm: a scaled copy would be stored beside the table.
+    """
     consumers = graph.consumers()
     found = {}
     for node in graph.nodes:
@@ -36,7 +39,8 @@ def norm_sites(graph: Graph) -> dict[str, list[Node]]:
         last = node.attrs.get("axis") == len(graph.values[node.output].shape) - 1
         if OPS[node.op].normalizes and last and all(name in graph.params for name in constants):
             readers = [n for n in consumers[node.output] if n.op == "linear" and n.inputs[1] in graph.params and n.inputs[0] == node.output]
-            if readers:
+            tied = any(other.op != "linear" for reader in readers for other in consumers[reader.inputs[1]])
+            if readers and not tied:
                 found[node.output] = readers
     return found
 
