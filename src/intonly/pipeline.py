@@ -264,7 +264,7 @@ def calibrated(
     turn = (processes.rank, processes.world)
     if not pinned:
         canonical, migrated = migrate(canonical, batches, recipe, _widths(canonical, recipe), turn, processes.gathered)
-        recipe = replace(recipe, migration_rules=tuple(m.rule for m in migrated))
+        recipe = replace(recipe, migration=0.0, migration_rules=tuple(m.rule for m in migrated))
     count = _counter(progress or _silent, "calibrate", sum(len(batch[canonical.inputs[0]]) for batch in batches))
     ranges = calibrate(canonical, batches, pinned=pinned, progress=count, turn=turn, gathered=processes.gathered)
     recipe = with_stream_width(canonical, ranges, recipe, pinned)

@@ -62,7 +62,7 @@ def test_widths_out_of_range_are_refused(graph, widths):
 
 def test_a_plan_is_what_quantize_makes_of_it(source, graph):
     """The plan that a search returns would give other widths than were chosen."""
-    recipe = Recipe(rounding="nearest", bias_correction=False, first_last_bits=8, residual_bits=8)
+    recipe = Recipe(rounding="nearest", bias_correction=False, first_last_bits=8, residual_bits=8, migration=0.0)
     weights, activations = {"0": 8, "2": 3, "4": 5, "5": 8}, {"0": 8, "2": 6, "4": 8, "5": 8}
     plan = plan_for(graph, recipe, weights, activations, "mine")
     x = np.random.default_rng(0).normal(size=(8, 3, 10, 10)).astype(np.float32)

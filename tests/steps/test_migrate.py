@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from intonly import load
 from intonly.core.bounds import bounds
 from intonly.core.errors import RecipeError
 from intonly.core.graph import Graph
@@ -155,6 +157,29 @@ def test_a_graph_without_places():
     assert migrated(graph) == (graph, ())
 
 
+class Tied(torch.nn.Module):
+    """A language model without anything between its table, a norm with an outlier channel and the head that is tied to the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm = torch.nn.Embedding(40, WIDTH), torch.nn.LayerNorm(WIDTH)
+        self.norm.weight.data[3] = FAR
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, L, 40)."""
+        return torch.nn.functional.linear(self.norm(self.words(ids)), self.words.weight)
+
+
+def test_a_tied_table_is_stored_once():
+    """The head would get a scaled table of its own, and the file be twice as large."""
+    ids = np.random.default_rng(0).integers(0, 40, (8, 6))
+    source = load(Tied().eval(), example_inputs=(torch.from_numpy(ids),), length_max=8)
+    made = journey(source, W8, Dataset({"ids": ids}))
+    assert made.plan.migration_rules == ()
+    words, head = (next(n for n in made.quantized.nodes if n.op == op) for op in ("embedding", "linear"))
+    assert words.inputs[1] == head.inputs[1]
+
+
 def test_an_output_keeps_its_units():
     """A norm that callers see would come out divided."""
     graph = block(7, residual=False, output=True)
@@ -170,6 +195,8 @@ def test_a_recipe_can_refuse():
     after, done = migrated(graph, replace(W8, migration_rules=(MigrationRule("*", 0.0),)))
     assert set(how(done).values()) == {"left"}
     assert after.nodes == graph.nodes
+    only = replace(W8, migration=0.0, migration_rules=(MigrationRule("norm", 0.5),))
+    assert how(migrated(graph, only)[1]) == {"norm": "doubled", "act": "left"}
 
 
 def test_a_plan_does_it_again():

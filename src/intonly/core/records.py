@@ -279,7 +279,8 @@ class Recipe:
         bias_correction: shift each bias by the mean error of its layer on the calibration data.
         equalization: balance the channel ranges of successive layers; None = only where weights are per tensor.
         migration: how much of the size of outlier channels, behind norms and between layers, goes from activations into
-            weights, 0 = none to 1 = all; None = place by place, what predicts the least noise. See docs/transformers.md.
+            weights, 0 = none to 1 = all; None = place by place, what predicts the least noise. A plan has 0 here, and a rule for
+            each place. See docs/transformers.md.
         rounding: "nearest", or "compensated": weights aim at the float network's outputs on the calibration data, and the error of
             each weight column is passed on to the columns still to be rounded.
         transformers: "exact": our softmax, GELU and layer norm; "i-vit": the integers that I-ViT publishes for them, for comparison;

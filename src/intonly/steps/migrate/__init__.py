@@ -133,8 +133,9 @@ def _split(graph: Graph, site: Site, before: Channels, behind: Channels, reader:
 
 
 def _rule_of(origin: str, recipe: Recipe) -> MigrationRule | None:
-    """Return the last rule for a place."""
-    return next((rule for rule in reversed(recipe.migration_rules) if fnmatchcase(origin, rule.match)), None)
+    """Return the last rule for a place, one that leaves it where the recipe wants no others, or None where noise decides."""
+    none = MigrationRule(exactly(origin), 0.0) if recipe.migration == 0 else None
+    return next((rule for rule in reversed(recipe.migration_rules) if fnmatchcase(origin, rule.match)), none)
 
 
 def _check_rules(recipe: Recipe, norms: set[str], chains: Mapping[str, Site]) -> None:
