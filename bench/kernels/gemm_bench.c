@@ -130,7 +130,7 @@ static ready prepare(const intonly_kernels *table, const layer *l, int64_t batch
     for (int64_t o = 0; o < l->oc; ++o) m[o] = 16384 + rand() % 16384, p[o] = 5, p_r[o] = -5;
     const intonly_weights w = {l->oc, taps, depth, s->tap_bytes, weights_of((size_t)(l->oc * taps * depth), bits), bias,
                                INTONLY_FORM_NARROW, m, p, l->residual ? m : NULL, l->residual ? p_r : NULL,
-                               s->fraction_bits, 1 << 28, 0};
+                               s->fraction_bits, 1 << 28, 0, 0};
     s->packed_bytes = (int64_t)table->gemm_size(&w);
     r.bases[0] = zeroed((size_t)s->packed_bytes);
     table->gemm_pack(&w, r.bases[0]);

@@ -87,7 +87,7 @@ int check_gemm(const intonly_kernels *table, uint64_t seed) {
 
     const intonly_weights weights = {s.oc, s.taps, depth, tap_bytes, w, c.bias, c.form,
                                      c.form == INTONLY_FORM_ACC ? NULL : c.m, c.form == INTONLY_FORM_ACC ? NULL : c.p,
-                                     c.joins ? c.m_r : NULL, c.joins ? c.p_r : NULL, c.k, limit, 0};
+                                     c.joins ? c.m_r : NULL, c.joins ? c.p_r : NULL, c.k, limit, 0, 0};
     const size_t packed_bytes = table->gemm_size(&weights);
     if (packed_bytes == 0 || packed_bytes % 64 != 0) abort();
     guarded constant = allocate_random((int64_t)packed_bytes);

@@ -112,7 +112,7 @@ int check_depthwise(const intonly_kernels *table, uint64_t seed) {
     }
     const int bare = c.form == INTONLY_FORM_ACC;
     const intonly_weights weights = {s->c, s->taps, 1, 1, w, c.bias, c.form, bare ? NULL : c.m, bare ? NULL : c.p,
-                                     c.joins ? c.m_r : NULL, c.joins ? c.p_r : NULL, c.k, limit, 0};
+                                     c.joins ? c.m_r : NULL, c.joins ? c.p_r : NULL, c.k, limit, 0, 0};
     s->packed_bytes = (int64_t)table->depthwise_size(&weights);
     uint8_t *packed = aligned_alloc(64, (size_t)s->packed_bytes + 64);
     if (s->packed_bytes == 0 || packed == NULL) abort();
