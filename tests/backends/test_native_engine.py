@@ -13,6 +13,7 @@ from hypothesis import given
 from intonly import _native
 from intonly.backends.interpreter import Interpreter
 from intonly.backends.native import NativeEngine, plan
+from intonly.backends.native import engine as engine_module
 from intonly.core.arith import Rescale
 from intonly.core.bounds import bounds
 from intonly.core.graph import Dim, Graph, max_shape
@@ -125,3 +126,18 @@ def test_an_activation_takes_the_place_of_its_operand() -> None:
     maps = [s.fields for s in steps if s.kind == "map"]
     assert len(maps) == 3  # tables that follow each other are one
     assert [s["a_ref"].buffer == s["y_ref"].buffer for s in maps] == [False, True, False]
+
+
+def test_programs_of_many_sizes_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that sees many batch sizes or lengths would hold an arena and threads for each of them until it ends."""
+    monkeypatch.setattr(engine_module, "KEPT_PROGRAMS", 3)
+    graph = activations(False)
+    engine, interpreter = NativeEngine(graph), Interpreter(graph)
+    first = engine.program({"N": 1})
+    for batch in (2, 3, 1, 4, 5, 2):
+        inputs = random_inputs(graph, batch, batch)
+        for made, wanted in zip(engine.run(inputs).values(), interpreter.run(inputs).values(), strict=True):
+            np.testing.assert_array_equal(made, wanted)
+    assert {dict(key)["N"] for key in engine._programs} == {2, 4, 5}
+    assert len(engine._ready) == 3
+    assert engine.program({"N": 1}) is not first

@@ -27,6 +27,8 @@ from intonly.core.graph import Dim, Graph, sizes_at
 Array = npt.NDArray[Any]
 CACHE_BYTES = 1 << 20
 """A second-level cache as most cores have it."""
+KEPT_PROGRAMS = 512
+"""Programs, one for each batch size and length, that an engine keeps ready; those not used for longest go first."""
 ISA_VARIABLE = "INTONLY_ISA"
 """Environment variable that forces an instruction set."""
 
@@ -98,9 +100,11 @@ class NativeEngine:
         """Return the plan and the program for one size of each symbolic extent."""
         key = tuple(sorted(sizes.items()))
         with self._lock:
-            if key not in self._programs:
-                self._programs[key] = self._made(sizes)
-            return self._programs[key]
+            found = self._programs.pop(key, None) or self._made(sizes)
+            self._programs[key] = found  # last in order: used last
+            if len(self._programs) > KEPT_PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+            return found
 
     def _made(self, sizes: Mapping[str, int]) -> tuple[Plan, _native.Program]:
         plan = planned(self.graph, sizes, self._constants, _Packer(self.isa), _native.STEPS, self.threads)
@@ -129,6 +133,8 @@ class NativeEngine:
             sizes, pieces = self._pieces(checked_inputs(self.source, inputs))
             plan, program = self.program(sizes)
             found = program, pieces, [name for name, _, _ in plan.outputs]
+            if len(self._ready) >= KEPT_PROGRAMS:
+                self._ready.clear()
             if self._takes_any_code:
                 self._ready[forms] = found
         program, pieces, names = found
