@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,8 @@ def load(
         DataError: when there is no such model, or an option that does not apply to it.
     """
     note = Note(source=type(model).__name__)
+    if length_max is not None and (isinstance(length_max, bool) or not isinstance(length_max, numbers.Integral) or length_max < 2):
+        raise DataError(f"length_max: expected a whole number of 2 or more, got {length_max!r}; leave it out for the example's own length")
     if isinstance(model, (FloatModel, QuantizedModel)):
         return model
     if isinstance(model, (str, Path)):

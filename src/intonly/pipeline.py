@@ -18,7 +18,7 @@ from intonly.core.records import InputSpec, Plan, Recipe, recipe_of, to_json
 from intonly.core.store import Folder
 from intonly.data import Dataset
 from intonly.loading import from_factory, load
-from intonly.model import FloatModel, QuantizedModel, to_model_units
+from intonly.model import FloatModel, QuantizedModel, inputs_in_model_units
 from intonly.processes import ALONE, Processes
 from intonly.steps.calibrate import calibrate
 from intonly.steps.calibrate.padding import without_padding
@@ -343,5 +343,5 @@ def batches_of(dataset: Dataset, graph: Graph, specs: Sequence[InputSpec], most:
             if result:
                 break
             raise DataError(f"the model has a fixed batch of {size}; give at least that many samples")
-        result.append({s.name: to_model_units(piece[s.name], s, graph) for s in specs})
+        result.append(inputs_in_model_units(piece, specs, graph))
     return result
