@@ -175,7 +175,7 @@ def simulated(
         progress=lambda origin: count(1),
     )
     facts = {"data_digest": ranges.data_digest, "samples": str(ranges.samples)}
-    if moved := [f"{m.origin} {m.how} ({m.gain_db:.1f} dB)" for m in known.migrated if m.how != "left"]:
+    if moved := [m.text for m in known.migrated if m.how != "left"]:
         facts["migrated"] = "; ".join(moved)
     learned = None
     if asked.reconstruction != "none":
