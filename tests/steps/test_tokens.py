@@ -16,7 +16,7 @@ from intonly.backends.native import NativeEngine
 from intonly.backends.native import engine as engine_module
 from intonly.core.errors import DataError, LoweringError, UnsupportedOpError
 from intonly.core.graph import Dim
-from intonly.model import QuantizedModel
+from intonly.model import FloatModel, QuantizedModel
 from intonly.steps.canonicalize import canonicalize
 from intonly.steps.capture.tables import Table, table_of
 from intonly.steps.capture.torch_sizes import grid_axes
@@ -291,6 +291,15 @@ def test_a_largest_length_is_a_whole_number_of_two_or_more(length_max: Any) -> N
     """The error would speak of control flow in the user's network."""
     with pytest.raises(DataError, match=rf"length_max: expected a whole number of 2 or more, got {length_max!r}"):
         intonly.load(Decoder(), example_inputs=(torch.zeros(2, 6, dtype=torch.long),), length_max=length_max)
+
+
+def test_a_largest_length_is_what_was_asked() -> None:
+    """A length above some limit of ours would be cut to it silently."""
+    net, ids = nn.Sequential(nn.Embedding(WORDS, 4), nn.Linear(4, 2)), torch.zeros(2, 6, dtype=torch.long)
+    for length_max in (4096, 5000, 70_000):
+        source = intonly.load(net, example_inputs=(ids,), length_max=length_max)
+        assert isinstance(source, FloatModel)
+        assert source.graph.values[source.graph.inputs[0]].shape[1] == Dim("L", 1, length_max)
 
 
 def test_a_table_of_positions_that_is_too_short_is_named() -> None:
