@@ -323,6 +323,12 @@ def test_texts_without_a_batch_are_refused(encoder: Any, sentences: dict[str, An
         model(sentences["ids"][0], sentences["mask"][0])
 
 
+def test_a_mask_of_another_text_is_refused_with_both_lengths(encoder: Any, sentences: dict[str, Any]) -> None:
+    """The error would say that a mask must be (N, L), which it is."""
+    with pytest.raises(DataError, match=r"'mask' must have shape \(N, L\), got \(24, 5\); inputs before it have N = 24, L = 8"):
+        encoder[2](sentences["ids"], sentences["mask"][:, :5])
+
+
 @pytest.mark.parametrize("length", [0, LONGEST + 1])
 def test_lengths_that_no_text_may_have_are_refused_before_anything_runs(encoder: Any, length: int) -> None:
     """The float network would end in an error of PyTorch, or give something for a text without words."""
