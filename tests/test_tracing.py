@@ -71,3 +71,25 @@ def test_names_that_are_no_arguments_are_said() -> None:
     """A user would get an error of torch about a missing argument."""
     with pytest.raises(DataError, match=r"the data hold tokens, its arguments are ids, mask"):
         example_from({"tokens": IDS}, None, Encoder())
+
+
+@pytest.mark.parametrize("held", [("input_ids", "mask"), ("ids",)])
+def test_an_argument_that_the_data_do_not_name_is_named(held: tuple[str, ...]) -> None:
+    """A name that is spelled in another way would end in a TypeError of the user's own forward."""
+    missing = "mask" if "ids" in held else "ids"
+    with pytest.raises(DataError, match=rf"nothing is named '{missing}'.*the data hold {', '.join(held)}: name the arrays"):
+        intonly.quantize(Encoder().eval(), "w8a8", dict.fromkeys(held, IDS), length_max=LONGEST)
+
+
+def test_options_of_files_are_refused_for_modules() -> None:
+    """A cut or a shape that is asked for would be left out silently."""
+    data = {"ids": IDS, "mask": MASK}
+    for more in ({"outputs": "auto"}, {"outputs": ["states"]}, {"input_shapes": {"ids": (2, 8)}}):
+        with pytest.raises(DataError, match=rf"{next(iter(more))}: this is for ONNX files"):
+            intonly.quantize(Encoder().eval(), "w8a8", data, **more)
+
+
+def test_a_spec_without_a_name_needs_a_network_of_one_input() -> None:
+    """The error would speak of an input called ''."""
+    with pytest.raises(DataError, match=r"say by its name which input is meant.*ids, mask"):
+        intonly.load(Encoder().eval(), inputs=InputSpec(dtype="uint8"), example_inputs={"ids": IDS, "mask": MASK})

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from intonly import _native
 from intonly.core.errors import DataError
+from intonly.core.graph import Dim
 from intonly.core.records import LARGEST_INTEGER, InputSpec
 
 Array = npt.NDArray[Any]
@@ -307,7 +308,7 @@ def _check_integers(x: Array, spec: InputSpec) -> None:
 
 
 def _check_form(x: Array, spec: InputSpec, shape: Sequence[Any]) -> None:
-    """Raise DataError unless `x` has the declared type and shape."""
+    """Raise DataError unless `x` has the declared type and shape; any number of samples will do, runs are made of pieces."""
     if spec.dtype == "float32":
         if x.dtype.kind not in "fiu":
             raise DataError(f"input {spec.name!r}: expected real numbers, got {x.dtype}")
@@ -321,3 +322,6 @@ def _check_form(x: Array, spec: InputSpec, shape: Sequence[Any]) -> None:
         reordered = x.ndim == len(shape) and sorted(x.shape[1:]) == sorted(d for d in shape[1:] if isinstance(d, int))
         hint = "; the same axes in another order: say which with `layout`" if reordered else ""
         raise DataError(f"input {spec.name!r}: expected shape ({wanted}), got {x.shape}{hint}")
+    for axis, (want, got) in enumerate(zip(shape, x.shape, strict=True)):
+        if axis != max(spec.layout.find("N"), 0) and isinstance(want, Dim) and not want.min <= got <= want.max:
+            raise DataError(f"input {spec.name!r}: axis {axis} ({want.text}) is {got} long; expected {want.min} to {want.max}")

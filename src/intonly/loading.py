@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,8 @@ def load(
         DataError: when there is no such model, or an option that does not apply to it.
     """
     note = Note(source=type(model).__name__)
+    if length_max is not None and (isinstance(length_max, bool) or not isinstance(length_max, numbers.Integral) or length_max < 2):
+        raise DataError(f"length_max: expected a whole number of 2 or more, got {length_max!r}; leave it out for the example's own length")
     if isinstance(model, (FloatModel, QuantizedModel)):
         return model
     if isinstance(model, (str, Path)):
@@ -64,6 +67,11 @@ def load(
         cut = captured.graph.outputs if captured.cut or outputs not in (None, "auto") else ()
         made = _float_model(captured.graph, captured.pinned, inputs, replace(note, cut=cut))
         return replace(made, runtime=OnnxRuntime(model, captured.graph.outputs)) if captured.pinned else made
+    for option, given in (("outputs", outputs), ("input_shapes", input_shapes)):
+        if given is not None:
+            raise DataError(
+                f"{option}: this is for ONNX files; a PyTorch model returns what its forward returns, for inputs as its example's"
+            )
     from intonly.steps.capture.torch_export import capture_torch
 
     graph, pinned = capture_torch(model, example_inputs, length_max=length_max)
@@ -95,7 +103,8 @@ def _float_model(graph: Graph, pinned: Mapping[str, Any], inputs: InputSpec | Se
     by_name = {spec.name: spec for spec in asked}
     unknown = [name for name in by_name if name not in graph.inputs]
     if unknown:
-        raise DataError(f"input {unknown[0]!r} does not exist; the model's inputs are {', '.join(graph.inputs)}")
+        named = f"input {unknown[0]!r} does not exist" if unknown[0] else "say by its name which input is meant: InputSpec(name, ...)"
+        raise DataError(f"{named}; the model's inputs are {', '.join(graph.inputs)}")
     graph, specs = _with_integers(graph, [by_name.get(name, InputSpec(name)) for name in graph.inputs])
     return FloatModel(graph, specs, pinned, note)
 

@@ -147,13 +147,31 @@ class FloatModel:
 
     def model_units(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Return what the float graph sees for callers' arrays."""
-        return {s.name: to_model_units(arrays[s.name], s, self.graph) for s in self.specs}
+        return inputs_in_model_units(arrays, self.specs, self.graph)
 
 
 def to_model_units(x: Array, spec: InputSpec, graph: Graph) -> Array:
     """Return callers' array `x` in the units and axis order of the float graph's input."""
     shape = graph.values[spec.name].shape
     return model_units(x, spec, shape, spec.perm(len(shape)))
+
+
+def inputs_in_model_units(arrays: Mapping[str, Array], specs: Sequence[InputSpec], graph: Graph) -> dict[str, Array]:
+    """Return callers' arrays by name in the units and axis order of the float graph's inputs.
+
+    Raises:
+        DataError: when one does not fit its spec, or two differ in an extent that they share, such as the length of a text.
+    """
+    result: dict[str, Array] = {}
+    seen: dict[str, tuple[str, int]] = {}
+    for spec in specs:
+        made = result[spec.name] = to_model_units(arrays[spec.name], spec, graph)
+        for extent, size in zip(graph.values[spec.name].shape, made.shape, strict=True):
+            if isinstance(extent, Dim):
+                first, before = seen.setdefault(extent.name, (spec.name, size))
+                if before != size:
+                    raise DataError(f"inputs {first!r} and {spec.name!r} disagree on {extent.name}: {before} and {size}")
+    return result
 
 
 def _torch_run(graph: Graph, device: str) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
@@ -213,7 +231,7 @@ class QuantizedModel:
             return roomy_batch(self.graph, arrays)
         shapes = ((self.graph.values[name].shape, array.shape) for name, array in arrays.items())
         sizes = {d.name: size // d.times for shape, given in shapes for d, size in zip(shape, given, strict=False) if isinstance(d, Dim)}
-        wrong = any(not 0 < sizes.get(d.name, 1) <= d.max for d in symbolic_sizes(self.graph).values())  # the run says what is
+        wrong = any(not 0 < sizes.get(d.name, 0) <= d.max for d in symbolic_sizes(self.graph).values())  # the run says what is
         return roomy_batch(self.graph) if wrong else self.engine.batch_at(sizes) * RUNS_OF_A_CALL
 
     @cached_property

@@ -18,7 +18,7 @@ from intonly.core.records import InputSpec, Plan, Recipe, recipe_of, to_json
 from intonly.core.store import Folder
 from intonly.data import Dataset
 from intonly.loading import from_factory, load
-from intonly.model import FloatModel, QuantizedModel, to_model_units
+from intonly.model import FloatModel, QuantizedModel, inputs_in_model_units
 from intonly.processes import ALONE, Processes
 from intonly.steps.calibrate import calibrate
 from intonly.steps.calibrate.padding import without_padding
@@ -175,7 +175,7 @@ def simulated(
         progress=lambda origin: count(1),
     )
     facts = {"data_digest": ranges.data_digest, "samples": str(ranges.samples)}
-    if moved := [f"{m.origin} {m.how} ({m.gain_db:.1f} dB)" for m in known.migrated if m.how != "left"]:
+    if moved := [m.text for m in known.migrated if m.how != "left"]:
         facts["migrated"] = "; ".join(moved)
     learned = None
     if asked.reconstruction != "none":
@@ -343,5 +343,5 @@ def batches_of(dataset: Dataset, graph: Graph, specs: Sequence[InputSpec], most:
             if result:
                 break
             raise DataError(f"the model has a fixed batch of {size}; give at least that many samples")
-        result.append({s.name: to_model_units(piece[s.name], s, graph) for s in specs})
+        result.append(inputs_in_model_units(piece, specs, graph))
     return result

@@ -72,11 +72,18 @@ def _arguments_in(data: Any, module: Any, *, required: bool) -> list[str]:
     held = [name for name in _names_in(data) if name != "y"]
     if not held or "x" in held:
         return []
-    arguments = list(inspect.signature(module.forward).parameters)
+    signature = inspect.signature(module.forward).parameters
+    arguments = list(signature)
     found = [name for name in arguments if name in held]
     if required and not found:
         raise DataError(
             f"give example_inputs to trace the module with; the data hold {', '.join(held)}, its arguments are {', '.join(arguments)}: "
+            "name the arrays after the arguments"
+        )
+    needed = [name for name, p in signature.items() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if found and (missing := [name for name in needed if name not in held]):
+        raise DataError(
+            f"data: nothing is named {missing[0]!r}, an argument of the module; the data hold {', '.join(held)}: "
             "name the arrays after the arguments"
         )
     return found

@@ -237,6 +237,8 @@ def test_the_artifact_says_what_was_migrated():
     q = journey(model(graph), W8, Dataset({"x": samples(graph, 32)["x"]})).model
     assert "norm doubled (" in q.artifact.note.extra["migrated"]
     assert "act split (" in q.artifact.note.extra["migrated"]
+    again = journey(model(graph), q.plan, Dataset({"x": samples(graph, 32)["x"]})).model
+    assert again.artifact.note.extra["migrated"] == "norm doubled; act split", "a rule decided, and predicted nothing"
 
 
 @pytest.mark.parametrize("unit", ["layer", "block"])

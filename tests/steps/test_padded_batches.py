@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 import intonly
 from intonly.core.records import PRESETS
 from intonly.model import QuantizedModel
-from tests.steps.test_tokens import LONGEST, WORDS, Encoder
+from intonly.pipeline import journey
+from tests.steps.test_tokens import LONGEST, WIDTH, WORDS, Encoder
 
 
 @st.composite
@@ -57,3 +59,32 @@ def test_padding_changes_no_integer(network: Any, data: st.DataObject) -> None:
             alone, mean = q(ids[row : row + 1, :length], mask[row : row + 1, :length])
             np.testing.assert_array_equal(alone[0], states[row, :length])
             np.testing.assert_array_equal(mean[0], means[row])
+
+
+class Tagger(torch.nn.Module):
+    """Two layers behind an encoder, at every token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.hidden, self.tags = Encoder(), torch.nn.Linear(WIDTH, 64), torch.nn.Linear(64, 5)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return (N, L, 5)."""
+        return self.tags(torch.relu(self.hidden(self.encoder(ids, mask)[0])))
+
+
+@pytest.mark.parametrize("unit", ["layer", "block"])
+def test_rounding_is_learned_from_padded_texts(unit: str) -> None:
+    """Texts of unequal length, which are cut to it, would end in an error of PyTorch."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    mask = (np.arange(8) < rng.integers(1, 9, (40, 1))).astype(np.int64)
+    data = {"ids": rng.integers(0, WORDS, mask.shape), "mask": mask}
+    recipe = replace(
+        PRESETS["w4a8"], first_last_bits=None, rounding="nearest", migration=0.0, reconstruction=unit, reconstruction_steps=100
+    )
+    source = intonly.load(Tagger().eval(), example_inputs={k: v[:2] for k, v in data.items()}, length_max=LONGEST)
+    learned = journey(source, recipe, data).reconstruction
+    assert learned is not None
+    assert not learned.left
+    assert any(outcome.after < 0.9 * outcome.before for outcome in learned.outcomes)

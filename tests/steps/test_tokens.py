@@ -14,9 +14,9 @@ import intonly
 from intonly.backends.interpreter import Interpreter
 from intonly.backends.native import NativeEngine
 from intonly.backends.native import engine as engine_module
-from intonly.core.errors import DataError
+from intonly.core.errors import DataError, LoweringError, UnsupportedOpError
 from intonly.core.graph import Dim
-from intonly.model import QuantizedModel
+from intonly.model import FloatModel, QuantizedModel
 from intonly.steps.canonicalize import canonicalize
 from intonly.steps.capture.tables import Table, table_of
 from intonly.steps.capture.torch_sizes import grid_axes
@@ -286,6 +286,75 @@ def test_a_length_needs_integers_and_an_example_within_it() -> None:
         intonly.load(Decoder(), example_inputs=(torch.zeros(2, 6, dtype=torch.long),), length_max=4)
 
 
+@pytest.mark.parametrize("length_max", [1, 0, -1, 12.5, "12", True])
+def test_a_largest_length_is_a_whole_number_of_two_or_more(length_max: Any) -> None:
+    """The error would speak of control flow in the user's network."""
+    with pytest.raises(DataError, match=rf"length_max: expected a whole number of 2 or more, got {length_max!r}"):
+        intonly.load(Decoder(), example_inputs=(torch.zeros(2, 6, dtype=torch.long),), length_max=length_max)
+
+
+def test_a_largest_length_is_what_was_asked() -> None:
+    """A length above some limit of ours would be cut to it silently."""
+    net, ids = nn.Sequential(nn.Embedding(WORDS, 4), nn.Linear(4, 2)), torch.zeros(2, 6, dtype=torch.long)
+    for length_max in (4096, 5000, 70_000):
+        source = intonly.load(net, example_inputs=(ids,), length_max=length_max)
+        assert isinstance(source, FloatModel)
+        assert source.graph.values[source.graph.inputs[0]].shape[1] == Dim("L", 1, length_max)
+
+
+def test_a_table_of_positions_that_is_too_short_is_named() -> None:
+    """Positions that the table does not have would end in an IndexError of PyTorch."""
+    with pytest.raises(DataError, match=r"embedding: does not run at L = 13: index out of range.*smaller length_max"):
+        intonly.load(Encoder().eval(), example_inputs=(torch.zeros(2, 6, dtype=torch.long),) * 2, length_max=LONGEST + 1)
+
+
+def test_a_mask_of_reals_beside_a_free_length_is_named(sentences: dict[str, Any]) -> None:
+    """The error would speak of control flow in the user's network, not of the mask's type."""
+    given = {"ids": sentences["ids"][:2], "mask": sentences["mask"][:2].astype(np.float32)}
+    with pytest.raises(UnsupportedOpError, match=r"'mask' holds real numbers.*integers or bools"):
+        intonly.load(Encoder().eval(), example_inputs=given, length_max=LONGEST)
+
+
+@pytest.mark.parametrize("backend", ["native", "interpreter", "torch"])
+def test_texts_without_a_batch_are_refused(encoder: Any, sentences: dict[str, Any], backend: str) -> None:
+    """One row of ids would end in a KeyError of ours."""
+    model = QuantizedModel(encoder[2].artifact, backend=backend)
+    with pytest.raises(DataError, match=r"'ids': expected shape \(N, L\), got \(8,\)"):
+        model(sentences["ids"][0], sentences["mask"][0])
+
+
+def test_a_mask_of_another_text_is_refused_with_both_lengths(encoder: Any, sentences: dict[str, Any]) -> None:
+    """The error would say that a mask must be (N, L), which it is."""
+    with pytest.raises(DataError, match=r"'mask' must have shape \(N, L\), got \(24, 5\); inputs before it have N = 24, L = 8"):
+        encoder[2](sentences["ids"], sentences["mask"][:, :5])
+
+
+@pytest.mark.parametrize("length", [0, LONGEST + 1])
+def test_lengths_that_no_text_may_have_are_refused_before_anything_runs(encoder: Any, length: int) -> None:
+    """The float network would end in an error of PyTorch, or give something for a text without words."""
+    _, source, q = encoder
+    ids = np.zeros((2, length), int)
+    for model in (source, q):
+        with pytest.raises(DataError, match=rf"'ids': axis 1 \(L\) is {length} long; expected 1 to {LONGEST}"):
+            model(ids, np.ones_like(ids))
+
+
+def test_inputs_of_two_lengths_are_refused_together(encoder: Any, sentences: dict[str, Any]) -> None:
+    """A mask of another text would end in an error of PyTorch, in a run of the float network or in calibration."""
+    _, source, _ = encoder
+    data = {"ids": sentences["ids"], "mask": sentences["mask"][:, :5]}
+    for run in (lambda: source(data), lambda: intonly.quantize(source, "w8a8", data)):
+        with pytest.raises(DataError, match=r"'ids' and 'mask' disagree on L: 8 and 5"):
+            run()
+
+
+def test_calibration_texts_longer_than_the_largest_length_are_refused(encoder: Any) -> None:
+    """A network captured before for short texts would end in an error of PyTorch."""
+    ids = np.zeros((4, LONGEST + 4), int)
+    with pytest.raises(DataError, match=rf"'ids': axis 1 \(L\) is {LONGEST + 4} long; expected 1 to {LONGEST}"):
+        intonly.quantize(encoder[1], "w8a8", {"ids": ids, "mask": np.ones_like(ids)})
+
+
 def test_values_of_symbolic_size_become_constants_only_where_that_is_true() -> None:
     """What depends on the length otherwise than by being cut would be frozen at the largest one."""
     length = Dim("L", 1, 4)
@@ -318,3 +387,14 @@ def test_bound_ids_may_change_and_are_checked(encoder: Any, sentences: dict[str,
     ids[0, 0] = WORDS
     with pytest.raises(DataError, match=r"'ids'.*0\.\.49.*50"):
         bound()
+
+
+def test_scores_that_reach_too_far_are_named_once_with_a_next_step(sentences: dict[str, Any]) -> None:
+    """The error would name the layer twice, and leave it to the user what to do about it."""
+    torch.manual_seed(0)
+    net = Encoder().eval()
+    with torch.no_grad():
+        net.qkv.weight *= 1000
+    with pytest.raises(LoweringError, match=r"^scaled_dot_product_attention \(softmax\): one step.*less than 5\.5.*outliers") as caught:
+        intonly.quantize(net, "w8a8", sentences, length_max=LONGEST)
+    assert caught.value.origin == "scaled_dot_product_attention"

@@ -24,7 +24,7 @@ from intonly.core.graph import Dim
 from intonly.core.records import InputSpec, LayerRule, Plan
 from intonly.data import Dataset, load_data, synthetic_count
 from intonly.evaluation import counterpart, evaluate
-from intonly.model import FloatModel, QuantizedModel, to_model_units
+from intonly.model import FloatModel, QuantizedModel, inputs_in_model_units
 from intonly.pipeline import Journey, Progress, journey, prepared
 from intonly.synthesis import samples_of
 
@@ -134,7 +134,7 @@ def _batches(dataset: Dataset, source: FloatModel, specs: Sequence[InputSpec], s
         raise DataError(f"the model has a fixed batch of {batch}; measure its layers on at least that many samples, not {len(dataset)}")
     for piece in dataset.batches(size):
         if isinstance(batch, Dim) or len(next(iter(piece.values()))) == size:
-            yield {spec.name: to_model_units(piece[spec.name], spec, source.graph) for spec in specs}
+            yield inputs_in_model_units(piece, specs, source.graph)
 
 
 def _layers(made: Journey, source: FloatModel, dataset: Dataset, report: Progress) -> tuple[LayerAnalysis, ...]:

@@ -31,6 +31,7 @@ def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
         if name not in inputs:
             raise DataError(f"input {name!r} is missing; give {', '.join(graph.inputs)}")
         array = inputs[name]
+        known = dict(sizes)
         fits = len(array.shape) == len(value.shape)
         for got, want in zip(array.shape, value.shape, strict=False):
             if isinstance(want, Dim):
@@ -38,7 +39,9 @@ def checked_inputs(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
             else:
                 fits &= got == want
         if not fits:
-            raise DataError(f"input {name!r} must have shape {shape_text(value.shape)}, got {tuple(array.shape)}")
+            before = ", ".join(f"{d.name} = {known[d.name]}" for d in value.shape if isinstance(d, Dim) and d.name in known)
+            hint = f"; inputs before it have {before}" if before else ""
+            raise DataError(f"input {name!r} must have shape {shape_text(value.shape)}, got {tuple(array.shape)}{hint}")
         assert value.format is not None
         dtype = str(array.dtype).removeprefix("torch.")
         if dtype != value.format.dtype.name:

@@ -133,11 +133,15 @@ def weights(x: Lowered, keys: str | None, node: Node, low: Lowering) -> Lowered:
     Exactness: see `composites.softmax_weights`.
 
     Raises:
-        LoweringError: when one step of x is 5 or more.
+        LoweringError: when one step of x is 5.5 or more.
     """
     found = halving(float(x.scale))
     if found is None:
-        raise LoweringError(f"{node.origin} (softmax): one step of its input is {float(x.scale):.3g}; an exponential needs finer steps")
+        raise LoweringError(
+            f"{node.origin} (softmax): one step of its input is {float(x.scale):.3g}, an exponential needs less than 5.5; "
+            "the scores reach far, so look for outliers in the calibration data or in the layers that make queries and keys",
+            origin=node.origin,
+        )
     name = low.composite("softmax_weights", [x.name, *([keys] if keys else [])], {"shift": found[0], "multiplier": found[1]})
     return Lowered(name, x.shape, x.perm, np.asarray(1.0), np.zeros((), np.int64), weights=True)
 

@@ -85,3 +85,13 @@ def test_parts_of_a_minibatch_are_apart_and_complete():
     whole, shares = parts(0, 1), [parts(rank, 3) for rank in range(3)]
     for k, minibatch in enumerate(whole):
         assert sorted(minibatch) == sorted(v for share in shares for v in share[k])
+
+
+def test_minibatches_hold_texts_of_one_length():
+    """Texts of several lengths could not be learned from, or one length would never be looked at."""
+    x = [torch.full((n, length, 2), float(length)) for n, length in ((6, 5), (30, 3), (6, 5))]
+    samples = Samples({"x": x}, x, apart=True)
+    drawn = list(samples.minibatches(torch.Generator().manual_seed(1), 40, Processes(0, 1)))
+    assert {tuple(read["x"].shape) for read, _, _ in drawn} == {(30, 3, 2), (12, 5, 2)}
+    assert all(torch.equal(read["x"], wanted) and count == wanted.numel() for read, wanted, count in drawn)
+    assert sum(len(wanted) == 30 for _, wanted, _ in drawn) > 20

@@ -73,3 +73,9 @@ class TorchCall:
     def refuse(self, hint: str) -> NoReturn:
         """Say that this use of the operator is not supported."""
         raise Refusal(hint)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of PyTorch says first."""
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__

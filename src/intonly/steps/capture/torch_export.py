@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from intonly.core.errors import DataError, UnsupportedOpError
 from intonly.core.graph import Graph
 from intonly.core.number_format import QParams
+from intonly.steps.capture.torch_call import first_line
 from intonly.steps.capture.torch_file import load_pt2
 from intonly.steps.capture.torch_graph import ProgramReader
 
@@ -89,7 +90,7 @@ def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batc
     except DataError:
         raise
     except Exception as error:  # noqa: BLE001 - torch.export has no common error for a batch that it cannot free
-        reason = f"torch.export: {_first_line(error)}"
+        reason = f"torch.export: {first_line(error)}"
     else:
         reader = ProgramReader(program, name, batch_max)
         reader.read()
@@ -99,12 +100,21 @@ def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batc
     try:
         fixed = _exported(module, examples, None, length_max)
     except Exception as error:
-        hint = f"torch.export cannot trace it ({_first_line(error)}); remove control flow that depends on data"
+        hint = f"torch.export cannot trace it ({first_line(error)}); {_advice(examples, length_max)}"
         raise UnsupportedOpError([(name, "torch.export", hint)]) from error
     log.warning("%s: its batch cannot be free and stays as in the example (%s); other numbers of samples run in pieces of it", name, reason)
     reader = ProgramReader(fixed, name, batch_max)
     reader.read()
     return reader.graph()
+
+
+def _advice(examples: Examples, length_max: int | None) -> str:
+    """Return what may be wrong with a module that cannot be traced: as a rule, not its inputs."""
+    arguments = {**{str(i): value for i, value in enumerate(examples[0])}, **examples[1]}
+    reals = [name for name, value in arguments.items() if isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 1]
+    if length_max is None or not reals:
+        return "remove control flow that depends on data"
+    return f"input {reals[0]!r} holds real numbers, so that its length is fixed: ids and masks of any length are integers or bools"
 
 
 def _examples(given: Any, name: str) -> Examples:
@@ -141,7 +151,7 @@ def _check_runs(module: torch.nn.Module, examples: Examples, name: str) -> None:
             module(*args, **kwargs)
     except Exception as error:
         shapes = ", ".join(str(tuple(v.shape)) for v in tree_leaves(examples) if isinstance(v, torch.Tensor)) or "no tensor"
-        raise DataError(f"{name}: the model does not run on the example inputs ({shapes}): {_first_line(error)}") from error
+        raise DataError(f"{name}: the model does not run on the example inputs ({shapes}): {first_line(error)}") from error
 
 
 def _exported(module: torch.nn.Module, examples: Examples, batch_max: int | None, length_max: int | None) -> ExportedProgram:
@@ -194,8 +204,3 @@ def _at_least_two(examples: Examples) -> Examples:
         return tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, examples)  # type: ignore[no-any-return]
     ids = {id(t) for t in batched}
     return tree_map(lambda v: torch.cat([v, v]) if id(v) in ids else v, examples)  # type: ignore[no-any-return]
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else type(error).__name__

@@ -29,7 +29,13 @@ class Assignments:
     """The sizes for which values are computed."""
 
     def __init__(self, dims: Mapping[Any, Dim]) -> None:
+        self.dims = dict(dims)
         self.sizes: list[dict[Any, int]] = [{symbol: tried_size(dim, k) for symbol, dim in dims.items()} for k in range(TRIED)]
+
+    def text(self, k: int) -> str:
+        """Return assignment k as people write it, without the batch when there are other sizes."""
+        named = {dim.name: self.sizes[k][symbol] for symbol, dim in self.dims.items()}
+        return ", ".join(f"{name} = {size}" for name, size in named.items() if name != "N" or len(named) == 1)
 
     def number(self, expr: Any, k: int) -> Any:
         """Return a size, or another number made of sizes, at assignment k."""

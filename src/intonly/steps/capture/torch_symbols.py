@@ -17,6 +17,8 @@ Extents = tuple[int | Dim | None, ...]
 
 LENGTH_MAX = 4096
 """Largest extent of a symbolic axis that the program itself does not limit."""
+LARGEST = 1 << 31
+"""What no extent reaches; torch writes such numbers where a program has no limit."""
 SCALARS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 
 
@@ -47,7 +49,10 @@ class Symbols:
                 name = "N" if axis == 0 and free else f"{node.name}.{axis}"
                 if axis == 1 and not node.meta["val"].dtype.is_floating_point and all(d.name != "L" for d in self.dims.values()):
                     name = "L"
-                self.dims[symbol] = _bounded(name, program.range_constraints.get(symbol), batch_max if name == "N" else LENGTH_MAX)
+                limits = program.range_constraints.get(symbol)
+                self.dims[symbol] = _bounded(
+                    name, limits, LENGTH_MAX if name != "N" else batch_max, most=LARGEST if name != "N" else batch_max
+                )
 
     def extent(self, size: Any) -> int | Dim | None:
         """Return a size as an int, as the Dim it equals, or None when it is an expression of symbols."""
@@ -79,13 +84,13 @@ class Symbols:
         return tuple(e if e is not None else int(getattr(s.node, "hint", None) or 1) for e, s in extents)
 
 
-def _bounded(name: str, limits: Any, maximum: int) -> Dim:
-    """Return a Dim within the program's own limits, at most `maximum` where these allow it."""
-    low, high = 1, maximum
+def _bounded(name: str, limits: Any, otherwise: int, most: int) -> Dim:
+    """Return a Dim within the program's own limits, up to `otherwise` where there is none above, and up to `most` in any case."""
+    low, high = 1, otherwise
     if limits is not None:
         low = max(1, int(limits.lower))
-        high = int(limits.upper) if limits.upper.is_Integer else maximum
-    return Dim(name, low, max(low, min(high, maximum)))
+        high = int(limits.upper) if limits.upper.is_Integer and limits.upper < LARGEST else otherwise
+    return Dim(name, low, max(low, min(high, most)))
 
 
 def reshape_convention(old: Shape, new: Extents) -> tuple[int, ...] | None:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch.fx import Node as FxNode
 
+from intonly.core.errors import DataError
 from intonly.core.opspec import Refusal
 from intonly.steps.capture.builder import GraphBuilder
 from intonly.steps.capture.tables import axes_of, table_of
-from intonly.steps.capture.torch_call import Constant
+from intonly.steps.capture.torch_call import Constant, first_line
 from intonly.steps.capture.torch_program import Program, base_name, module_path
 from intonly.steps.capture.torch_sizes import Assignments, Sized
 
@@ -93,11 +94,17 @@ class NodeValues:
     def compute(self, node: FxNode) -> None:
         """Run a call whose operands are known for each assignment of sizes."""
         made = []
+        hint = ".".join(p for p in (module_path(node), base_name(node).strip("_")) if p)
         for k in range(len(self.assignments.sizes)):
             args, kwargs = torch.fx.map_arg((node.args, node.kwargs), partial(self.at, k=k))
-            with torch.no_grad():
-                made.append(node.target(*args, **kwargs))  # type: ignore[operator]
-        hint = ".".join(p for p in (module_path(node), base_name(node).strip("_")) if p)
+            try:
+                with torch.no_grad():
+                    made.append(node.target(*args, **kwargs))  # type: ignore[operator]
+            except (IndexError, RuntimeError) as error:
+                raise DataError(
+                    f"{hint}: does not run at {self.assignments.text(k)}: {first_line(error)}; "
+                    "free no more than it reaches: a smaller length_max, or a smaller Dim in a .pt2 file"
+                ) from error
         self[node] = Sized(tuple(made), hint)
 
     def at(self, node: FxNode, k: int) -> Any:

@@ -52,6 +52,11 @@ class Migrated:
     rule: MigrationRule
     gain_db: float = 0.0
 
+    @property
+    def text(self) -> str:
+        """What became of it in a few words, with the gain where noise decided."""
+        return f"{self.origin} {self.how}" + (f" ({self.gain_db:.1f} dB)" if self.gain_db else "")
+
 
 def migrate(
     graph: Graph,

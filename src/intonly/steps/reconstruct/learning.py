@@ -71,17 +71,33 @@ class Samples:
     def minibatches(
         self, generator: torch.Generator, steps: int, share: Share
     ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, int]]:
-        """Yield this process's part of `steps` minibatches: what is read, what is wanted, and elements of all parts together."""
+        """Yield this process's part of `steps` minibatches: what is read, what is wanted, and elements of all parts together.
+
+        Texts of different lengths do not meet in one minibatch; each length comes as often as its samples are many.
+        """
         if not self.apart:
             for _ in range(steps):
                 k = int(torch.randint(len(self.wanted), (), generator=generator))
                 yield {n: x[k] for n, x in self.rounded.items()}, self.wanted[k], self.wanted[k].numel() * share.world
             return
-        read, wanted = {n: torch.cat(x) for n, x in self.rounded.items()}, torch.cat(self.wanted)
+        alike = [self._joined(places) for places in self._alike()]
+        counts = torch.tensor([float(len(wanted)) for _, wanted in alike])
         for _ in range(steps):
+            read, wanted = alike[int(torch.multinomial(counts, 1, generator=generator)) if len(alike) > 1 else 0]
             picks = torch.randperm(len(wanted), generator=generator)[:MINIBATCH]
             mine = picks[share.rank :: share.world]
             yield {n: x[mine] for n, x in read.items()}, wanted[mine], wanted[0].numel() * len(picks)
+
+    def _alike(self) -> list[list[int]]:
+        """Return the places of batches whose samples have equal shapes, for each of these."""
+        found: dict[tuple[torch.Size, ...], list[int]] = {}
+        for k, wanted in enumerate(self.wanted):
+            found.setdefault((wanted.shape[1:], *(x[k].shape[1:] for x in self.rounded.values())), []).append(k)
+        return list(found.values())
+
+    def _joined(self, places: Sequence[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Return some batches as one: what is read, what is wanted."""
+        return {n: torch.cat([x[k] for k in places]) for n, x in self.rounded.items()}, torch.cat([self.wanted[k] for k in places])
 
 
 def learned(

@@ -47,7 +47,7 @@ class Live:
             made = [self._run(twin, self.real, self.real_params, k) for k in range(self.count)]
             self.real[node.output] = made
             if OPS[node.op].weight is not None:
-                self.spread[node.output] = torch.stack([m.std() for m in made]).mean()
+                self.spread[node.output] = torch.stack([m.std() if m.numel() > 1 else m.new_zeros(()) for m in made]).mean()
 
     def run_rounded(self, graph: Graph, nodes: Sequence[Node]) -> None:
         """Run nodes on rounded values, as `graph` quantizes them now."""
