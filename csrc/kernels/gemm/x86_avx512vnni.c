@@ -55,10 +55,11 @@ static int joins_short(const intonly_weights *w) {
     if (w->form != INTONLY_FORM_WIDE || w->residual_multiplier == NULL) return 0;
     for (int64_t c = 0; c < w->channels; ++c) {
         const int64_t m = w->multiplier[c], m_r = w->residual_multiplier[c], s = w->shift[c];
+        if (s > 44) return 0;
         const uint64_t own = (uint64_t)w->acc_limit * (uint64_t)(m < 0 ? -m : m);
         const uint64_t joining = (uint64_t)(m_r < 0 ? -m_r : m_r) << 17; /* 16 bits, minus a zero point of 16 bits */
-        const uint64_t moved = UINT64_C(3) << (s + 15); /* a zero point of 16 bits and the rounding, with s below 45 */
-        if (s > 44 || own + joining > INT64_MAX - moved || (own + joining + moved) >> s >= UINT64_C(1) << 30) return 0;
+        const uint64_t moved = UINT64_C(3) << (s + 15); /* a zero point of 16 bits and the rounding */
+        if (own + joining > INT64_MAX - moved || (own + joining + moved) >> s >= UINT64_C(1) << 30) return 0;
     }
     return 1;
 }
