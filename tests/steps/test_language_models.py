@@ -21,13 +21,15 @@ SMALL = {"vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 64, "num_h
 
 def bert() -> torch.nn.Module:
     """A BertModel."""
-    return transformers.BertModel(transformers.BertConfig(**SMALL, max_position_embeddings=LONGEST))  # type: ignore[no-any-return]
+    net: torch.nn.Module = transformers.BertModel(transformers.BertConfig(**SMALL, max_position_embeddings=LONGEST))
+    return net
 
 
 def llama(tied: bool = False) -> torch.nn.Module:
     """A LlamaForCausalLM whose heads share keys and values."""
     config = transformers.LlamaConfig(**SMALL, num_key_value_heads=2, max_position_embeddings=LONGEST, tie_word_embeddings=tied)
-    return transformers.LlamaForCausalLM(config)  # type: ignore[no-any-return]
+    net: torch.nn.Module = transformers.LlamaForCausalLM(config)
+    return net
 
 
 def tied_llama() -> torch.nn.Module:

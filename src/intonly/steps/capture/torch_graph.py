@@ -183,7 +183,7 @@ class ProgramReader:
             may_be_batch = bool(self.symbols.dims)
             try:
                 if self._is_grid(node):
-                    call = TorchCall(self.builder, origin, name, [self.values.name(node.args[0])], {}, {}, {})  # type: ignore[arg-type]
+                    call = TorchCall(self.builder, origin, name, [self.values.name(node.all_input_nodes[0])], {}, {}, {})
                     made: str | Sequence[str] = reshape.emit(call, call.inputs[0], self.symbols.shape(node.meta["val"].shape))
                 else:
                     made = self._made(node, name, origin)

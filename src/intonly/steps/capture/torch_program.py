@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -258,3 +258,14 @@ def _viewed(node: FxNode) -> FxNode | None:
         if isinstance(value, FxNode):
             return value
     return None
+
+
+def ran(node: FxNode, operand: Callable[[FxNode], Any]) -> Any:
+    """Return what a call makes of known operands.
+
+    Args:
+        operand: what a node that the call reads stands for.
+    """
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), operand)
+    with torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator]  # a call's target is a function; the type allows names, too

@@ -17,7 +17,7 @@ from torch.fx import Node as FxNode
 from intonly.core.graph import Dim, Shape
 from intonly.core.opspec import Call
 from intonly.ops import reshape
-from intonly.steps.capture.torch_program import base_name
+from intonly.steps.capture.torch_program import base_name, ran
 from intonly.steps.capture.torch_symbols import Extents, Symbols
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ def for_one(node: FxNode, tensors: dict[FxNode, torch.Tensor], symbols: Symbols)
         value = symbols.scalar(given.meta["val"])
         return value.times if isinstance(value, Dim) else value
 
-    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), operand)
-    with torch.no_grad():
-        made: torch.Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    made: torch.Tensor = ran(node, operand)
     return made
 
 

@@ -16,7 +16,7 @@ from intonly.core.opspec import Refusal
 from intonly.steps.capture.builder import GraphBuilder
 from intonly.steps.capture.tables import axes_of, table_of
 from intonly.steps.capture.torch_call import Constant, first_line
-from intonly.steps.capture.torch_program import Program, base_name, module_path
+from intonly.steps.capture.torch_program import Program, base_name, module_path, ran
 from intonly.steps.capture.torch_sizes import Assignments, Sized
 
 
@@ -82,9 +82,7 @@ class NodeValues:
     def fold(self, node: FxNode) -> None:
         """Run a call on constants."""
         written = self.program.written(node)
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), self.operand)
-        with torch.no_grad():
-            made = node.target(*args, **kwargs)  # type: ignore[operator]
+        made = ran(node, self.operand)
         for known in self.program.sharing(written) if written is not None else ():
             if isinstance(constant := self._held.get(known), Constant):
                 constant.name = ""
@@ -96,10 +94,8 @@ class NodeValues:
         made = []
         hint = ".".join(p for p in (module_path(node), base_name(node).strip("_")) if p)
         for k in range(len(self.assignments.sizes)):
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), partial(self.at, k=k))
             try:
-                with torch.no_grad():
-                    made.append(node.target(*args, **kwargs))  # type: ignore[operator]
+                made.append(ran(node, partial(self.at, k=k)))
             except (IndexError, RuntimeError) as error:
                 raise DataError(
                     f"{hint}: does not run at {self.assignments.text(k)}: {first_line(error)}; "
