@@ -29,8 +29,8 @@ typedef struct gemm_rows {
     int64_t count;
 } gemm_rows;
 
-/* How a tile ends: on registers, in the most common ways or in any, or in the wide form with a short join (gemm_head); or
- * by the plain law, on a copy. */
+/* How a tile ends. In the two most common ways on registers; else on a copy in memory: with any codes of the narrow form,
+ * in the wide form with a short join (gemm_head), or by the plain law. */
 enum { GEMM_CODES, GEMM_JOINED_CODES, GEMM_ANY_CODES, GEMM_JOINED_WIDE, GEMM_PLAIN };
 
 /* A step on its way: what is the same for all tiles, the present panel, and the present rows. */
@@ -164,23 +164,41 @@ ALWAYS_INLINE void gemm_finish4(const gemm_rows *rows, const gemm_columns *p, co
     }
 }
 
-/* Finish and store one row of up to 64 channels, `vectors` (a constant) of the accumulators, with a short join. A row that
- * is a repeat is left out: y may stand in the place of the residual. */
-ALWAYS_INLINE void gemm_join(const gemm *g, const gemm_columns *p, const join_scalars *n, int64_t row, int vectors,
-                             __m512i c0, __m512i c1, __m512i c2, __m512i c3) {
-    const __m512i acc[4] = {c0, c1, c2, c3};
-    if (vectors < 4 && row >= g->rows.count) return;
+/* Finish and store one row of up to 64 channels, with a short join. */
+static void gemm_join(const gemm *g, const gemm_columns *p, const join_scalars *n, int64_t row, const int32_t *acc) {
     const uint8_t *const residual = g->rows.residual[row] + (n->words ? 2 * p->first : p->first);
     uint8_t *const y = g->rows.y[row] + 2 * p->first;
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
+    for (int v = 0; v < g->panel.vectors; ++v) {
         const __mmask16 mask = (__mmask16)(p->mask >> (16 * v));
         const __m256i r = n->words ? _mm256_maskz_loadu_epi16(mask, residual + 32 * v)
                                    : _mm256_cvtepi8_epi16(_mm_maskz_loadu_epi8(mask, residual + 16 * v));
         const __m512i joining = _mm512_cvtepi16_epi32(_mm256_xor_si256(r, n->flip));
-        const __m512i codes = join_sixteen(&g->join[v], acc[v], joining);
+        const __m512i codes = join_sixteen(&g->join[v], load64(acc + 16 * v), joining);
         const __m512i limited = _mm512_min_epi32(_mm512_max_epi32(codes, n->lo), n->hi);
         _mm256_mask_storeu_epi16(y + 32 * v, mask, _mm512_cvtepi32_epi16(limited));
+    }
+}
+
+/* Finish and store the rows of a tile of `units` whose accumulators are kept in memory. Repeats of the last row are left
+ * out of a join: y may stand in the place of the residual. */
+static void gemm_finish_kept(const gemm *g, int64_t first, int64_t units, const int32_t *kept) {
+    const int64_t vectors = g->panel.vectors, per = 4 >> (vectors >> 1), rows = units * per;
+    const gemm_columns p = gemm_columns_of(g);
+    if (g->end == GEMM_JOINED_WIDE) {
+        const int64_t end = first + rows < g->rows.count ? first + rows : g->rows.count;
+        for (int64_t row = first; row < end; ++row, kept += 16 * vectors) gemm_join(g, &p, &g->wide, row, kept);
+    } else if (g->end == GEMM_PLAIN) {
+        gemm_finish_plain(g, &g->panel, first, rows, kept);
+    } else {
+        for (int64_t row = first; row < first + rows; row += per, kept += 64) {
+            const __m512i c0 = load64(kept), c1 = load64(kept + 16), c2 = load64(kept + 32), c3 = load64(kept + 48);
+            if (vectors == 4)
+                gemm_finish1(&g->rows, &p, &g->narrow, row, c0, c1, c2, c3);
+            else if (vectors == 2)
+                gemm_finish2(&g->rows, &p, &g->narrow, row, c0, c1, c2, c3);
+            else
+                gemm_finish4(&g->rows, &p, &g->narrow, row, c0, c1, c2, c3);
+        }
     }
 }
 
@@ -217,15 +235,6 @@ ALWAYS_INLINE void gemm_join(const gemm *g, const gemm_columns *p, const join_sc
 #define FINISH_4(i, j, k, l) gemm_finish1(&g->rows, &p, &n, ROW(i, 4), c##i, c##j, c##k, c##l);
 #define FINISH_2(i, j, k, l) gemm_finish2(&g->rows, &p, &n, ROW(i, 2), c##i, c##j, c##k, c##l);
 #define FINISH_1(i, j, k, l) gemm_finish4(&g->rows, &p, &n, ROW(i, 1), c##i, c##j, c##k, c##l);
-#define JOIN_4(i, j, k, l) gemm_join(g, &p, &wide, ROW(i, 4), 4, c##i, c##j, c##k, c##l);
-#define JOIN_2(i, j, k, l)                                                                                             \
-    gemm_join(g, &p, &wide, ROW(i, 2), 2, c##i, c##j, c##i, c##j);                                                     \
-    gemm_join(g, &p, &wide, ROW(k, 2), 2, c##k, c##l, c##k, c##l);
-#define JOIN_1(i, j, k, l)                                                                                             \
-    gemm_join(g, &p, &wide, ROW(i, 1), 1, c##i, c##i, c##i, c##i);                                                     \
-    gemm_join(g, &p, &wide, ROW(j, 1), 1, c##j, c##j, c##j, c##j);                                                     \
-    gemm_join(g, &p, &wide, ROW(k, 1), 1, c##k, c##k, c##k, c##k);                                                     \
-    gemm_join(g, &p, &wide, ROW(l, 1), 1, c##l, c##l, c##l, c##l);
 #define KEEP(i) _mm512_storeu_si512(kept + 16 * (i - 8), c##i);
 #define KEEP_UNIT(i, j, k, l) KEEP(i) KEEP(j) KEEP(k) KEEP(l)
 
@@ -290,7 +299,7 @@ enum { GROUP_16 = 64, GROUP_8 = 64, GROUP_4 = 32, GROUP_2 = 16 };
                 __m512i codes;                                                                                         \
                 WEIGHTS_##bits##_##vectors(w)                                                                          \
                 UNITS_##units(DOT_##vectors)                                                                           \
-                w += vectors * GROUP_##bits;                                                                             \
+                w += vectors * GROUP_##bits;                                                                           \
                 at += 4;                                                                                               \
             } while (at < end);                                                                                        \
         } while (++tap < last);                                                                                        \
@@ -306,15 +315,10 @@ enum { GROUP_16 = 64, GROUP_8 = 64, GROUP_4 = 32, GROUP_2 = 16 };
             narrow_most_common_64(&n);                                                                                 \
             p.joins = 1;                                                                                               \
             UNITS_##units(FINISH_##vectors)                                                                            \
-        } else if (g->end == GEMM_ANY_CODES) {                                                                         \
-            UNITS_##units(FINISH_##vectors)                                                                            \
-        } else if (g->end == GEMM_JOINED_WIDE) {                                                                       \
-            const join_scalars wide = g->wide;                                                                         \
-            UNITS_##units(JOIN_##vectors)                                                                              \
         } else {                                                                                                       \
             int32_t kept[64 * units];                                                                                  \
             UNITS_##units(KEEP_UNIT)                                                                                   \
-            gemm_finish_plain(g, &g->panel, first, units * 4 / vectors, kept);                                         \
+            gemm_finish_kept(g, first, units, kept);                                                                   \
         }                                                                                                              \
     }
 #define GEMM_TILES(bits)                                                                                               \
@@ -370,7 +374,7 @@ GEMM_TILES(2)
                     WEIGHTS_##bits##_4(other)                                                                          \
                     ROW_DOTS(12, 13, 14, 15)                                                                           \
                 }                                                                                                      \
-                w += 4 * GROUP_##bits;                                                                                      \
+                w += 4 * GROUP_##bits;                                                                                 \
                 at += 4;                                                                                               \
             } while (at < end);                                                                                        \
         } while (++tap < last);                                                                                        \
