@@ -195,6 +195,18 @@ def test_identities_disappear_and_outputs_keep_their_names():
     folded(n.graph([y, n.mean(h)]), "conv2d", "clip", "mean")
 
 
+def test_sums_with_zero_and_products_with_one_disappear():
+    """A mask of zeros, which exporters add to scores without one, would cost a rounding; one that repeats its value would be lost."""
+    n = Net(18)
+    x = n.conv(n.image(), 4)
+    y = n.mul(n.const(np.ones((1, 4, 1, 1))), n.add(n.add(x, n.const(0.0)), n.const(np.zeros((4, 6, 6)))))
+    folded(n.graph([n.relu(y)]), "conv2d", "clip")
+    n = Net(18)
+    x = n.mean(n.conv(n.image(), 4))
+    repeated = n.relu(n.add(x, n.const(np.zeros((3, 1, 4)))))
+    folded(n.graph([repeated, n.relu(n.add(n.const(0.0), x, sign=-1))]), "conv2d", "mean", "add", "clip", "add", "clip")
+
+
 def test_outputs_that_name_one_value_stay_apart():
     """Two outputs with the same content, or one that is the input, would lose a name."""
     n = Net(19)

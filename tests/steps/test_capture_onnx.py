@@ -181,6 +181,39 @@ def test_what_does_nothing_vanishes():
     assert len(captured.graph.params) == 1
 
 
+def test_max_and_min_with_a_number_are_limits():
+    """Would fail if a clamp, as newer exporters write it, were refused or limited the other side."""
+    nodes = [node("Max", ["x", "low"], ["a"]), node("Min", ["high", "a"], ["y"])]
+    model = model_of(nodes, {"x": ["N", 6]}, ["y"], {"low": np.float32(-0.5), "high": np.full(1, 0.75, np.float32)})
+    captured = capture_onnx(model)
+    assert [(n.op, n.attrs["lo"], n.attrs["hi"]) for n in captured.graph.nodes] == [("clip", -0.5, np.inf), ("clip", -np.inf, 0.75)]
+    assert_equal_to_reference(model, captured)
+    with pytest.raises(UnsupportedOpError, match="Max of several values"):
+        capture_onnx(model_of([node("Max", ["x", "z"], ["y"])], {"x": ["N", 6], "z": ["N", 6]}, ["y"]))
+
+
+@pytest.mark.parametrize(
+    ("target", "ops"),
+    [
+        ((-1, 2, 6, 4), ["transpose"]),
+        ((-1, 4, 12), ["reshape", "transpose", "reshape"]),
+        ((-1, 1, 6, 4), ["reshape", "transpose", "reshape"]),
+    ],
+)
+def test_matrices_transposed_in_a_row(target, ops):
+    """Would fail if keys that an exporter transposes as a row of matrices took three steps, or another shape behind were lost."""
+    nodes = [
+        node("Reshape", ["x", "row"], ["a"]),
+        node("Transpose", ["a"], ["b"], perm=[0, 2, 1]),
+        node("Reshape", ["b", "target"], ["y"]),
+    ]
+    constants = {"row": np.array([-1, 4, 6]), "target": np.array(target)}
+    model = model_of(nodes, {"x": ["N", 2, 4, 6]}, ["y"], constants)
+    captured = capture_onnx(model)
+    assert [n.op for n in captured.graph.nodes] == ops
+    assert_equal_to_reference(model, captured)
+
+
 def test_gathered_constants_are_folded():
     """Would fail if position tables cut to the length of the input, as transformers write them, were not folded."""
     nodes = [node("GatherElements", ["table", "places"], ["p"], axis=1), node("Add", ["x", "p"], ["y"])]

@@ -54,6 +54,17 @@ def from_onnx(call: Call) -> str:
     return call.emit("clip", call.inputs[:1], {"lo": limits[0], "hi": limits[1]})
 
 
+def one_limit(call: Call) -> str:
+    """Max and Min of a value and a number."""
+    numbers = {name: value for name in call.inputs if (value := call.constant(name)) is not None and value.size == 1}
+    values = [name for name in call.inputs if name not in numbers]
+    if len(call.inputs) != 2 or len(values) != 1:
+        call.refuse(f"{call.operator} of several values; it is supported for a value and a number")
+    limit = float(next(iter(numbers.values())).item())
+    lo, hi = (limit, math.inf) if call.operator == "Max" else (-math.inf, limit)
+    return call.emit("clip", values, {"lo": lo, "hi": hi})
+
+
 SPEC = OpSpec(
     "clip",
     same_shape,
@@ -69,7 +80,7 @@ SPEC = OpSpec(
         "clamp_min": clamp,
         "clamp_max": clamp,
     },
-    from_onnx={"Relu": relu, "Clip": from_onnx},
+    from_onnx={"Relu": relu, "Clip": from_onnx, "Max": one_limit, "Min": one_limit},
     limits_output=True,
     examples=(
         Example([(2, 3, 4, 4)], {"lo": 0.0, "hi": math.inf}),

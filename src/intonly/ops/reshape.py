@@ -120,9 +120,8 @@ def emit(call: Call, name: str, new: Sequence[Any]) -> str:
         return name
     shape = encoded(old, wanted) if wanted.count(-1) <= 1 else None
     if shape is None:
-        call.refuse(
-            f"{shape_text(old)} cannot become {list(new)} while an axis is symbolic; export with a fixed batch or give an input shape"
-        )
+        made = shape_text(tuple(wanted))
+        call.refuse(f"{shape_text(old)} cannot become {made} while an axis is symbolic; export with a fixed batch or give an input shape")
     return call.emit("reshape", [name], {"shape": shape})
 
 

@@ -108,11 +108,8 @@ def _drop_identity(
     del consumers
     if node.output in pinned:
         return None
-    source = node.inputs[0]
-    trivial = node.op == "identity"
-    if node.op == "reshape" and graph.values[source].shape == graph.values[node.output].shape:
-        trivial = True
-    if not trivial:
+    source = _unchanged(graph, node, pinned)
+    if source is None:
         return None
     if node.output not in graph.outputs:
         return rewired(graph, node, source)
@@ -124,6 +121,24 @@ def _drop_identity(
 
     nodes = [replace(n, inputs=renamed(n.inputs), outputs=renamed(n.outputs)) for n in graph.nodes if n is not node]
     return graph.replace(nodes=tuple(nodes))
+
+
+def _unchanged(graph: Graph, node: Node, pinned: Collection[str]) -> str | None:
+    """Return the input that a node hands on as it is: itself, in its own shape, plus 0 or times 1; None for other nodes."""
+    source = node.inputs[0]
+    if node.op in ("add", "mul"):
+        neutral = 0 if node.op == "add" else 1
+        for name, other in (node.inputs, node.inputs[::-1]):
+            constant = None if other in pinned else graph.params.get(other)
+            is_first = name == source or node.attrs.get("sign", 1) > 0
+            if constant is not None and is_first and np.all(constant == neutral):
+                source = name
+                break
+        else:
+            return None
+    elif node.op not in ("identity", "reshape"):
+        return None
+    return source if graph.values[source].shape == graph.values[node.output].shape else None
 
 
 def _weighted_producer(

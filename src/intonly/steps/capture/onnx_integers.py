@@ -70,6 +70,18 @@ class Readers:
         handed = (n.op_type in {"And", "Cast", "Expand"} and self.repeated_later(n.output[0]) for n in readers)
         return name not in self.outputs and all(n.op_type in BROADCASTING - LOGICAL or on for n, on in zip(readers, handed, strict=True))
 
+    def turns_back(self, name: str) -> bool:
+        """Whether a row of matrices is transposed, each by itself, given another shape, and read by nobody else."""
+        chain = name
+        for op in ("Transpose", "Reshape"):
+            readers = self._readers.get(chain, [])
+            if chain in self.outputs or [n.op_type for n in readers] != [op] or readers[0].input[0] != chain:
+                return False
+            if op == "Transpose" and list(attributes(readers[0]).get("perm", ())) != [0, 2, 1]:
+                return False
+            chain = readers[0].output[0]
+        return True
+
     def _behind(self, name: str) -> Iterator[tuple[Any, str]]:
         """Yield the nodes that read a tensor, at once or moved or as other integers, each with the name that it reads."""
         front = [name]

@@ -49,10 +49,15 @@ class Sizes:
         is_open = any(isinstance(o, Sized) or (isinstance(o, Known) and o.array.dtype == object) for o in operands)
         return is_open and not (operator == "Equal" and is_shape)
 
-    def grows(self, operands: Sequence[Binding | None]) -> bool:
-        """Whether a shape among the operands holds another free size than the batch, which importers cannot repeat along."""
+    def grows(self, operator: str, operands: Sequence[Binding | None]) -> bool:
+        """Whether a shape among the operands holds a free size that importers cannot repeat along.
+
+        They repeat reals along the batch: whoever reads them does it.
+        """
+        source = operands[0] if operands else None
+        places = operator == "Expand" and isinstance(source, Known) and source.array.dtype.kind in "iu"
         arrays = [o.array for o in operands if isinstance(o, Known) and o.array.dtype == object]
-        return self.matter and any(isinstance(d, Dim) and d.name != BATCH for array in arrays for d in array.flat)
+        return self.matter and any(isinstance(d, Dim) and (places or d.name != BATCH) for array in arrays for d in array.flat)
 
     def computed(self, node: Any, operands: Sequence[Binding | None], opsets: Mapping[str, int]) -> list[Binding]:
         """Return the outputs of a node on constants, sizes and what is made of them.

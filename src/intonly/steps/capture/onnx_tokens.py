@@ -13,13 +13,13 @@ import numpy as np
 from intonly.core.graph import Dim, Shape
 from intonly.core.number_format import integers_up_to
 from intonly.core.opspec import Refusal
-from intonly.ops import compare, reshape
+from intonly.ops import compare, reshape, transpose
 from intonly.steps.capture.onnx_call import OnnxCall
 from intonly.steps.capture.onnx_constants import attributes, size_array
 from intonly.steps.capture.onnx_integers import BROADCASTING, READERS, Readers
 from intonly.steps.capture.onnx_model import OnnxModel, outer_reads
 from intonly.steps.capture.onnx_sized import Sizes, is_everywhere, named
-from intonly.steps.capture.onnx_values import Binding, Computed, FloatValues, Known, Merged, Sized
+from intonly.steps.capture.onnx_values import Binding, Computed, FloatValues, Known, Merged, Sized, Stacked
 from intonly.steps.capture.tables import TRIED, tried_size
 
 SIZES = frozenset({"Shape", "Size"})
@@ -55,7 +55,7 @@ class Tokens:
         Raises:
             Refusal: when nothing can be made of its operands.
         """
-        sized = any(isinstance(o, Sized) for o in operands) or self.sizes.grows(operands)
+        sized = any(isinstance(o, Sized) for o in operands) or self.sizes.grows(operator, operands)
         if sized and self.sizes.follows(operator, operands) and not outer_reads(node):
             return self._of_sizes(node, operator, operands)
         source = operands[0] if operands else None
@@ -64,6 +64,8 @@ class Tokens:
             found = self._cast(node, origin, source)
         if found is None:
             found = self._merged(operator, origin, operands, attributes(node))
+        if found is None:
+            found = self._stacked(node, operator, origin, operands)
         if found is None:
             _check_reads(operator, operands)
         return None if found is None else [found]
@@ -114,7 +116,7 @@ class Tokens:
         """Return what a node makes that merges two symbolic axes, or parts them again; None for other nodes."""
         source, given = operands[0] if operands else None, operands[1] if len(operands) > 1 else None
         flat = operator == "Reshape" and isinstance(given, Known) and given.array.dtype != object and given.array.tolist() == [-1]
-        if isinstance(source, Computed) and operator == "GatherND" and isinstance(given, Sized) and not args.get("batch_dims"):
+        if isinstance(source, Computed) and operator == "GatherND" and isinstance(given, (Known, Sized)) and not args.get("batch_dims"):
             return self._picked(origin, source, given)
         if isinstance(source, Computed):
             ends = operator == "Flatten" and int(args.get("axis", 1)) == len(self._values.builder.values[source.name].shape)
@@ -138,13 +140,38 @@ class Tokens:
         symbolic = sum(isinstance(d, Dim) for d in longer)
         return symbolic > 1 or (symbolic == 1 and source.exact and len(longer) > 1)
 
-    def _picked(self, origin: str, source: Computed, indices: Sized) -> Computed:
+    def _picked(self, origin: str, source: Computed, indices: Known | Sized) -> Computed:
         """Return entries of a value by the places on each of its axes, where they are all of them in order."""
-        for made, sizes in zip(indices.made, self._tried(source), strict=True):
+        for k, sizes in enumerate(self._tried(source)):
+            made = self.sizes.at(indices, k)
             places = np.moveaxis(made.reshape(-1, made.shape[-1]), -1, 0)
             if len(places) != len(sizes) or not np.array_equal(np.ravel_multi_index(tuple(places), sizes), np.arange(math.prod(sizes))):
-                raise Refusal("it picks entries by places that depend on sizes, in another order than they are in")
-        return replace(source, name=reshape.emit(self._call("GatherND", origin, source), source.name, self.sizes.shape(indices)[:-1]))
+                raise Refusal("it picks entries by their places, in another order than they are in")
+        shape = indices.array.shape if isinstance(indices, Known) else self.sizes.shape(indices)
+        return replace(source, name=reshape.emit(self._call("GatherND", origin, source), source.name, shape[:-1]))
+
+    def _stacked(self, node: Any, operator: str, origin: str, operands: Sequence[Binding | None]) -> Binding | None:
+        """Return what a node makes that puts matrices in one row, transposes each, or parts them again; None for other nodes.
+
+        Exporters transpose the keys of an attention so. It is one transpose, and no Dim need name the number of the matrices.
+        """
+        source, given = operands[0] if operands else None, operands[1] if len(operands) > 1 else None
+        extents = list(given.array) if isinstance(given, Known) and given.array.ndim == 1 else []
+        if isinstance(source, Computed):
+            shape = self._values.builder.values[source.name].shape
+            merges = operator == "Reshape" and len(extents) == 3 < len(shape) and extents[1:] == [*shape[-2:]]
+            return Stacked(source) if merges and self._readers.turns_back(node.output[0]) else None
+        if not isinstance(source, Stacked):
+            return None
+        if operator == "Transpose":
+            return replace(source, turned=True)
+        call, x = self._call(operator, origin, source.of), source.of.name
+        shape = call.shape(x)
+        *front, rows, columns = range(len(shape))
+        if sum(d == -1 for d in extents) < 2 and all(d in (-1, shape[i]) for d, i in zip(extents, (*front, columns, rows), strict=False)):
+            return replace(source.of, name=transpose.emit(call, x, (*front, columns, rows)))
+        merged = transpose.emit(call, reshape.emit(call, x, [-1, *shape[-2:]]), (0, 2, 1))
+        return replace(source.of, name=reshape.emit(call, merged, extents))
 
     def _tried(self, value: Computed) -> list[tuple[int, ...]]:
         """Return the shape of a value at each of the tried sizes."""

@@ -60,6 +60,14 @@ class Merged:
     ones: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """The matrices of a computed value in one row, all its axes before the last two in one; `turned`: each is transposed."""
+
+    of: Computed
+    turned: bool = False
+
+
 @dataclass(eq=False)
 class Sized:
     """A tensor that depends on free sizes only: `made[k]` is its value at tried sizes k.
@@ -88,7 +96,7 @@ class Missing:
     is_size: bool = False
 
 
-Binding: TypeAlias = Known | Computed | Codes | Merged | Missing | Sized
+Binding: TypeAlias = Known | Computed | Codes | Merged | Missing | Sized | Stacked
 
 
 def reals_of(binding: Binding | None) -> Computed:
