@@ -2,6 +2,7 @@
 """Compare the native engine with the interpreter, byte by byte: every test bed, instruction set of this machine, 1 to 3 threads.
 
 python bench/equal_bytes.py                       1000 samples of small networks, 40 of the others
+python bench/equal_bytes.py --devices cpu,cuda    the torch backend on these devices, too
 python bench/equal_bytes.py --beds resnet20_jpeg --samples 5000 --recipes w8a8,w4a8
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from intonly.backends.interpreter import Interpreter
 from intonly.core.graph import Dim
 from intonly.data import Dataset, integer_input
 
+Arrays = dict[str, np.ndarray]
 SMALL_PIXELS = 4096
 """Images of at most this many pixels count as small."""
 PIECE = 50
@@ -100,8 +102,17 @@ def _from_qdq(recipe: str) -> tuple[intonly.QuantizedModel, Dataset]:
     return q, bed.test()
 
 
-def compared(name: str, recipe: str, samples: int | None) -> list[list[str]]:
-    """Return a row for each instruction set and thread count."""
+def engines(q: intonly.QuantizedModel, devices: list[str]) -> Iterator[tuple[str, str, Callable[[Arrays], Arrays]]]:
+    """Yield what runs integers: its name, its number of threads, and the function from codes to codes."""
+    for isa in _native.isas():
+        for threads in (1, 2, 3):
+            yield isa, str(threads), intonly.QuantizedModel(q.artifact, isa=isa, threads=threads).engine.run
+    for device in devices:
+        yield f"torch on {device}", "", intonly.QuantizedModel(q.artifact, backend="torch", device=device).run_codes
+
+
+def compared(name: str, recipe: str, samples: int | None, devices: list[str]) -> list[list[str]]:
+    """Return a row for each instruction set and thread count, and for each device of the torch backend."""
     q, test = makers()[name](recipe)
     first = next(iter(test.arrays.values()))
     small = int(np.prod(first.shape[1:])) <= SMALL_PIXELS
@@ -110,17 +121,15 @@ def compared(name: str, recipe: str, samples: int | None) -> list[list[str]]:
     interpreter = Interpreter(q.graph)
     expected = [interpreter.run(piece) for piece in pieces]
     rows = []
-    for isa in _native.isas():
-        for threads in (1, 2, 3):
-            engine = intonly.QuantizedModel(q.artifact, isa=isa, threads=threads).engine
-            start = time.perf_counter()
-            wrong = sum(
-                int((made[key] != y).reshape(len(y), -1).any(axis=1).sum())
-                for piece, wanted in zip(pieces, expected, strict=True)
-                for made in [engine.run(piece)]
-                for key, y in wanted.items()
-            )
-            rows.append([name, recipe, isa, str(threads), str(count), str(wrong), f"{time.perf_counter() - start:.2f}"])
+    for what, threads, run in engines(q, devices):
+        start = time.perf_counter()
+        wrong = sum(
+            int((made[key] != y).reshape(len(y), -1).any(axis=1).sum())
+            for piece, wanted in zip(pieces, expected, strict=True)
+            for made in [run(piece)]
+            for key, y in wanted.items()
+        )
+        rows.append([name, recipe, what, threads, str(count), str(wrong), f"{time.perf_counter() - start:.2f}"])
     return rows
 
 
@@ -130,12 +139,13 @@ def main() -> None:
     parser.add_argument("--beds", default="all")
     parser.add_argument("--recipes", default="w8a8")
     parser.add_argument("--samples", type=int)
+    parser.add_argument("--devices", default="", help="of the torch backend, for example cpu,cuda")
     options = parser.parse_args()
-    table = Table("bed", "recipe", "isa", "threads", "samples", "differ", "s")
+    table = Table("bed", "recipe", "engine", "threads", "samples", "differ", "s")
     differ = 0
     for name in makers() if options.beds == "all" else options.beds.split(","):
         for recipe in options.recipes.split(","):
-            for row in compared(name, recipe, options.samples):
+            for row in compared(name, recipe, options.samples, [d for d in options.devices.split(",") if d]):
                 table.add_row(*row)
                 differ += int(row[5])
             print(f"{name} {recipe}: compared", flush=True)

@@ -73,6 +73,7 @@ def trained(
 ) -> float:
     """Train a module in place from its last checkpoint on; return the seconds that all of it took."""
     total = options.steps or options.epochs * images.steps
+    model.to(options.device)
     groups = parameter_groups(model, options.decay) if isinstance(model, PreparedModel) else model.parameters()
     optimizer: torch.optim.Optimizer = torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True, weight_decay=options.decay)
     if options.optimizer == "adam":
@@ -80,7 +81,7 @@ def trained(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total, pct_start=0.15, cycle_momentum=False)
     start, seconds = 0, 0.0
     if path.exists():
-        kept = torch.load(path, weights_only=True)
+        kept = torch.load(path, weights_only=True, map_location=options.device)
         model.load_state_dict(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
         schedule.load_state_dict(kept["schedule"])
@@ -90,7 +91,7 @@ def trained(
     for step in range(start, total):
         if isinstance(model, PreparedModel) and step == total * options.freeze // 100:
             model.batch_norm = "frozen"
-        loss = loss_of(*images.at(step))
+        loss = loss_of(*(t.to(options.device) for t in images.at(step)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -164,13 +165,13 @@ def quantized_row(bed: Bed, source: Any, plan: Recipe, images: Images, options: 
 def float_row(bed: Bed, source: Any, images: Images, options: argparse.Namespace) -> dict[str, Any]:
     """Return what the same training did for the float network."""
     net, spec = bed.model(), bed.spec
-    mean, std = (torch.tensor(v).float().reshape(1, 3, 1, 1) for v in (spec.mean, spec.std))
+    mean, std = (torch.tensor(v).float().reshape(1, 3, 1, 1).to(options.device) for v in (spec.mean, spec.std))
 
     def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(net((x.permute(0, 3, 1, 2).float() - mean) / std), y)
 
     seconds = trained(net.to(memory_format=torch.channels_last), loss, images, options.run_dir / "float.pt", options, options.float_rate)
-    after = intonly.load(net.eval(), inputs=spec, example_inputs=bed.example())
+    after = intonly.load(net.cpu().eval(), inputs=spec, example_inputs=bed.example())
     test = subset(bed.test(), slice(options.test), "x")  # every prefix has as many of each class
     return {
         "what": "float",
@@ -200,6 +201,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=5000, help="test images")
     parser.add_argument("--law", type=int, default=5000, help="test images on which evaluation mode is compared with the integers")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="where the network is trained, and its evaluation mode computes: cpu or cuda")
     options = parser.parse_args()
     options.run_dir.mkdir(parents=True, exist_ok=True)
     bed = classifiers()[options.bed]

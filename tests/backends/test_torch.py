@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 pytest.importorskip("torch", reason="the backend under test runs on PyTorch")
 
@@ -32,13 +32,13 @@ FLOAT32_LIMITS = {"float32 where proven": linear.FLOAT32_LIMIT, "float64": 0}
 """What PyTorch may hold sums in: the limit of the proof, and none at all, as on a GPU."""
 
 
-def assert_same(graph: Graph, inputs: Mapping[str, Array]) -> int:
+def assert_same(graph: Graph, inputs: Mapping[str, Array], device: str = "cpu") -> int:
     """Fail unless tensors hold the interpreter's integers; return how many different ones there are."""
     expected = Interpreter(graph).run(inputs)
-    actual = TorchIntegers(graph).run(inputs)
+    actual = TorchIntegers(graph, device=device).run(inputs)
     for name, array in expected.items():
         assert not actual[name].is_floating_point()
-        np.testing.assert_array_equal(actual[name].numpy(), array, err_msg=name)
+        np.testing.assert_array_equal(actual[name].cpu().numpy(), array, err_msg=name)
     return max(len(np.unique(array)) for array in expected.values())
 
 
@@ -107,6 +107,33 @@ def test_networks_equal_the_interpreter(name: str, kind: str, monkeypatch: pytes
     alone = engine.run({key: x[2:3] for key, x in inputs.items()})
     for key, y in alone.items():
         np.testing.assert_array_equal(y.numpy(), expected[key][2:3])
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
+
+
+@GPU
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_every_primitive_equals_the_interpreter_on_a_gpu(name: str) -> None:
+    """A tensor operation would round, wrap around or shift otherwise on a GPU."""
+    met = {"run": 0}
+
+    @settings(max_examples=40, deadline=None)
+    @given(CASES[name]())
+    def agree(case: Case) -> None:
+        if bounds(case.graph).proven:
+            met["run"] += 1
+            assert_same(case.graph, case.inputs, "cuda")
+
+    agree()
+    assert met["run"] >= 20
+
+
+@GPU
+@pytest.mark.parametrize("name", list(GRAPHS))
+def test_networks_equal_the_interpreter_on_a_gpu(name: str) -> None:
+    """A whole network would answer otherwise on a GPU."""
+    assert assert_same(GRAPHS[name], random_inputs(GRAPHS[name], 5, 7), "cuda") > 3
 
 
 def weighty(partial: int) -> Graph:
