@@ -83,7 +83,7 @@ def test_instruction_sets():
     assert native.isas()[0] == "scalar"
     assert native.best_isa() == native.isas()[-1]
     assert all(native.isa_facts(isa)["wants_signed"] in (-1, 0, 1) for isa in native.isas())
-    assert native.isa_facts("scalar") == {"wants_signed": -1, "takes_words": 0}
+    assert native.isa_facts("scalar") == {"wants_signed": -1}
     with pytest.raises(BackendError, match=r"isa must be one that .*scalar.*, got 'mmx'"):
         native.isa_facts("mmx")
 

@@ -65,6 +65,7 @@ def assert_compared(report: str, isas: list[str], rounds: int) -> None:
     assert [line[:3] for line in checks] == [[isa, check, str(rounds)] for isa in isas for check in CHECKS]
     assert all(int(line[3]) > 500 * rounds for line in checks)
     assert all(int(line[4]) > rounds / 5 for line in checks if line[1] == "gemm")  # weights of 4 and 2 bits
+    assert all(int(line[5]) > rounds / 5 for line in checks if line[1] == "gemm")  # codes of 16 bits
     assert epilogue == ["epilogue", str(100 * rounds)]
 
 
