@@ -92,9 +92,10 @@ def conv2d(plan: Planner, packer: Packer, node: Node, name: str) -> None:
 def _products(plan: Planner, packer: Packer, conv: Conv) -> bool:
     """Emit one packed product for each group; return False when there is no kernel for it."""
     groups, (o, _, _, depth) = conv.groups, conv.w.shape
-    if groups > MOST_GROUPS:
-        return False
     x, item = conv.x, conv.x.dtype.itemsize
+    alone = groups > 1 and depth == 1 and item > 1  # a kernel would multiply one code, and sum up one channel of many
+    if groups > MOST_GROUPS or alone:
+        return False
     taps, weights = _joined_taps(conv) if groups == 1 else (conv.taps, conv.w.reshape(o, -1, depth))
     if weights.shape[2] * item % 4 and plan.buffers[x.buffer].space >= CALLER:
         moved = Conv(conv.node, plan.in_arena(x), conv.w, conv.bias, conv.y, conv.residual, conv.epilogue)
