@@ -239,6 +239,10 @@ static inline void finish_by_law(const gemm *g, const gemm_panel *p, const gemm_
 #define PAIRS_5(M) PAIRS_4(M) M(4, 4)
 #define PAIRS_6(M) PAIRS_4(M) M(4, 5)
 
+/* With few rows the next sum would wait for the one before: every other group has sums of its own, d<row><vector>. */
+#define NONE(r) __m256i d##r##0 = _mm256_setzero_si256(), d##r##1 = _mm256_setzero_si256();
+#define JOIN(r) c##r##0 = _mm256_add_epi32(c##r##0, d##r##0), c##r##1 = _mm256_add_epi32(c##r##1, d##r##1);
+
 #define KEEP(r) store32(kept + r * 16, c##r##0), store32(kept + r * 16 + 8, c##r##1);
 #define FINISH(i, j) finish_two(g, p, b, first + i, first + j, (sums32){c##i##0, c##i##1, c##j##0, c##j##1});
 

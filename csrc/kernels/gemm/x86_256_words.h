@@ -93,23 +93,40 @@ typedef struct words {
 typedef void (*words_tile)(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, const words *k);
 
 #define WORDS_BEGIN(r) __m256i c##r##0 = load32(from + r * step), c##r##1 = load32(from + r * step + 8);
-#define WORDS_ADD(r)                                                                                                   \
+#define WORDS_ADD(c, r)                                                                                                \
     x = spread(a + r * WORDS_STRIDE * 2);                                                                              \
     c##r##0 = add_pair(c##r##0, x, w0);                                                                                \
     c##r##1 = add_pair(c##r##1, x, w1);
+#define WORDS_ADD_C(r) WORDS_ADD(c, r)
+#define WORDS_ADD_D(r) WORDS_ADD(d, r)
+#define WORDS_PAIR(rows, M)                                                                                            \
+    do {                                                                                                               \
+        const __m256i w0 = load32(w), w1 = load32(w + 32);                                                             \
+        __m256i x;                                                                                                     \
+        ROWS_##rows(M) a += 4;                                                                                         \
+        w += 64;                                                                                                       \
+    } while (0)
 
-#define WORDS_TILE(rows)                                                                                               \
+#define WORDS_SUM(rows)                                                                                                \
+    for (; pairs > 0; --pairs) WORDS_PAIR(rows, WORDS_ADD_C);
+#define WORDS_SUM_OF_FEW(rows)                                                                                         \
+    ROWS_##rows(NONE)                                                                                                  \
+    for (; pairs > 1; pairs -= 2) {                                                                                    \
+        WORDS_PAIR(rows, WORDS_ADD_C);                                                                                 \
+        WORDS_PAIR(rows, WORDS_ADD_D);                                                                                 \
+    }                                                                                                                  \
+    if (pairs > 0) WORDS_PAIR(rows, WORDS_ADD_C);                                                                      \
+    ROWS_##rows(JOIN)
+
+#define WORDS_TILE(rows, SUM)                                                                                          \
     static void words_##rows(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, const words *k) { \
         const uint8_t *a = (const uint8_t *)k->a;                                                                      \
         const int8_t *w = k->w;                                                                                        \
         const int32_t *from = k->from;                                                                                 \
         const int64_t step = k->step;                                                                                  \
+        int64_t pairs = k->pairs;                                                                                      \
         ROWS_##rows(WORDS_BEGIN)                                                                                       \
-        for (int64_t pairs = k->pairs; pairs > 0; --pairs, a += 4, w += 64) {                                          \
-            const __m256i w0 = load32(w), w1 = load32(w + 32);                                                         \
-            __m256i x;                                                                                                 \
-            ROWS_##rows(WORDS_ADD)                                                                                     \
-        }                                                                                                              \
+        SUM(rows)                                                                                                      \
         if (k->kept == NULL) {                                                                                         \
             FINISH_ROWS(rows)                                                                                          \
         } else {                                                                                                       \
@@ -117,12 +134,12 @@ typedef void (*words_tile)(const gemm *g, const gemm_panel *p, const gemm_block 
             ROWS_##rows(KEEP)                                                                                          \
         }                                                                                                              \
     }
-WORDS_TILE(1)
-WORDS_TILE(2)
-WORDS_TILE(3)
-WORDS_TILE(4)
-WORDS_TILE(5)
-WORDS_TILE(6)
+WORDS_TILE(1, WORDS_SUM_OF_FEW)
+WORDS_TILE(2, WORDS_SUM_OF_FEW)
+WORDS_TILE(3, WORDS_SUM_OF_FEW)
+WORDS_TILE(4, WORDS_SUM)
+WORDS_TILE(5, WORDS_SUM)
+WORDS_TILE(6, WORDS_SUM)
 
 /* Run a block of rows against a panel, over one block of K. */
 static inline void words_panel(const gemm *g, const gemm_panel *p, const gemm_block *b, words k) {

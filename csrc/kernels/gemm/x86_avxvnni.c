@@ -60,9 +60,6 @@ int intonly_gemm_accepts_avxvnni(const intonly_gemm *step, const uint8_t *packed
         END_STRETCH(rows, k)                                                                                           \
     }
 
-/* With few rows the next sum would wait for the one before: every other group has sums of its own. */
-#define NONE(r) __m256i d##r##0 = _mm256_setzero_si256(), d##r##1 = _mm256_setzero_si256();
-#define JOIN(r) c##r##0 = _mm256_add_epi32(c##r##0, d##r##0), c##r##1 = _mm256_add_epi32(c##r##1, d##r##1);
 #define TILE_OF_FEW(rows, bits)                                                                                        \
     static void tile_##rows##_##bits(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first,           \
                                      const stretch *k) {                                                               \
