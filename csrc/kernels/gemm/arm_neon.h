@@ -7,9 +7,9 @@
  * All multiply signed codes. Those of up to 8 rows are gathered into a buffer, once for all channels; there 128 is
  * subtracted from unsigned ones, and 128 * sum(w) is in the bias. So x may be of either sign: wants_signed is -1.
  *
- * The packed form is that of packed.h, with weights at the next multiple of 64 bytes. K, the codes of all taps, is rounded
- * up to blocks of 16: [channels / 8][K / width][8][width], width 16, 4 or 1 as the tile wants it, the rest 0. Few
- * different weights are places in a book, in groups of a block (book.h), and the book stands before them.
+ * The packed form is that of packed.h, with weights at the next multiple of 64 bytes. K, the codes of all taps, is
+ * rounded up to blocks of 16: [channels / 8][K / width][8][width], width 16, 4 or 1 as the tile wants it, the rest 0.
+ * Few different weights are places in a book, in groups of a block (book.h), and the book stands before them.
  */
 #ifndef INTONLY_GEMM_ARM_NEON_H
 #define INTONLY_GEMM_ARM_NEON_H
@@ -79,7 +79,7 @@ ALWAYS_INLINE void neon_put(neon_tile *t, const neon_channels *k, int64_t row, i
     }
 }
 
-/* M(r) for the rows of a tile that keeps all its sums in registers, p<row> and q<row>: an array would live in memory. */
+/* M(r) for the rows of a tile that has all its sums in registers, p<row> and q<row>: an array would live in memory. */
 #define ROWS_1(M) M(0)
 #define ROWS_2(M) ROWS_1(M) M(1)
 #define ROWS_3(M) ROWS_2(M) M(2)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The tile of int16 codes, for NEON with and without dotprod: up to 8 rows by 8 channels, 16 accumulators, all of them in
- * registers.
+ * The tile of int16 codes, for NEON with and without dotprod: up to 8 rows by 8 channels, 16 accumulators, all of them
+ * in registers.
  *
  * The weights are bytes, [K][8]. A vector of them, two codes for 8 channels, is widened once for all rows, and smlal
  * multiplies it with lanes of the codes: 32 of them for 3 other instructions.
@@ -15,8 +15,8 @@
 
 /* The codes of half a block. */
 #define WORDS_LOAD(row) const int16x8_t a##row = vreinterpretq_s16_s8(vld1q_s8(codes + row * NEON_DEPTH));
-/* A lane of codes must stand in one of the first 16 registers. Left alone, gcc moves them there again and again, and puts
- * products with the same accumulator side by side: see gemm/arm_neon_dotprod.c. */
+/* A lane of codes must stand in one of the first 16 registers. Left alone, gcc moves them there again and again, and
+ * puts products with the same accumulator side by side: see gemm/arm_neon_dotprod.c. */
 #define WORDS_ADD(row, w, lane)                                                                                        \
     __asm__ volatile("smlal %0.4s, %1.4h, %2.h[" #lane "]" : "+w"(p##row) : "w"(w), "x"(a##row));                      \
     __asm__ volatile("smlal2 %0.4s, %1.8h, %2.h[" #lane "]" : "+w"(q##row) : "w"(w), "x"(a##row));

@@ -43,7 +43,8 @@ void intonly_gemm_pack_ref(const intonly_weights *weights, uint8_t *packed) {
 int intonly_gemm_accepts_ref(const intonly_gemm *step, const uint8_t *packed) {
     if (step->packed_bytes < (int64_t)sizeof(int64_t)) return 0;
     const int64_t depth = intonly_packed_depth(packed), limit = step->packed_bytes;
-    if (depth < 1 || depth > step->tap_bytes >> (step->x_type == INTONLY_S16) || !intonly_product_within(depth, step->taps, limit)) return 0;
+    const int64_t tap_codes = step->tap_bytes >> (step->x_type == INTONLY_S16);
+    if (depth < 1 || depth > tap_codes || !intonly_product_within(depth, step->taps, limit)) return 0;
     const int64_t codes = depth * step->taps;
     if (!intonly_product_within(codes, step->oc, limit)) return 0;
     const intonly_packed at = layout(step->oc, codes);
@@ -77,8 +78,8 @@ static int64_t low_half(uint64_t sum) {
     return bits <= INT32_MAX ? bits : bits - (INT64_C(1) << 32);
 }
 
-typedef void (*gemm_sums)(const uint8_t *left, const uint8_t *right, const int64_t *offsets, int64_t taps, int64_t depth,
-                          const int8_t *w, uint64_t *sums);
+typedef void (*gemm_sums)(const uint8_t *left, const uint8_t *right, const int64_t *offsets, int64_t taps,
+                          int64_t depth, const int8_t *w, uint64_t *sums);
 
 typedef struct gemm {
     const intonly_gemm *step;

@@ -5,8 +5,8 @@
  *
  * A packed form is a header, then panels of 16 channels, each with its constants before its weights; the last panel is
  * padded with zero weights. Weights: [K / group][16 slots][group], K = the codes of all taps, where a group is what one
- * lane of 32 bits takes: four int8, or two int16. The sums of a row, a pixel of y, stand in two vectors of 8 slots in the
- * order of `rows` in kernels/x86_256.h. Few different weights are places in the book of the header, see book.h.
+ * lane of 32 bits takes: four int8, or two int16. The sums of a row, a pixel of y, stand in two vectors of 8 slots in
+ * the order of `rows` in kernels/x86_256.h. Few different weights are places in the book of the header, see book.h.
  */
 #ifndef INTONLY_GEMM_X86_256_H
 #define INTONLY_GEMM_X86_256_H

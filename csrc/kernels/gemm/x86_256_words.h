@@ -4,9 +4,9 @@
  * bits (add_pair). Codes of 16 bits go this way, and with AVX2 codes of 8 bits whose products do not fit in 16.
  *
  * The rows of a block are gathered together, a block of K at a time, into a buffer that stays in the first-level cache,
- * codes of 8 bits widened; all panels read it from there, with constant distances between the rows. Those are 8 bytes more than whole cache
- * lines: broadcasts from rows that begin in the same bank of the cache would wait for each other. Between blocks of K
- * the sums wait in memory.
+ * codes of 8 bits widened; all panels read it from there, with constant distances between the rows. Those are 8 bytes
+ * more than whole cache lines: broadcasts from rows that begin in the same bank of the cache would wait for each other.
+ * Between blocks of K the sums wait in memory.
  *
  * Weights of 4 or 2 bits (book.h) are looked up and widened once for a block of rows, which then is three times as
  * large: its codes are read from the second-level cache, and the look-ups cost about a twentieth of the products.

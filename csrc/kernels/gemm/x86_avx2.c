@@ -2,10 +2,11 @@
  *
  * The gemm step on AVX2, which has no exact product of bytes: vpmaddubsw adds two products in 16 bits and saturates.
  *
- * Codes of 16 bits, and any weights: codes and weights are widened to int16 (x86_256_words.h). Weights whose pairs satisfy
- * |w_2i| + |w_2i+1| <= 128 keep every pair of products within 255 * 128 = 32640: bytes, vpmaddubsw, then vpmaddwd by
- * ones, at half the memory. Smaller weights go further: when such pairs of 2, 4 or 8 consecutive groups of a tap stay
- * within 128 together, their products are summed in 16 bits first. 6 bits always allow 2, 5 bits 4 and 4 bits 8.
+ * Codes of 16 bits, and any weights: codes and weights are widened to int16 (x86_256_words.h). Codes of 8 bits and
+ * weights whose pairs satisfy |w_2i| + |w_2i+1| <= 128 keep every pair of products within 255 * 128 = 32640: bytes,
+ * vpmaddubsw, then vpmaddwd by ones, at half the memory. Smaller weights go further: when such pairs of 2, 4 or 8
+ * consecutive groups of a tap stay within 128 together, their products are summed in 16 bits first. 6 bits always allow
+ * 2, 5 bits 4 and 4 bits 8.
  */
 #include "kernels/gemm/x86_avx2.h"
 
