@@ -19,7 +19,7 @@ native = pytest.importorskip("intonly._native", reason="the native module is not
 
 SPACE = 1 << 48
 CONSTANTS, ARENA, FIRST = 0, SPACE, 2 * SPACE
-S8, U8, S32 = 0, 1, 4
+S8, U8, S16, S32 = 0, 1, 2, 4
 ABSENT = -1
 REFERENCES = (
     *("a_ref", "b_ref", "c_ref", "r_ref", "bias", "packed"),

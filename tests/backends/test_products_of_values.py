@@ -38,7 +38,9 @@ def attention(left: NumberFormat, right: NumberFormat) -> Graph:
 
 
 @pytest.mark.parametrize("isa", _native.isas())
-@pytest.mark.parametrize(("left", "right"), [(INT8, INT8), (UINT8, INT8), (UINT8, UINT8), (INT16, INT8), (UINT16, INT8), (INT8, INT16)], ids=str)
+@pytest.mark.parametrize(
+    ("left", "right"), [(INT8, INT8), (UINT8, INT8), (UINT8, UINT8), (INT16, INT8), (UINT16, INT8), (INT8, INT16)], ids=str
+)
 def test_attention_equals_the_interpreter(left: NumberFormat, right: NumberFormat, isa: str) -> None:
     """A tile would mix up rows, columns, zero points or the ends of a matrix, or a thread another one's rows."""
     graph = attention(left, right)
