@@ -25,11 +25,14 @@ typedef struct fitted {
 static inline fitted fitted_of(int64_t type, int64_t zero) {
     static const int64_t lowest[] = {INT8_MIN, 0, INT16_MIN, 0};
     static const int64_t highest[] = {INT8_MAX, UINT8_MAX, INT16_MAX, UINT16_MAX};
-    if (type > INTONLY_U16) return (fitted){0, zero, 0};
+    fitted f = {0, zero, 0};
+    if (type > INTONLY_U16) return f;
     const int fits = lowest[type] - zero >= INT16_MIN && highest[type] - zero <= INT16_MAX;
-    const int64_t base = fits ? zero : type == INTONLY_U16 ? -(int64_t)INT16_MIN : 0;
-    const int64_t lo = lowest[type] - base, hi = highest[type] - base;
-    return (fitted){base, zero - base, -lo > hi ? -lo : hi};
+    f.base = fits ? zero : type == INTONLY_U16 ? -(int64_t)INT16_MIN : 0;
+    f.rest = zero - f.base;
+    const int64_t least = lowest[type] - f.base, most = highest[type] - f.base;
+    f.reach = -least > most ? -least : most;
+    return f;
 }
 
 /* Return how many products can be summed in 32 bits at once; 0 = too few. */
