@@ -82,7 +82,6 @@ const intonly_kernels *kernels_of(const std::string &name) {
 nb::dict isa_facts(const std::string &isa) {
     nb::dict facts;
     facts["wants_signed"] = kernels_of(isa)->wants_signed;
-    facts["takes_words"] = kernels_of(isa)->takes_words;
     return facts;
 }
 
@@ -153,7 +152,6 @@ nb::object gemm_pack(const std::string &isa, const Contiguous &w, int64_t tap_by
                      const std::optional<Contiguous> &residual_shift, int64_t fraction_bits, int64_t acc_limit,
                      bool x_signed, bool x_words) {
     const intonly_kernels *kernels = kernels_of(isa);
-    if (x_words && !kernels->takes_words) return nb::none();
     if (w.ndim() != 3) fail("gemm_pack: w must have the axes (channels, taps, depth), got shape " + text(shape_of(w)));
     intonly_weights weights{};
     weights.depth = static_cast<int64_t>(w.shape(2));
@@ -164,8 +162,8 @@ nb::object gemm_pack(const std::string &isa, const Contiguous &w, int64_t tap_by
     weights.x_signed = x_signed;
     weights.x_words = x_words;
     if (tap_bytes < weights.depth << x_words || tap_bytes % 4 != 0)
-        fail(std::string("gemm_pack: tap_bytes must be a multiple of 4 and at least ") + (x_words ? "twice " : "") + "the depth " + std::to_string(weights.depth) +
-             ", got " + std::to_string(tap_bytes));
+        fail(std::string("gemm_pack: tap_bytes must be a multiple of 4 and at least ") + (x_words ? "twice " : "") +
+             "the depth " + std::to_string(weights.depth) + ", got " + std::to_string(tap_bytes));
     return packed("gemm_pack", weights, w, bias, multiplier, shift, residual_multiplier, residual_shift,
                   kernels->gemm_size, kernels->gemm_pack);
 }

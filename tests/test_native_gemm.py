@@ -9,29 +9,31 @@ import numpy as np
 import pytest
 
 from intonly.core.errors import BackendError
-from tests.test_native_program import FIRST, S32, SPACE, U8, step
+from tests.test_native_program import FIRST, S16, S32, SPACE, U8, step
 
 native = pytest.importorskip("intonly._native", reason="the native module is not built; run `make venv`")
 
 
-def linear(isa: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray, **constants: Any) -> np.ndarray:
-    """Return x @ w.T + bias by a gemm step; the codes of `x` are unsigned."""
+def linear(isa: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray, offset: int = 0, **constants: Any) -> np.ndarray:
+    """Return x @ w.T + bias by a gemm step; the codes of `x` are uint8 or int16. offset: of the one tap."""
     (rows, depth), channels = x.shape, w.shape[0]
+    tap_bytes = depth * x.itemsize
     names = {"form": 0, "multiplier": None, "shift": None, "residual_multiplier": None, "residual_shift": None, "fraction_bits": 0}
-    packing = {**names, "acc_limit": 10**6, "x_signed": False, **constants}
-    packed = native.gemm_pack(isa, w[:, None, :], depth, bias, **packing)
+    packing = {**names, "acc_limit": 10**8, "x_signed": False, "x_words": x.itemsize == 2, **constants}
+    packed = native.gemm_pack(isa, w[:, None, :], tap_bytes, bias, **packing)
     assert packed.size % 64 == 0
     block = native.aligned_bytes(64 + packed.size)
+    block[:8].view(np.int64)[0] = offset
     block[64:] = packed
     size, kind = (4, S32) if packing["form"] == 0 else (1, U8)
     words = step(
         "gemm",
         parts=8,
         x_ref=FIRST,
-        x_type=U8,
+        x_type=U8 if x.itemsize == 1 else S16,
         x_n=0,
         x_h=0,
-        x_w=depth,
+        x_w=tap_bytes,
         y_ref=FIRST + SPACE,
         y_type=kind,
         y_n=0,
@@ -42,7 +44,7 @@ def linear(isa: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray, **constants
         ow=rows,
         oc=channels,
         taps=1,
-        tap_bytes=depth,
+        tap_bytes=tap_bytes,
         tap_offsets=0,
         packed=64,
         packed_bytes=packed.size,
@@ -52,7 +54,7 @@ def linear(isa: str, x: np.ndarray, w: np.ndarray, bias: np.ndarray, **constants
         fraction_bits=packing["fraction_bits"],
     )
     outputs = [("y", "int32" if size == 4 else "uint8", (rows, channels))]
-    program = native.Program(np.array(words, np.int64), block, 0, [("x", "uint8", x.shape)], outputs, isa)
+    program = native.Program(np.array(words, np.int64), block, 0, [("x", x.dtype.name, x.shape)], outputs, isa)
     results = [program.run([x], threads=threads)[0] for threads in (1, 2, 3)]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
@@ -75,6 +77,19 @@ def test_gemm(isa):
     np.testing.assert_array_equal(y, linear(isa, x, w, bias, **narrow))
 
 
+@pytest.mark.parametrize("isa", native.isas())
+def test_gemm_of_16_bits(isa):
+    """A kernel would saturate where two products of the largest codes and weights meet, or read a code from its second byte."""
+    rng = np.random.default_rng(9)
+    x = rng.choice(np.array([-32768, 32767], np.int16), (37, 22))
+    w = rng.choice(np.array([-128, 127], np.int8), (70, 22))
+    x[0], w[0] = -32768, -128
+    bias = rng.integers(-(10**5), 10**5, 70).astype(np.int32)
+    np.testing.assert_array_equal(x.astype(np.int64) @ w.T.astype(np.int64) + bias, linear(isa, x, w, bias))
+    with pytest.raises(BackendError, match="tap_offsets must be int64 constants, multiples of a code"):
+        linear(isa, x, w, bias, offset=-1)
+
+
 def test_packing_that_does_not_fit():
     """Packed constants would hold what their caller did not mean."""
     w, bias, m, s = np.zeros((8, 1, 4), np.int8), np.zeros(8, np.int32), np.zeros(8, np.int32), np.ones(8, np.int8)
@@ -88,6 +103,7 @@ def test_packing_that_does_not_fit():
         "w must be int8, got uint8": lambda: native.gemm_pack("scalar", w.astype(np.uint8), 4, bias, **plain),
         "w is empty": lambda: native.gemm_pack("scalar", w[:0], 4, bias[:0], **plain),
         "tap_bytes must be a multiple of 4 and at least the depth 4, got 2": lambda: native.gemm_pack("scalar", w, 2, bias, **plain),
+        "at least twice the depth 4, got 4": lambda: native.gemm_pack("scalar", w, 4, bias, **{**plain, "x_words": True}),
         r"bias must have shape \(8,\), got \(7,\)": lambda: native.gemm_pack("scalar", w, 4, bias[:7], **plain),
         "form must be 0, 1 or 2, got 3": lambda: native.gemm_pack("scalar", w, 4, bias, **{**plain, "form": 3}),
         "multiplier and shift go with forms": lambda: native.gemm_pack("scalar", w, 4, bias, **{**plain, "form": 1}),

@@ -19,7 +19,7 @@ native = pytest.importorskip("intonly._native", reason="the native module is not
 
 SPACE = 1 << 48
 CONSTANTS, ARENA, FIRST = 0, SPACE, 2 * SPACE
-S8, U8, S32 = 0, 1, 4
+S8, U8, S16, S32 = 0, 1, 2, 4
 ABSENT = -1
 REFERENCES = (
     *("a_ref", "b_ref", "c_ref", "r_ref", "bias", "packed"),
@@ -83,7 +83,7 @@ def test_instruction_sets():
     assert native.isas()[0] == "scalar"
     assert native.best_isa() == native.isas()[-1]
     assert all(native.isa_facts(isa)["wants_signed"] in (-1, 0, 1) for isa in native.isas())
-    assert native.isa_facts("scalar") == {"wants_signed": -1, "takes_words": 0}
+    assert native.isa_facts("scalar") == {"wants_signed": -1}
     with pytest.raises(BackendError, match=r"isa must be one that .*scalar.*, got 'mmx'"):
         native.isa_facts("mmx")
 

@@ -24,15 +24,16 @@ const char *intonly_check_gemm(checker *c, const intonly_gemm *step) {
     REQUIRE(is_type(x.type) && is_type(y.type) && is_type(r.type), "there is no such type");
     REQUIRE(extents_multiply(extents, 3, &work) && extents_multiply(inner, 3, &work) && count_work(c, work),
             "extents must be 1 or more, and not too much work");
-    REQUIRE((is_8_bit(x.type) && takes_sign(c, x.type)) || (x.type == INTONLY_S16 && c->kernels->takes_words),
-            "x must be of 8 bits, with the sign that the kernels want, or int16 where they take that");
+    REQUIRE((is_8_bit(x.type) && takes_sign(c, x.type)) || x.type == INTONLY_S16,
+            "x must be of 8 bits, with the sign that the kernels want, or int16");
     REQUIRE(is_aligned(step->tap_bytes, 4), "tap_bytes must be a multiple of 4");
     REQUIRE(in_range(step->channels_first, 0, 1), "channels_first must be 0 or 1");
     OBEY(intonly_check_scalars(&e, y.type));
     REQUIRE(e.form != INTONLY_FORM_ACC || y.type == INTONLY_S32, "y of form 0 must be int32");
     REQUIRE(y.type != INTONLY_S64, "y has at most 32 bits");
     REQUIRE(image_sane(r, extents), "the strides of r are too large");
-    REQUIRE(taps_reach(c, step->tap_offsets, step->taps, 1, &taps), "tap_offsets must be int64 constants");
+    REQUIRE(taps_reach(c, step->tap_offsets, step->taps, intonly_bytes_of(x.type), &taps),
+            "tap_offsets must be int64 constants, multiples of a code");
     REQUIRE(pixels_stand(c, x, extents, step->tap_bytes >> (x.type == INTONLY_S16), taps, READ_TAPS), "x lies outside its space");
     REQUIRE(pixels_stand(c, y, extents, step->oc, intonly_reach_of(0), WRITE), "y lies outside what may be written");
     if (!is_absent(r.ref)) {

@@ -65,10 +65,11 @@ enum { INTONLY_CONSTANTS = 0, INTONLY_ARENA = 1, INTONLY_CALLER = 2 };
 
 /* y[n, i, j, o] = epilogue(bias[o] + sum over taps t and bytes c of x[n, i, j](t, c) * w[o, t, c], residual[n, i, j, o])
  *
- * x: 8-bit codes, or int16 where the kernels take that; zero points are folded into the bias, and the margin holds the zero point. Each tap reads tap_bytes
- * consecutive bytes of codes, a multiple of 4; where the layer has fewer, the weights of the rest are 0. tap_offsets: int64
- * [taps], space 0. packed: weights, bias and constants as the kernel of this instruction set wants them, made by its
- * `pack` (kernels/gemm/gemm.h). The residual has 8 bits (form 2) or at most 16 (form 1). linear layers: n = 1, oh = 1, ow = rows, taps = 1.
+ * x: codes of 8 bits, or int16; zero points are folded into the bias, and the margin holds the zero point. Each tap
+ * reads tap_bytes consecutive bytes of codes, a multiple of 4; where the layer has fewer, the weights of the rest are
+ * 0. tap_offsets: int64 [taps], space 0. packed: weights, bias and constants as the kernel of this instruction set
+ * wants them, made by its `pack` (kernels/gemm/gemm.h). The residual has 8 bits (form 2) or at most 16 (form 1). linear
+ * layers: n = 1, oh = 1, ow = rows, taps = 1.
  * channels_first: 1 = all pixels for one group of channels, then the next group; 0 = the other way round. ahead,
  * ahead_bytes: constants that the next gemm reads first; kernels may fetch them into a cache, and do nothing else. */
 #define INTONLY_GEMM_FIELDS(S, V)                                                                                      \

@@ -35,16 +35,15 @@ typedef struct intonly_weights {
     int64_t fraction_bits;
     int64_t acc_limit; /* no |accumulator| exceeds this, whatever x is: proven by the planner from the weights */
     int64_t x_signed;  /* whether x is int8 (else uint8) */
-    int64_t x_words;   /* gemm: whether x is int16 instead; only for a table that takes words */
+    int64_t x_words;   /* gemm: whether x is int16 instead */
 } intonly_weights;
 
 typedef struct intonly_kernels {
     const char *isa;
     intonly_kernel run[INTONLY_KINDS];
     intonly_look_up look_up;
-    /* Whether gemm and window of this table want signed (1) or unsigned (0) codes; -1 = they take both. */
+    /* Whether gemm and window of this table want signed (1) or unsigned (0) codes of 8 bits; -1 = they take both. */
     int wants_signed;
-    int takes_words; /* whether gemm also takes int16 */
     /* Bytes of the packed form, a multiple of 64; 0 = this table has no kernel for these constants, use `contract`. */
     size_t (*gemm_size)(const intonly_weights *weights);
     void (*gemm_pack)(const intonly_weights *weights, uint8_t *packed);

@@ -21,7 +21,6 @@ void intonly_kernels_scalar(intonly_kernels *table) {
 #undef INTONLY_REFERENCE
     table->look_up = intonly_look_up_ref;
     table->wants_signed = -1;
-    table->takes_words = 0;
     table->gemm_size = intonly_gemm_size_ref;
     table->gemm_pack = intonly_gemm_pack_ref;
     table->gemm_accepts = intonly_gemm_accepts_ref;

@@ -205,17 +205,29 @@ ALWAYS_INLINE __m256i finish_fast(const finish *f, const lanes *n, sums32 s, __m
     return _mm256_min_epu8(_mm256_max_epu8(_mm256_packus_epi16(u, v), f->lo), f->hi);
 }
 
-#if defined(__AVXVNNI__) || (defined(__AVX512VL__) && defined(__AVX512VNNI__))
-/* Return sums with the products of four codes and four weights in each lane added. Compiled for AVX-512 the instruction
- * has its EVEX form, so that a processor which has only that one can test the kernels. */
-ALWAYS_INLINE __m256i add_dot(__m256i sums, __m256i codes, __m256i weights) {
-#ifdef __AVXVNNI__
-    return _mm256_dpbusd_avx_epi32(sums, codes, weights);
+/* Compiled for AVX-512 the instructions of AVX-VNNI have their EVEX form, so that a processor which has only that one
+ * can test the kernels. */
+#if defined(__AVXVNNI__)
+#define DOT_BYTES _mm256_dpbusd_avx_epi32
+#define DOT_WORDS _mm256_dpwssd_avx_epi32
+#elif defined(__AVX512VL__) && defined(__AVX512VNNI__)
+#define DOT_BYTES _mm256_dpbusd_epi32
+#define DOT_WORDS _mm256_dpwssd_epi32
+#endif
+
+#ifdef DOT_BYTES
+/* Return sums with the products of four codes and four weights in each lane added. */
+ALWAYS_INLINE __m256i add_dot(__m256i sums, __m256i codes, __m256i weights) { return DOT_BYTES(sums, codes, weights); }
+#endif
+
+/* Return sums with the products of two codes and two weights of 16 bits in each lane added. */
+ALWAYS_INLINE __m256i add_pair(__m256i sums, __m256i codes, __m256i weights) {
+#ifdef DOT_WORDS
+    return DOT_WORDS(sums, codes, weights);
 #else
-    return _mm256_dpbusd_epi32(sums, codes, weights);
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(codes, weights));
 #endif
 }
-#endif
 
 /* Exchange the middle quarters. */
 ALWAYS_INLINE __m256i swap_middle(__m256i x) { return _mm256_permute4x64_epi64(x, 0xD8); }

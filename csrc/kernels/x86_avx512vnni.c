@@ -26,7 +26,6 @@ void intonly_kernels_avx512vnni(intonly_kernels *table) {
     table->depthwise_size = intonly_depthwise_size_avx512vnni;
     table->depthwise_pack = intonly_depthwise_pack_avx512vnni;
     table->depthwise_accepts = intonly_depthwise_accepts_avx512vnni;
-    table->takes_words = 1;
     table->run[INTONLY_KIND_attention] = intonly_attention_avx512vnni;
     table->run[INTONLY_KIND_norm] = intonly_norm_avx512vnni;
 }

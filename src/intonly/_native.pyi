@@ -99,8 +99,7 @@ def isa_facts(isa: str) -> dict[str, int]:
     """Return what a planner must know.
 
     Returns:
-        wants_signed: whether gemm and window take int8 (1), uint8 (0) or both (-1). takes_words: whether gemm also takes
-        int16 (1) or not (0).
+        wants_signed: whether gemm and window take int8 (1), uint8 (0) or both (-1) where codes have 8 bits.
 
     Raises:
         BackendError: when this machine or this build has no such instruction set.
@@ -142,7 +141,7 @@ def gemm_pack(
         residual_multiplier, residual_shift: (channels,), of the residual that joins; residual_shift in form 2 only.
         fraction_bits: of form 2, else 0.
         acc_limit: no |accumulator| exceeds it, whatever x is.
-        x_signed: whether x is int8, else uint8. x_words: whether it is int16 instead, see `isa_facts`.
+        x_signed: whether x is int8, else uint8. x_words: whether it is int16 instead.
 
     Raises:
         BackendError: when arguments do not fit together.

@@ -10,7 +10,7 @@ from intonly import _native
 from intonly.backends.native import NativeEngine
 from intonly.core.arith import Rescale
 from intonly.core.graph import Graph
-from intonly.core.number_format import INT8, INT16, INT32, UINT8, NumberFormat
+from intonly.core.number_format import INT8, INT16, INT32, UINT8, UINT16, NumberFormat
 from tests.backends.test_native_engine import assert_same, random_inputs
 from tests.core.chains import GraphMaker
 
@@ -31,14 +31,16 @@ def attention(left: NumberFormat, right: NumberFormat) -> Graph:
         for k in (0, 1)
     )
     zeros = {"a_zero_point": -3, "b_zero_point": 5}
-    narrow = Rescale.from_real(np.float64(2e-3 if left.bits == 8 else 1e-5), zero_point=7, lo=0, hi=255)
+    narrow = Rescale.from_real(np.float64(2e-3 if left.bits + right.bits == 16 else 1e-5), zero_point=7, lo=0, hi=255)
     scores = m.node("matmul", {**zeros, "rescale": narrow}, queries, keys, none)
     turned = m.node("transpose", {"perm": (0, 2, 1)}, values)
     return m.graph(m.node("matmul", {**zeros, "a_zero_point": 7, "rescale": None}, scores, turned, none), scores)
 
 
 @pytest.mark.parametrize("isa", _native.isas())
-@pytest.mark.parametrize(("left", "right"), [(INT8, INT8), (UINT8, INT8), (UINT8, UINT8), (INT16, INT8)], ids=str)
+@pytest.mark.parametrize(
+    ("left", "right"), [(INT8, INT8), (UINT8, INT8), (UINT8, UINT8), (INT16, INT8), (UINT16, INT8), (INT8, INT16)], ids=str
+)
 def test_attention_equals_the_interpreter(left: NumberFormat, right: NumberFormat, isa: str) -> None:
     """A tile would mix up rows, columns, zero points or the ends of a matrix, or a thread another one's rows."""
     graph = attention(left, right)

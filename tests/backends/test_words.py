@@ -43,7 +43,7 @@ def test_a_left_operand_of_16_bits(size, out, isa):
     for threads in (1, 3):
         assert assert_same(graph, random_inputs(graph, 1, threads), isa, threads) > 10
     kinds = [step.kind for step in NativeEngine(graph, isa=isa).program({})[0].steps]
-    assert ("gemm" in kinds) == bool(_native.isa_facts(isa)["takes_words"])
+    assert kinds[-1] == "gemm", "a product of 16-bit codes has no kernel of its own"
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -56,3 +56,61 @@ def test_a_residual_joins_inside_a_product(size, residual, isa):
         assert assert_same(graph, random_inputs(graph, 1, threads), isa, threads) > 10
     kinds = [step.kind for step in NativeEngine(graph, isa=isa).program({})[0].steps]
     assert kinds[-1] == "gemm", "the join is a step of its own"
+
+
+CONVOLUTIONS = {
+    "1x1": ((1, 1), {}),
+    "3x3": ((3, 3), {"pads": (1, 1, 1, 1)}),
+    "strided": ((3, 2), {"strides": (2, 2), "pads": (0, 1, 2, 0)}),
+    "dilated": ((2, 3), {"dilations": (2, 1)}),
+    "grouped": ((3, 3), {"groups": 3, "pads": (1, 1, 1, 1)}),
+}
+"""Kernel sizes, and what differs from a convolution without margins, steps and groups."""
+
+
+def convolution(kind: str, channels: int, left: NumberFormat, zero: int) -> Graph:
+    """Return a convolution of an image of 2 x 7 x 9 pixels, `channels` in each group."""
+    (kh, kw), options = CONVOLUTIONS[kind]
+    attrs = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1} | options
+    rng = np.random.default_rng(1)
+    m = GraphMaker()
+    x = m.input(left, (2, 7, 9, channels * attrs["groups"]))
+    w = m.param(INT8, rng.integers(-127, 128, (21, kh, kw, channels)))
+    bias = m.param(INT32, rng.integers(-1000, 1000, 21))
+    real = rng.uniform(0.5, 1.0, 21) * 127 / (left.qmax * 64 * (kh * kw * channels) ** 0.5)
+    rescale = Rescale.from_real(real, zero_point=-3, lo=-128, hi=127, narrow=True)
+    return m.graph(m.node("conv2d", attrs | {"x_zero_point": zero, "rescale": rescale}, x, w, bias))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("channels", [1, 5, 16])
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_convolution_of_16_bits(kind, channels, isa):
+    """A convolution of 16-bit codes would take codes from another pixel or group, pad with another value, or run without a kernel."""
+    graph = convolution(kind, channels, INT16, -77)
+    for threads in (1, 3):
+        assert assert_same(graph, random_inputs(graph, 1, threads), isa, threads) > 10
+    kinds = [step.kind for step in NativeEngine(graph, isa=isa).program({})[0].steps]
+    alone = kind == "grouped" and channels == 1
+    assert kinds[-1] == ("contract" if alone else "gemm"), "a convolution of 16-bit codes has no kernel of its own"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_padding_that_no_8_bit_code_is(isa):
+    """A convolution whose zero point is no code would pad with another value."""
+    graph = convolution("3x3", 5, INT8, 200)
+    assert assert_same(graph, random_inputs(graph, 1, 0), isa) > 10
+    assert "contract" not in [step.kind for step in NativeEngine(graph, isa=isa).program({})[0].steps]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_depthwise_convolution_of_16_bits(isa):
+    """A product for each channel would be a step of its own."""
+    rng = np.random.default_rng(2)
+    m = GraphMaker()
+    attrs = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1), "groups": 12, "x_zero_point": 4}
+    rescale = Rescale.from_real(rng.uniform(1e-4, 2e-4, 12), zero_point=0, lo=-128, hi=127, narrow=True)
+    w, bias = m.param(INT8, rng.integers(-127, 128, (12, 3, 3, 1))), m.param(INT32, rng.integers(-1000, 1000, 12))
+    graph = m.graph(m.node("conv2d", attrs | {"rescale": rescale}, m.input(INT16, (1, 6, 5, 12)), w, bias))
+    assert assert_same(graph, random_inputs(graph, 1, 0), isa) > 10
+    assert len([step for step in NativeEngine(graph, isa=isa).program({})[0].steps if step.kind in ("gemm", "contract")]) == 1

@@ -18,7 +18,7 @@ enum { MOST_CHANNELS = 300, MOST_CODES = 3000 };
 static int8_t w[MOST_CHANNELS * MOST_CODES];
 static int32_t bias[MOST_CHANNELS];
 static law l;
-static unsigned long chains[9], wide_forms, of_bits[17], wide_books, vector_finishes, joined_finishes, upper_finishes, cases;
+static unsigned long chains[9], wide_forms, of_bits[17], of_words, wide_books, vector_finishes, joined_finishes, upper_finishes, cases;
 
 /* Weights whose pairs add up to just 128 over `chain` groups of four, or now and then to 129. Odd rests of a pair's
  * places get what is left. */
@@ -75,13 +75,14 @@ static void constants(int64_t channels, int64_t acc_limit, int joins) {
     }
 }
 
-static intonly_weights weights_of(int64_t channels, int64_t taps, int64_t depth, int64_t tap_bytes, int joins) {
-    intonly_weights all = {.channels = channels, .taps = taps, .depth = depth, .tap_bytes = tap_bytes, .w = w, .bias = bias};
+static intonly_weights weights_of(int64_t channels, int64_t taps, int64_t depth, int64_t tap_bytes, int words, int joins) {
+    intonly_weights all = {.channels = channels, .taps = taps, .depth = depth, .tap_bytes = tap_bytes, .w = w, .bias = bias,
+                           .x_words = words};
     for (int64_t c = 0; c < channels; ++c) {
         int64_t sum = 0;
         for (int64_t i = 0; i < taps * depth; ++i) sum += abs(w[c * taps * depth + i]);
         bias[c] = (int32_t)between(-3000, 3000);
-        sum = sum * 255 + abs(bias[c]);
+        sum = sum * (words ? 32768 : 255) + abs(bias[c]);
         if (all.acc_limit < sum) all.acc_limit = sum;
     }
     constants(channels, all.acc_limit, joins);
@@ -92,12 +93,24 @@ static intonly_weights weights_of(int64_t channels, int64_t taps, int64_t depth,
     return all;
 }
 
-/* Codes, many of them the largest. */
+/* Codes, many of them the largest, or the smallest of 16 bits. */
 static void fill_codes(const image *x) {
-    fill_image(x, 0, 255);
+    const int64_t size = type_bytes(x->type), end = one_in(2) ? type_highest(x->type) : type_lowest(x->type);
+    fill_image(x, type_lowest(x->type), type_highest(x->type));
     if (one_in(2)) return;
-    for (int64_t i = 0; i < x->bytes; ++i)
-        if (!one_in(4)) at(x->ref)[i] = 255;
+    for (int64_t i = 0; i + size <= x->bytes; i += size)
+        if (!one_in(4)) put(at(x->ref) + i, x->type, x->type == INTONLY_U8 ? 255 : end);
+}
+
+/* Halve the weights of each channel until its sums of products with int16 codes fit in 32 bits. */
+static void make_room(int64_t channels, int64_t codes) {
+    for (int64_t c = 0; c < channels; ++c)
+        for (;;) {
+            int64_t sum = 0;
+            for (int64_t i = 0; i < codes; ++i) sum += abs(w[c * codes + i]);
+            if (sum <= 60000) break;
+            for (int64_t i = 0; i < codes; ++i) w[c * codes + i] /= 2;
+        }
 }
 
 static int64_t y_type(void) {
@@ -160,7 +173,9 @@ static void count_finish(const narrow_summary *summary, int64_t type, int64_t r_
 
 static void test_large_gemm(const intonly_kernels *table, const intonly_kernels *plain) {
     const int64_t taps = one_in(2) ? 1 : 1 + below(9), most = MOST_CODES / taps - 3;
-    const int64_t depth = one_in(4) ? 1 + below(most) : 1 + below(most < 80 ? most : 80), tap_bytes = (depth + 3) & ~INT64_C(3);
+    const int64_t depth = one_in(4) ? 1 + below(most) : 1 + below(most < 80 ? most : 80);
+    const int words = one_in(3);
+    const int64_t item = 1 + words, tap_bytes = (depth * item + 3) & ~INT64_C(3);
     const int64_t channels = 1 + below(one_in(4) ? MOST_CHANNELS : 40), oh = 1 + below(3), ow = 1 + below(one_in(4) ? 100 : 8);
     const int joins = one_in(2);
     scene_begin();
@@ -169,9 +184,10 @@ static void test_large_gemm(const intonly_kernels *table, const intonly_kernels 
     else if (one_in(2))
         random_weights(channels, taps * depth);
     else
-        edge_weights(channels, taps, depth, tap_bytes, INT64_C(1) << below(4));
-    const intonly_weights weights = weights_of(channels, taps, depth, tap_bytes, joins);
-    const image x = new_image(INTONLY_U8, 1, oh + 2, ow + 2, depth, tap_bytes - depth);
+        edge_weights(channels, taps, depth, (depth + 3) & ~INT64_C(3), INT64_C(1) << below(4));
+    if (words) make_room(channels, taps * depth);
+    const intonly_weights weights = weights_of(channels, taps, depth, tap_bytes, words, joins);
+    const image x = new_image(words ? INTONLY_S16 : INTONLY_U8, 1, oh + 2, ow + 2, depth, tap_bytes - depth * item);
     const image y = new_image(y_type(), 1, oh, ow, channels, 0), apart = new_image(below(2), 1, oh, ow, channels, 0);
     const image r = type_bytes(y.type) == 1 && one_in(2) ? y : apart;
     fill_codes(&x);
@@ -192,7 +208,8 @@ static void test_large_gemm(const intonly_kernels *table, const intonly_kernels 
     step.packed_bytes += 64;
     REQUIRE(!table->gemm_accepts(&step, at(own.ref)));
     const gemm_header *header = (const gemm_header *)(const void *)at(own.ref);
-    ++*(header->wide ? &wide_forms : &chains[header->chain]);
+    REQUIRE(header->wide || !words);
+    ++*(words ? &of_words : header->wide ? &wide_forms : &chains[header->chain]);
     ++of_bits[header->bits];
     wide_books += header->wide && header->bits < 8;
     count_finish(&header->narrow, y.type, r.type);
@@ -207,7 +224,7 @@ static void test_large_window(const intonly_kernels *table, const intonly_kernel
     const int joins = !sums && one_in(2);
     scene_begin();
     random_weights(channels, taps);
-    intonly_weights weights = weights_of(channels, taps, 1, 1, joins);
+    intonly_weights weights = weights_of(channels, taps, 1, 1, 0, joins);
     if (sums) constants(channels, 255 * taps, 0);
     const image x = new_image(INTONLY_U8, 1, oh + 2, ow + 2, channels, 0), y = new_image(y_type(), 1, oh, ow, channels, 0);
     const image apart = new_image(below(2), 1, oh, ow, channels, 0), r = type_bytes(y.type) == 1 && one_in(2) ? y : apart;
@@ -246,14 +263,14 @@ int main(int argc, char **argv) {
         if (table == NULL) continue;
         memset(chains, 0, sizeof chains);
         memset(of_bits, 0, sizeof of_bits);
-        wide_books = wide_forms = vector_finishes = joined_finishes = upper_finishes = cases = 0;
+        of_words = wide_books = wide_forms = vector_finishes = joined_finishes = upper_finishes = cases = 0;
         for (long round = 0; round < rounds; ++round) {
             test_large_gemm(table, plain);
             test_large_window(table, plain);
         }
         printf("%s cases %lu vectors %lu joined %lu upper %lu int16 %lu", table->isa, cases, vector_finishes, joined_finishes,
                upper_finishes, wide_forms);
-        printf(" bits4 %lu bits2 %lu book16 %lu", of_bits[4], of_bits[2], wide_books);
+        printf(" bits4 %lu bits2 %lu book16 %lu words %lu", of_bits[4], of_bits[2], wide_books, of_words);
         for (int chain = 1; chain <= 8; chain *= 2) printf(" chain%d %lu", chain, chains[chain]);
         printf("\n");
     }

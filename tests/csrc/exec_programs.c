@@ -274,9 +274,9 @@ static picture padded_picture(int64_t n, int64_t h, int64_t w, int64_t c) {
     return p;
 }
 
-/* Pack constants for a gemm or a depthwise window. */
+/* Pack constants for a gemm or a depthwise window. x_words: whether x is int16. */
 static int64_t add_packed(const law *l, const int32_t *bias, int64_t channels, int64_t taps, int64_t depth, int is_gemm,
-                          int joins, int64_t *bytes) {
+                          int x_words, int joins, int64_t *bytes) {
     static int8_t weights[MOST_CHANNELS * MOST_TAPS * MOST_CHANNELS];
     static uint8_t packed[1 << 19];
     const int64_t count = channels * taps * depth, most = one_in(2) ? 127 : between(1, 7);
@@ -286,14 +286,15 @@ static int64_t add_packed(const law *l, const int32_t *bias, int64_t channels, i
                                .depth = depth,
                                .w = weights,
                                .bias = bias,
-                               .tap_bytes = is_gemm ? (depth + 3) & ~INT64_C(3) : 1,
+                               .tap_bytes = is_gemm ? (depth * (1 + x_words) + 3) & ~INT64_C(3) : 1,
                                .form = l->form,
                                .multiplier = l->form ? l->multiplier : NULL,
                                .shift = l->form ? l->shift : NULL,
                                .residual_multiplier = joins ? l->residual_multiplier : NULL,
                                .residual_shift = joins ? l->residual_shift : NULL,
                                .fraction_bits = l->fraction_bits,
-                               .acc_limit = 5000 + 127 * 255 * taps * depth};
+                               .acc_limit = 5000 + 127 * (x_words ? 32768 : 255) * taps * depth,
+                               .x_words = x_words};
     const size_t size = is_gemm ? kernels->gemm_size(&w) : kernels->depthwise_size(&w);
     REQUIRE(size > 0 && size <= sizeof packed && size % 64 == 0);
     (is_gemm ? kernels->gemm_pack : kernels->depthwise_pack)(&w, packed);
@@ -336,7 +337,7 @@ static void add_image(void) {
         SET_WINDOWS(s, p, l, kernel, out, size);
         SET_LIMITS(s, l);
         if (joins) s.r_ref = residual;
-        s.packed = add_packed(&l, bias, out, s.taps, c, 1, joins, &s.packed_bytes);
+        s.packed = add_packed(&l, bias, out, s.taps, c, 1, 0, joins, &s.packed_bytes);
         PUSH(s, gemm);
     } else if (what == 1) {
         intonly_window s = {.op = INTONLY_SUM_PRODUCTS, .c = c, .bias = -1};
@@ -344,7 +345,7 @@ static void add_image(void) {
         SET_LIMITS(s, l);
         NO_CONSTANTS(s);
         if (joins) s.r_ref = residual;
-        s.packed = add_packed(&l, bias, c, s.taps, 1, 0, joins, &s.packed_bytes);
+        s.packed = add_packed(&l, bias, c, s.taps, 1, 0, 0, joins, &s.packed_bytes);
         PUSH(s, window);
     } else {
         intonly_window s = {.op = between(INTONLY_SUM, INTONLY_MAX), .c = c, .bias = -1, .packed = -1};
@@ -356,6 +357,23 @@ static void add_image(void) {
         s.constant_c = one_in(2);
         PUSH(s, window);
     }
+}
+
+/* A linear layer on int16 codes, which end an input. */
+static void add_words(void) {
+    const int64_t depth = 2 * between(1, 10), rows = between(1, 12), out = between(1, 150), bytes = 2 * rows * depth;
+    if (bytes > (int64_t)space_bytes[INPUT + 1] || rows * out * 4 > 16000) return;
+    const int64_t at = (int64_t)space_bytes[INPUT + 1] - bytes;
+    const picture p = {ref_of(INPUT + 1, at), 1, 1, rows, 2 * depth, bytes, bytes};
+    const law l = some_law(below(3));
+    int32_t bias[MOST_CHANNELS];
+    for (int i = 0; i < MOST_CHANNELS; ++i) bias[i] = (int32_t)between(-5000, 5000);
+    intonly_gemm s = {.oc = out, .tap_bytes = 2 * depth, .channels_first = below(2)};
+    SET_WINDOWS(s, p, l, 1, out, intonly_bytes_of(l.y_type));
+    SET_LIMITS(s, l);
+    s.x_type = INTONLY_S16;
+    s.packed = add_packed(&l, bias, out, 1, depth, 1, 1, 0, &s.packed_bytes);
+    PUSH(s, gemm);
 }
 
 static void add_attention(void) {
@@ -414,13 +432,14 @@ void make_program(uint64_t seed, const intonly_kernels *table) {
     values[0] = (value){ref_of(INPUT, 0), INTONLY_U8, (int64_t)space_bytes[INPUT]};
     values[1] = (value){ref_of(INPUT + 1, 0), INTONLY_S16, (int64_t)space_bytes[INPUT + 1] / 2};
     for (int64_t steps = between(1, 8); steps > 0 && has_room(); --steps) {
-        switch (below(8)) {
+        switch (below(9)) {
         case 0: add_copy(); break;
         case 1: add_map(); break;
         case 2: add_contract(); break;
         case 3: add_gather(); break;
         case 4: add_attention(); break;
         case 5: add_norm(); break;
+        case 6: add_words(); break;
         default: add_image(); break;
         }
     }

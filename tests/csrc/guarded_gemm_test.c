@@ -8,6 +8,13 @@
 
 #include "guarded_harness.h"
 
+static int64_t code_at(const uint8_t *x, int words) {
+    int16_t word;
+    if (!words) return *x;
+    memcpy(&word, x, sizeof word);
+    return word;
+}
+
 /* One gemm: a convolution of random taps, strides and margins, or a linear layer. */
 int check_gemm(const intonly_kernels *table, uint64_t seed) {
     const int linear = one_in(4);
@@ -19,34 +26,37 @@ int check_gemm(const intonly_kernels *table, uint64_t seed) {
     s.ow = linear && one_in(2) ? 1 : between(1, one_in(4) ? 60 : 12);
     s.oc = channels_drawn();
     s.taps = linear ? 1 : between(1, 9);
-    const int slack = one_in(2);
-    const int64_t depth = slack ? between(1, 70) : 4 * between(1, one_in(3) ? 80 : 12);
-    const int64_t tap_bytes = (depth + 3) & ~INT64_C(3);
+    const int slack = one_in(2), words = one_in(3);
+    const int64_t depth = slack ? between(1, 70) : 4 * between(1, one_in(3) ? 80 : 12), item = 1 + words;
+    const int64_t tap_bytes = (depth * item + 3) & ~INT64_C(3);
     s.tap_bytes = tap_bytes;
     s.channels_first = between(0, 1);
 
     /* x: pixel strides that overlap or leave gaps; the last tap of the last pixel ends the buffer. */
-    s.x_type = INTONLY_U8;
-    s.x_w = between(1, depth + 8);
-    s.x_h = s.ow * s.x_w + between(0, 30);
-    s.x_n = s.oh * s.x_h + between(0, 30);
+    s.x_type = words ? INTONLY_S16 : INTONLY_U8;
+    s.x_w = between(1, depth + 8) * item;
+    s.x_h = s.ow * s.x_w + between(0, 30) * item;
+    s.x_n = s.oh * s.x_h + between(0, 30) * item;
     int64_t offsets[9], furthest = 0;
     for (int64_t t = 0; t < s.taps; ++t) {
-        offsets[t] = between(0, 300);
+        offsets[t] = between(0, 300) * item;
         if (offsets[t] > furthest) furthest = offsets[t];
     }
     const int64_t last = (s.n - 1) * s.x_n + (s.oh - 1) * s.x_h + (s.ow - 1) * s.x_w;
-    const int64_t x_bytes = last + furthest + depth + (slack ? INTONLY_SLACK : 0);
+    const int64_t x_bytes = last + furthest + depth * item + (slack ? INTONLY_SLACK : 0);
     guarded x = allocate_random(x_bytes);
-    const int extreme = one_in(6);
+    const int64_t codes = s.taps * depth, most = words ? 4000 / codes : 128; /* of a weight: sums stay below 2^27 */
+    const int extreme = one_in(6) && most >= 128;
     if (extreme) memset(x.data, 255, (size_t)x_bytes);
+    for (int64_t i = 1; extreme && words && i < x_bytes; i += 2) x.data[i] = 127;
 
-    int8_t *w = malloc((size_t)(s.oc * s.taps * depth));
-    const int weight = one_in(3) ? 128 : one_in(2) ? (int)between(1, 4) : (int)between(1, 40);
-    const int step = weight <= 4 ? (int)between(1, 31) : 1; /* between few levels, which may be stored in fewer bits */
-    for (int64_t i = 0; i < s.oc * s.taps * depth; ++i)
+    int8_t *w = malloc((size_t)(s.oc * codes));
+    const int drawn = one_in(3) ? 128 : one_in(2) ? (int)between(1, 4) : (int)between(1, 40);
+    const int weight = drawn <= most ? drawn : most > 1 ? (int)most : 1;
+    const int step = weight <= 4 && weight * 31 <= most ? (int)between(1, 31) : 1; /* between few levels, which may be stored in fewer bits */
+    for (int64_t i = 0; i < s.oc * codes; ++i)
         w[i] = (int8_t)(extreme ? (one_in(2) ? 127 : -128) : step * between(-weight, weight - 1));
-    constants c = draw_constants(s.oc, s.taps * depth * weight * step * 20);
+    constants c = draw_constants(s.oc, codes * weight * step * (words ? 5000 : 20));
 
     s.y_type = c.y_type;
     const int64_t y_size = bytes_of(c.y_type);
@@ -76,7 +86,8 @@ int check_gemm(const intonly_kernels *table, uint64_t seed) {
                     const uint8_t *at = x.data + n * s.x_n + i * s.x_h + j * s.x_w;
                     int64_t acc = c.bias[o], code = 0;
                     for (int64_t t = 0; t < s.taps; ++t)
-                        for (int64_t d = 0; d < depth; ++d) acc += at[offsets[t] + d] * w[(o * s.taps + t) * depth + d];
+                        for (int64_t d = 0; d < depth; ++d)
+                            acc += code_at(at + offsets[t] + d * item, words) * w[(o * s.taps + t) * depth + d];
                     if (c.joins) {
                         code = residual[n * s.r_n + i * s.r_h + j * s.r_w + o];
                         if (c.residual_type == INTONLY_S8 && code > 127) code -= 256;
@@ -87,7 +98,7 @@ int check_gemm(const intonly_kernels *table, uint64_t seed) {
 
     const intonly_weights weights = {s.oc, s.taps, depth, tap_bytes, w, c.bias, c.form,
                                      c.form == INTONLY_FORM_ACC ? NULL : c.m, c.form == INTONLY_FORM_ACC ? NULL : c.p,
-                                     c.joins ? c.m_r : NULL, c.joins ? c.p_r : NULL, c.k, limit, 0, 0};
+                                     c.joins ? c.m_r : NULL, c.joins ? c.p_r : NULL, c.k, limit, 0, words};
     const size_t packed_bytes = table->gemm_size(&weights);
     if (packed_bytes == 0 || packed_bytes % 64 != 0) abort();
     guarded constant = allocate_random((int64_t)packed_bytes);

@@ -128,6 +128,8 @@ void test_contract(const intonly_kernels *table, outcome *o) {
     step.op = maximum ? INTONLY_MAX : INTONLY_SUM_PRODUCTS;
     step.a_zero = maximum || one_in(2) ? 0 : random_value(type_lowest(a_type), type_highest(a_type));
     step.b_zero = one_in(2) ? 0 : random_value(type_lowest(b_type), type_highest(b_type));
+    if (is_matrix && one_in(8)) step.a_zero = random_value(INT32_MIN, INT32_MAX);
+    if (is_matrix && one_in(8)) step.b_zero = random_value(INT32_MIN, INT32_MAX);
     SET_OPERAND(step, a, a);
     SET_OPERAND(step, b, b);
     memcpy(step.a_reduced, a.reduced, sizeof a.reduced);

@@ -157,7 +157,7 @@ static void spoil_constants(law *l) {
 void test_gemm(const intonly_kernels *table, outcome *o) {
     const geometry g = random_geometry();
     const int64_t channels = 1 + below(one_in(8) ? 200 : 70), depth = 1 + below(40), taps = g.kh * g.kw;
-    const int64_t x_type = table->takes_words && one_in(3) ? INTONLY_S16 : code_type(table);
+    const int64_t x_type = one_in(3) ? INTONLY_S16 : code_type(table);
     scene_begin();
     random_layer(&net, channels, taps, depth, x_type, 0);
     const int64_t size = (int64_t)table->gemm_size(&net.weights);

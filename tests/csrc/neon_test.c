@@ -84,16 +84,16 @@ static int32_t random_multiplier(int64_t low) {
 }
 
 /* Return the largest sum of products of a channel. */
-static int64_t reach_of(const int8_t *w, int64_t codes) {
+static int64_t reach_of(const int8_t *w, int64_t codes, int64_t x_type) {
     int64_t reach = 0;
-    for (int64_t k = 0; k < codes; ++k) reach += 255 * llabs(w[k]);
+    for (int64_t k = 0; k < codes; ++k) reach += (x_type == INTONLY_S16 ? 32768 : 255) * llabs(w[k]);
     return reach;
 }
 
 /* w: weights [channels][codes], or null and `codes` is about the size of a sum. */
-static law random_law(int64_t channels, int64_t codes, const int8_t *w) {
+static law random_law(int64_t channels, int64_t codes, const int8_t *w, int64_t x_type) {
     static const int64_t types[] = {INTONLY_U8, INTONLY_S8, INTONLY_S16, INTONLY_U16, INTONLY_S32};
-    law l = {.form = one_in(2) ? INTONLY_FORM_NARROW : between(0, 1), .x_type = between(0, 1), .r_type = between(0, 1)};
+    law l = {.form = one_in(2) ? INTONLY_FORM_NARROW : between(0, 1), .x_type = x_type, .r_type = between(0, 1)};
     const int wide = l.form == INTONLY_FORM_WIDE, near = !one_in(8), small = one_in(4);
     l.joins = l.form == INTONLY_FORM_NARROW && one_in(2);
     l.y_type = l.form == INTONLY_FORM_ACC ? INTONLY_S32 : types[between(0, wide ? 4 : 1)];
@@ -112,7 +112,7 @@ static law random_law(int64_t channels, int64_t codes, const int8_t *w) {
     l.residual_shift = constants(channels);
     const int64_t lo = wide ? 1 : -15, hi = wide ? 62 : 30;
     for (int64_t c = 0; c < channels; ++c) {
-        const int64_t typical = w == NULL ? codes : reach_of(w + c * codes, codes) / 8;
+        const int64_t typical = w == NULL ? codes : reach_of(w + c * codes, codes, x_type) / 8;
         const int64_t shift = intonly_bit_length((uint64_t)typical) - bits + between(0, small ? 9 : 2);
         const int64_t p = wide ? 31 + shift : shift - l.fraction_bits;
         l.multiplier[c] = random_multiplier(wide ? 1 << 30 : 1 << 14);
@@ -131,8 +131,9 @@ static law random_law(int64_t channels, int64_t codes, const int8_t *w) {
 /* Place x, y and r, with gaps between pixels, lines and images; the residual is often y itself. */
 #define PLACE_IMAGES(s, channels, x_bytes, reach)                                                                      \
     const int64_t size = intonly_bytes_of((s).y_type);                                                                 \
-    (s).x_w = between(0, (x_bytes) + 9), (s).x_h = (s).ow * (s).x_w + between(0, 9);                                   \
-    (s).x_n = (s).oh * (s).x_h + between(0, 9);                                                                        \
+    const int64_t item = intonly_bytes_of((s).x_type);                                                                 \
+    (s).x_w = between(0, (x_bytes) / item + 9) * item, (s).x_h = (s).ow * (s).x_w + between(0, 9) * item;              \
+    (s).x_n = (s).oh * (s).x_h + between(0, 9) * item;                                                                 \
     (s).y_w = ((channels) + (one_in(2) ? 0 : between(0, 20))) * size;                                                  \
     (s).y_h = (s).ow * (s).y_w + between(0, 3) * size, (s).y_n = (s).oh * (s).y_h + between(0, 3) * size;              \
     (s).r_w = (s).y_w, (s).r_h = (s).y_h, (s).r_n = (s).y_n;                                                           \
@@ -145,10 +146,10 @@ static law random_law(int64_t channels, int64_t codes, const int8_t *w) {
     (s).r_ref = !l.joins ? INTONLY_ABSENT : size == 1 && one_in(2) ? ref(Y) : ref(R)
 
 /* Offsets of taps in any order, and how far the furthest is. */
-static int64_t random_offsets(uint8_t **bases, int64_t taps) {
+static int64_t random_offsets(uint8_t **bases, int64_t taps, int64_t item) {
     int64_t furthest = 0, *offsets = constants(8 * taps);
     for (int64_t t = 0; t < taps; ++t) {
-        offsets[t] = between(0, 500);
+        offsets[t] = between(0, 500) * item;
         if (offsets[t] > furthest) furthest = offsets[t];
     }
     bases[OFFSETS] = (uint8_t *)offsets;
@@ -157,17 +158,21 @@ static int64_t random_offsets(uint8_t **bases, int64_t taps) {
 
 /* Any codes, or those at the ends alone. */
 static void random_codes(uint8_t *x, int64_t bytes, int64_t type) {
-    const uint8_t lowest = type == INTONLY_S8 ? 0x80 : 0, highest = type == INTONLY_S8 ? 0x7F : 0xFF;
-    const int64_t kind = between(0, 5);
-    for (int64_t i = 0; i < bytes && kind < 3; ++i)
-        x[i] = kind == 0 ? lowest : kind == 1 ? highest : one_in(2) ? lowest : highest;
+    const uint8_t top = type == INTONLY_U8 ? 0 : 0x80; /* the sign in the last byte of a code */
+    const int64_t kind = between(0, 5), item = intonly_bytes_of(type);
+    for (int64_t i = 0; i < bytes && kind < 3; i += item) {
+        const int low = kind == 0 || (kind == 2 && one_in(2));
+        memset(x + i, low ? 0 : 0xFF, (size_t)item);
+        x[i + item - 1] ^= top;
+    }
 }
 
 /* Any weights, or -128 and 127 alone: with the codes at the ends they make the largest products there are. Often out of
- * few levels, which are stored in 4 or 2 bits. */
-static int8_t *random_weights(int64_t count) {
+ * few levels, which are stored in 4 or 2 bits. limit: of their magnitudes, 128 or less. */
+static int8_t *random_weights(int64_t count, int64_t limit) {
     int8_t *w = constants(count), book[16];
-    const int64_t kind = between(0, 5), most = one_in(2) ? 127 : between(1, 40), levels = one_in(2) ? 4 : 16;
+    const int64_t kind = between(limit < 128 ? 2 : 0, 5), levels = one_in(2) ? 4 : 16;
+    const int64_t most = clamp(one_in(2) ? 127 : between(1, 40), 1, limit);
     for (int i = 0; i < 16; ++i) book[i] = (int8_t)between(-most - (most == 127), most);
     for (int64_t i = 0; i < count; ++i)
         w[i] = (int8_t)(kind == 0   ? -128
@@ -181,7 +186,7 @@ static int8_t *random_weights(int64_t count) {
 static int64_t random_bias(const law *l, const int8_t *w, int64_t channels, int64_t codes) {
     int64_t limit = 0;
     for (int64_t c = 0; c < channels; ++c) {
-        const int64_t reach = reach_of(w + c * codes, codes);
+        const int64_t reach = reach_of(w + c * codes, codes, l->x_type);
         const int rounds = l->form == INTONLY_FORM_NARROW && l->shift[c] > 0;
         const int64_t room = INT32_MAX - reach - (rounds ? INT64_C(1) << (l->shift[c] - 1) : 0);
         REQUIRE(room >= 0);
@@ -196,7 +201,7 @@ static intonly_weights weights_of(const law *l, const int8_t *w, int64_t channel
                                   int64_t tap_bytes) {
     intonly_weights all = {.channels = channels, .taps = taps, .depth = depth, .tap_bytes = tap_bytes, .w = w,
                            .bias = l->bias, .form = l->form, .fraction_bits = l->fraction_bits,
-                           .x_signed = l->x_type == INTONLY_S8};
+                           .x_signed = l->x_type == INTONLY_S8, .x_words = l->x_type == INTONLY_S16};
     all.acc_limit = random_bias(l, w, channels, taps * depth);
     if (l->form != INTONLY_FORM_ACC) all.multiplier = l->multiplier, all.shift = l->shift;
     if (l->joins) all.residual_multiplier = l->residual_multiplier, all.residual_shift = l->residual_shift;
@@ -205,6 +210,7 @@ static intonly_weights weights_of(const law *l, const int8_t *w, int64_t channel
 
 static unsigned long bytes_compared, seen[256]; /* how often each byte came out */
 static unsigned long dense_forms;               /* packed forms that are smaller than a byte for each weight */
+static unsigned long words_compared;            /* steps whose codes have 16 bits */
 
 /* Run both kernels, in 1 to 3 parts in any order, and compare all that lies in y. */
 static void compare(intonly_kernel kernel, intonly_kernel plain, const void *step, uint8_t **bases, uint8_t *packed,
@@ -237,18 +243,21 @@ static void check_gemm(const intonly_kernels *table, const intonly_kernels *plai
     s.taps = linear ? 1 : between(1, 9);
     s.tap_bytes = 4 * between(1, !deep ? 20 : linear ? 3000 : 400);
     s.channels_first = between(0, 1);
-    const int64_t depth = s.tap_bytes - between(0, one_in(2) ? 0 : 3);
-    const int8_t *w = random_weights(s.oc * s.taps * depth);
-    const law l = random_law(s.oc, s.taps * depth, w);
+    const int words = one_in(3); /* their sums have room for 60,000 times the largest code */
+    const int64_t depth = words ? s.tap_bytes / 2 - between(0, 1) : s.tap_bytes - between(0, one_in(2) ? 0 : 3);
+    const int64_t codes = s.taps * depth, limit = words ? clamp(60000 / codes, 1, 128) : 128;
+    const int8_t *w = random_weights(s.oc * codes, limit);
+    const law l = random_law(s.oc, codes, w, words ? INTONLY_S16 : between(0, 1));
     const intonly_weights weights = weights_of(&l, w, s.oc, s.taps, depth, s.tap_bytes);
-    const int64_t reach = random_offsets(bases, s.taps);
+    const int64_t reach = random_offsets(bases, s.taps, 1 + words);
     SET_LAW(s, l);
     PLACE_IMAGES(s, s.oc, s.tap_bytes, reach);
     s.packed_bytes = (int64_t)table->gemm_size(&weights);
     uint8_t *packed = piece(s.packed_bytes), *plain_packed = piece((int64_t)plain->gemm_size(&weights));
     table->gemm_pack(&weights, packed);
     plain->gemm_pack(&weights, plain_packed);
-    dense_forms += s.packed_bytes < s.oc * s.taps * depth;
+    dense_forms += s.packed_bytes < s.oc * codes;
+    words_compared += (unsigned long)words;
     REQUIRE(table->gemm_accepts(&s, packed));
     compare(table->run[INTONLY_KIND_gemm], plain->run[INTONLY_KIND_gemm], &s, bases, packed, plain_packed, y_bytes);
     s.packed_bytes += 64;
@@ -260,10 +269,10 @@ static void check_depthwise(const intonly_kernels *table, const intonly_kernels 
     intonly_window s = {.kind = INTONLY_KIND_window, .n = between(1, 2), .oh = between(1, 4), .ow = between(1, 9)};
     s.c = between(1, 90);
     s.taps = between(1, one_in(4) ? 50 : 9);
-    const int8_t *w = random_weights(s.c * s.taps);
-    const law l = random_law(s.c, s.taps, w);
+    const int8_t *w = random_weights(s.c * s.taps, 128);
+    const law l = random_law(s.c, s.taps, w, between(0, 1));
     const intonly_weights weights = weights_of(&l, w, s.c, s.taps, 1, 1);
-    const int64_t reach = random_offsets(bases, s.taps);
+    const int64_t reach = random_offsets(bases, s.taps, 1);
     SET_LAW(s, l);
     PLACE_IMAGES(s, s.c, s.c, reach);
     s.multiplier = s.shift = s.residual_multiplier = s.residual_shift = s.x_zero = s.bias = INTONLY_ABSENT;
@@ -285,11 +294,11 @@ static void check_pool(const intonly_kernels *table, const intonly_kernels *plai
     s.c = between(1, 90);
     s.taps = between(1, one_in(3) ? 700 : 50);
     const int64_t by_channel = between(0, 1), by_pixel = between(0, 1);
-    law l = random_law(s.c + s.oh * s.ow, s.op == INTONLY_SUM ? s.taps * 128 : 128, NULL);
+    law l = random_law(s.c + s.oh * s.ow, s.op == INTONLY_SUM ? s.taps * 128 : 128, NULL, between(0, 1));
     l.joins = 0;
     if (s.op == INTONLY_MAX && one_in(2)) l.form = INTONLY_FORM_ACC, l.y_type = l.x_type;
     for (int64_t c = 0; c < s.c; ++c) l.bias[c] = (int32_t)between(-1000, 1000);
-    const int64_t reach = random_offsets(bases, s.taps);
+    const int64_t reach = random_offsets(bases, s.taps, 1);
     SET_LAW(s, l);
     PLACE_IMAGES(s, s.c, s.c, reach);
     bases[BIAS] = (uint8_t *)l.bias;
@@ -380,7 +389,7 @@ int main(int argc, char **argv) {
     for (int isa = INTONLY_ISA_NEON; isa <= INTONLY_ISA_NEON_DOTPROD; ++isa) {
         const intonly_kernels *table = intonly_kernels_of((intonly_isa)isa);
         for (size_t i = 0; table != NULL && i < sizeof checks / sizeof *checks; ++i) {
-            bytes_compared = dense_forms = 0;
+            bytes_compared = dense_forms = words_compared = 0;
             memset(seen, 0, sizeof seen);
             for (long round = 0; round < rounds; ++round) {
                 checks[i].run(table, plain);
@@ -389,7 +398,8 @@ int main(int argc, char **argv) {
             unsigned long most = 0;
             for (int byte = 0; byte < 256; ++byte) most = seen[byte] > most ? seen[byte] : most;
             REQUIRE(bytes_compared > 0 && most < bytes_compared / 2);
-            printf("%s %s %ld %lu %lu\n", table->isa, checks[i].name, rounds, bytes_compared, dense_forms);
+            printf("%s %s %ld %lu %lu %lu\n", table->isa, checks[i].name, rounds, bytes_compared, dense_forms,
+                   words_compared);
         }
     }
     for (long round = 0; round < 100 * rounds; ++round) {

@@ -65,6 +65,7 @@ def assert_compared(report: str, isas: list[str], rounds: int) -> None:
     assert [line[:3] for line in checks] == [[isa, check, str(rounds)] for isa in isas for check in CHECKS]
     assert all(int(line[3]) > 500 * rounds for line in checks)
     assert all(int(line[4]) > rounds / 5 for line in checks if line[1] == "gemm")  # weights of 4 and 2 bits
+    assert all(int(line[5]) > rounds / 5 for line in checks if line[1] == "gemm")  # codes of 16 bits
     assert epilogue == ["epilogue", str(100 * rounds)]
 
 
@@ -108,6 +109,20 @@ def test_neon_computes_no_float(arm, tmp_path, optimization):
         assert any(re.search(r"\bv\d+\.16b", line) for line in code)
         assert any("sdot" in line for line in code) == (isa == "neon_dotprod")
         assert [line for line in float_or_division(code) if not BITS_MOVED.fullmatch(line.strip())] == []
+
+
+@pytest.mark.parametrize("optimization", ["-O2", "-O3"])
+def test_sums_of_words_stay_in_registers(arm, tmp_path, optimization):
+    """A compiler would move sums or codes of a tile of int16 codes to memory or to other registers between products."""
+    (path,) = compiled(arm.cc, [KERNELS / "gemm" / "arm_neon.c"], tmp_path, optimization)
+    parts = re.split(r"^[0-9a-f]+ <([^>]+)>:$", run(arm.objdump, "-d", "--no-show-raw-insn", path), flags=re.MULTILINE)
+    tiles = {name: body.splitlines() for name, body in zip(parts[1::2], parts[2::2], strict=True) if re.match(r"words_\d_\d$", name)}
+    assert len(tiles) == 12
+    for name, code in tiles.items():
+        products = [at for at, line in enumerate(code) if "smlal" in line]
+        loop = code[products[0] : products[-1] + 1]
+        assert len(products) == 32 * int(name[6]), name
+        assert [line for line in loop if re.search(r"\bmov\b|\[sp|\bst[rp]\b", line)] == [], name
 
 
 @pytest.mark.parametrize("expression", ["a / b", "(long)((double)a * 0.5)", "(long)((float)a + (float)b)"])

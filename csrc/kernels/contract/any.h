@@ -63,17 +63,20 @@ static inline void finish_run(const contract *g, const int64_t *places, int64_t 
     intonly_store(acc, count, g->y + places[Y], s->y_type, s->y_strides[INTONLY_LAST]);
 }
 
+/* Sums and products modulo 2^64. */
+static inline int64_t add(int64_t a, int64_t b) { return intonly_signed((uint64_t)a + (uint64_t)b); }
+
+static inline int64_t subtract(int64_t a, int64_t b) { return intonly_signed((uint64_t)a - (uint64_t)b); }
+
+static inline int64_t multiply(int64_t a, int64_t b) { return intonly_signed((uint64_t)a * (uint64_t)b); }
+
 /* Read a chunk minus its zero point. */
 static inline void load_from_zero(const uint8_t *x, int64_t type, int64_t stride, int64_t zero, int64_t count,
                                   int64_t *wide) {
     intonly_load(x, type, stride, count, wide);
     if (zero == 0) return;
-    for (int64_t i = 0; i < count; ++i) wide[i] = intonly_signed((uint64_t)wide[i] - (uint64_t)zero);
+    for (int64_t i = 0; i < count; ++i) wide[i] = subtract(wide[i], zero);
 }
-
-static inline int64_t add(int64_t a, int64_t b) { return intonly_signed((uint64_t)a + (uint64_t)b); }
-
-static inline int64_t multiply(int64_t a, int64_t b) { return intonly_signed((uint64_t)a * (uint64_t)b); }
 
 /* Join a run of values, or of products, to a run of accumulators. */
 static inline void join_each(const contract *g, const int64_t *left, const int64_t *right, int64_t count,

@@ -15,19 +15,29 @@ enum { OUTER = INTONLY_RANK - 2, INNER = INTONLY_RANK - 1 }; /* the rows and the
 enum { DEPTH = 256, COLUMNS = 32 };                          /* most products that are summed at once; outputs of a tile */
 enum { LEAST_DEPTH = 16, LEAST_SUMMED = 8, LEAST_ROWS = 4, LEAST_COLUMNS = 8 };
 
-/* Return the largest magnitude of a code minus its zero point, or 0 where 16 bits do not hold them all. */
-static inline int64_t reach_of(int64_t type, int64_t zero) {
+/* Codes of an operand as 16 bits hold them. */
+typedef struct fitted {
+    int64_t base;  /* is subtracted from each code: the zero point where 16 bits hold the result, else less or more */
+    int64_t rest;  /* of the zero point */
+    int64_t reach; /* no magnitude of what is left exceeds this; 0 = 16 bits hold no codes of this type */
+} fitted;
+
+static inline fitted fitted_of(int64_t type, int64_t zero) {
     static const int64_t lowest[] = {INT8_MIN, 0, INT16_MIN, 0};
     static const int64_t highest[] = {INT8_MAX, UINT8_MAX, INT16_MAX, UINT16_MAX};
-    if (type > INTONLY_U16) return 0;
-    const int64_t lo = lowest[type] - zero, hi = highest[type] - zero;
-    if (lo < INT16_MIN || hi > INT16_MAX) return 0;
-    return -lo > hi ? -lo : hi;
+    fitted f = {0, zero, 0};
+    if (type > INTONLY_U16) return f;
+    const int fits = lowest[type] - zero >= INT16_MIN && highest[type] - zero <= INT16_MAX;
+    f.base = fits ? zero : type == INTONLY_U16 ? -(int64_t)INT16_MIN : 0;
+    f.rest = zero - f.base;
+    const int64_t least = lowest[type] - f.base, most = highest[type] - f.base;
+    f.reach = -least > most ? -least : most;
+    return f;
 }
 
 /* Return how many products can be summed in 32 bits at once; 0 = too few. */
 static inline int64_t depth_of(const intonly_contract *s) {
-    const int64_t most = reach_of(s->a_type, s->a_zero) * reach_of(s->b_type, s->b_zero);
+    const int64_t most = fitted_of(s->a_type, s->a_zero).reach * fitted_of(s->b_type, s->b_zero).reach;
     int64_t depth = DEPTH;
     while (depth * most > INT32_MAX) depth >>= 1;
     return most == 0 || depth < LEAST_DEPTH ? 0 : depth;

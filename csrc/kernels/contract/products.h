@@ -7,6 +7,9 @@
  * multiplies pairs and sums in 32 bits. What it sums at once is so short that no sum overflows, whatever the codes are;
  * in between, sums are kept in 64 bits, modulo 2^64 as the step says.
  *
+ * Where 16 bits do not hold the codes minus their zero point, a rest p of it is left for the sums, and q for the other
+ * operand: the sum of (a - p) * (b - q) is that of a * b, minus p * (sum(b) - count * q), minus q * sum(a).
+ *
  * Define PRODUCT_TILE and TILE_ROWS before including this; without them it holds nothing.
  */
 #if !defined(INTONLY_CONTRACT_PRODUCTS_H) && defined(PRODUCT_TILE)
@@ -58,6 +61,9 @@ typedef struct scratch {
     int16_t left[TILE_ROWS][DEPTH];
     int32_t tile[TILE_ROWS][COLUMNS];
     int64_t sums[ROWS][COLUMNS];
+    fitted a, b;
+    int has_rests;
+    int64_t of_column[COLUMNS]; /* a.rest * (the sum of what the panel has of a column - depth * b.rest) */
 } scratch;
 
 /* Copy `depth` codes of each of `columns` columns; what is missing is 0. */
@@ -68,20 +74,37 @@ static inline void fill_panel(const intonly_contract *s, const uint8_t *b, int64
     if (along == intonly_bytes_of(s->b_type)) {
         int16_t words[DEPTH] = {0};
         for (int64_t c = 0; c < columns; ++c) {
-            load_words(b + c * across, s->b_type, along, s->b_zero, depth, words);
+            load_words(b + c * across, s->b_type, along, t->b.base, depth, words);
             for (int64_t p = 0; p < pairs; ++p) memcpy(t->panel[p][c], words + 2 * p, 2 * sizeof *words);
         }
         return;
     }
     for (int64_t p = 0; p < pairs; ++p) {
         int16_t even[COLUMNS], odd[COLUMNS] = {0};
-        load_words(b + 2 * p * along, s->b_type, across, s->b_zero, columns, even);
-        if (2 * p + 1 < depth) load_words(b + (2 * p + 1) * along, s->b_type, across, s->b_zero, columns, odd);
+        load_words(b + 2 * p * along, s->b_type, across, t->b.base, columns, even);
+        if (2 * p + 1 < depth) load_words(b + (2 * p + 1) * along, s->b_type, across, t->b.base, columns, odd);
         for (int64_t c = 0; c < columns; ++c) {
             t->panel[p][c][0] = even[c];
             t->panel[p][c][1] = odd[c];
         }
     }
+}
+
+/* Fill in of_column. */
+static inline void sum_columns(int64_t depth, scratch *t) {
+    int32_t sums[COLUMNS] = {0};
+    for (int64_t p = 0; p < (depth + 1) >> 1; ++p)
+        for (int64_t c = 0; c < COLUMNS; ++c) sums[c] += t->panel[p][c][0] + t->panel[p][c][1];
+    for (int64_t c = 0; c < COLUMNS; ++c)
+        t->of_column[c] = multiply(t->a.rest, subtract(sums[c], multiply(depth, t->b.rest)));
+}
+
+/* Subtract from the sums of a row what the rests of the zero points make of them. left: its codes. */
+static inline void subtract_rests(const scratch *t, const int16_t *left, int64_t depth, int64_t *sums) {
+    int64_t of_row = 0;
+    for (int64_t k = 0; k < depth; ++k) of_row += left[k];
+    of_row = multiply(of_row, t->b.rest);
+    for (int64_t c = 0; c < COLUMNS; ++c) sums[c] = subtract(sums[c], add(of_row, t->of_column[c]));
 }
 
 /* Multiply the panel by rows, and add to their sums. */
@@ -92,12 +115,14 @@ static inline void multiply_rows(const intonly_contract *s, const uint8_t *a, in
         const int64_t count = rows - row < TILE_ROWS ? rows - row : TILE_ROWS;
         for (int64_t r = 0; r < count; ++r) {
             const uint8_t *codes = a + (row + r) * s->a_strides[OUTER];
-            load_words(codes, s->a_type, s->a_reduced[LAST_SUMMED], s->a_zero, depth, t->left[r]);
+            load_words(codes, s->a_type, s->a_reduced[LAST_SUMMED], t->a.base, depth, t->left[r]);
             if (depth & 1) t->left[r][depth] = 0;
         }
         PRODUCT_TILE(t->left, t->panel, pairs, t->tile);
-        for (int64_t r = 0; r < count; ++r)
+        for (int64_t r = 0; r < count; ++r) {
             for (int64_t c = 0; c < COLUMNS; ++c) t->sums[row + r][c] += t->tile[r][c];
+            if (t->has_rests) subtract_rests(t, t->left[r], depth, t->sums[row + r]);
+        }
     }
 }
 
@@ -124,7 +149,10 @@ static inline void product_block(const contract *g, const int64_t *const *stride
                 const uint8_t *b = g->b + from[B] + k * s->b_reduced[0] + l * s->b_reduced[1] + m * s->b_reduced[2];
                 for (int64_t d = 0; d < length; d += most) {
                     const int64_t depth = length - d < most ? length - d : most;
-                    if (!has_panel) fill_panel(s, b + d * s->b_reduced[LAST_SUMMED], depth, columns, t);
+                    if (!has_panel) {
+                        fill_panel(s, b + d * s->b_reduced[LAST_SUMMED], depth, columns, t);
+                        if (t->has_rests) sum_columns(depth, t);
+                    }
                     multiply_rows(s, a + d * s->a_reduced[LAST_SUMMED], depth, rows, t);
                 }
             }
@@ -141,6 +169,9 @@ static inline void contract_products(const intonly_contract *s, uint8_t *const *
     const int one_panel = s->reduced[0] * s->reduced[1] * s->reduced[2] == 1 && s->reduced[LAST_SUMMED] <= depth_of(s);
     _Alignas(64) scratch t;
     memset(t.left, 0, sizeof t.left);
+    t.a = fitted_of(s->a_type, s->a_zero);
+    t.b = fitted_of(s->b_type, s->b_zero);
+    t.has_rests = t.a.rest != 0 || t.b.rest != 0;
     contract g;
     contract_begin(&g, s, bases);
 

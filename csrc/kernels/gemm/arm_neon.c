@@ -11,11 +11,14 @@
 #include <string.h>
 
 #include "kernels/gemm/arm_neon_tile.h"
+#include "kernels/gemm/arm_neon_words.h"
 #include "kernels/gemm/book.h"
 #include "kernels/packed.h"
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t panels_of(int64_t channels) { return (channels + NEON_CHANNELS - 1) >> 3; }
+/* Return the codes in as many bytes. words: whether a code has 16 bits. */
+static int64_t codes_of(int64_t bytes, int64_t words) { return words ? bytes >> 1 : bytes; }
 static int64_t blocks_of(int64_t codes) { return (codes + NEON_BLOCK - 1) >> 4; }
 
 /* The depth that packed.h writes at 0 is not needed here; this takes its place. */
@@ -40,18 +43,20 @@ static layout layout_of(int64_t channels, int64_t codes, int64_t bits) {
 
 size_t intonly_gemm_size_neon(const intonly_weights *weights) {
     if (weights->acc_limit > INT32_MAX) return 0;
-    return (size_t)layout_of(weights->channels, weights->taps * weights->tap_bytes, book_of(weights).bits).at.bytes;
+    const int64_t codes = codes_of(weights->taps * weights->tap_bytes, weights->x_words);
+    return (size_t)layout_of(weights->channels, codes, book_of(weights).bits).at.bytes;
 }
 
 /* Write the weights of a channel; return their sum. careful: set when two of -128 meet (gemm/arm_neon_tile.h). */
 static int64_t pack_channel(const intonly_weights *weights, const code_book *book, int64_t c, int log2, uint8_t *to,
                             uint8_t *careful) {
     const int8_t *w = weights->w + c * weights->taps * weights->depth;
+    const int64_t tap_codes = codes_of(weights->tap_bytes, weights->x_words);
     int64_t sum = 0;
     for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth) {
-        for (int64_t i = 0; i < weights->tap_bytes; ++i) {
+        for (int64_t i = 0; i < tap_codes; ++i) {
             const int8_t weight = i < weights->depth ? w[i] : 0;
-            const int64_t k = tap * weights->tap_bytes + i, inside = (c & 7) << log2 | (k & ((1 << log2) - 1));
+            const int64_t k = tap * tap_codes + i, inside = (c & 7) << log2 | (k & ((1 << log2) - 1));
             const int64_t at = ((k >> log2) << (log2 + 3)) + inside;
             sum += weight;
             if (book->bits < 8) {
@@ -67,12 +72,15 @@ static int64_t pack_channel(const intonly_weights *weights, const code_book *boo
 
 void intonly_gemm_pack_neon_width(const intonly_weights *weights, int log2, uint8_t *packed) {
     const code_book book = book_of(weights);
-    const layout l = layout_of(weights->channels, weights->taps * weights->tap_bytes, book.bits);
+    const int64_t codes = codes_of(weights->taps * weights->tap_bytes, weights->x_words);
+    const int raised = !weights->x_signed && !weights->x_words;
+    const layout l = layout_of(weights->channels, codes, book.bits);
+    if (weights->x_words) log2 = 0;
     mark m = {.careful = book.weight[0] == INT8_MIN, .bits = (uint8_t)book.bits};
     intonly_packed_begin(weights, panels_of(weights->channels) * l.panel + 16 + 63, packed);
     for (int64_t c = 0; c < weights->channels; ++c) {
         const int64_t sum = pack_channel(weights, &book, c, log2, packed + l.weights + (c >> 3) * l.panel, &m.careful);
-        const uint32_t bias = (uint32_t)weights->bias[c] + (weights->x_signed ? 0 : (uint32_t)(128 * sum));
+        const uint32_t bias = (uint32_t)weights->bias[c] + (raised ? (uint32_t)(128 * sum) : 0);
         memcpy(packed + l.at.bias + c * (int64_t)sizeof bias, &bias, sizeof bias);
     }
     memcpy(packed, &m, sizeof m);
@@ -87,7 +95,7 @@ int intonly_gemm_accepts_neon(const intonly_gemm *step, const uint8_t *packed) {
     const int64_t limit = step->packed_bytes, bits = limit < (int64_t)sizeof(mark) ? 0 : ((const mark *)packed)->bits;
     if (bits != 8 && bits != 4 && bits != 2) return 0;
     if (!intonly_product_within(step->taps, step->tap_bytes, 4 * limit)) return 0;
-    const int64_t codes = step->taps * step->tap_bytes;
+    const int64_t codes = codes_of(step->taps * step->tap_bytes, step->x_type == INTONLY_S16);
     if (!intonly_product_within(codes, step->oc, 4 * limit)) return 0;
     const layout l = layout_of(step->oc, codes, bits);
     return l.at.bytes == limit &&
@@ -102,8 +110,9 @@ typedef struct gemm {
     const uint8_t *packed;
     layout layout;
     int careful;
-    int64_t bits; /* of a stored weight */
-    uint8_t flip; /* what makes a code signed */
+    int64_t words; /* whether codes have 16 bits */
+    int64_t bits;  /* of a stored weight */
+    uint8_t flip;  /* what makes a code signed */
     neon_epilogue epilogue;
     neon_multiply multiply;
 } gemm;
@@ -128,16 +137,17 @@ static pixel take(const gemm *g, neon_tile *t, pixel at, int64_t rows) {
     return at;
 }
 
-/* A code among the K of a row. */
+/* A byte among the codes of a row. */
 typedef struct place {
     int64_t tap, byte;
 } place;
 
-/* Copy `count` codes of a row, from a place on, to the buffer; 0 fills up the last block. Return the place behind. */
+/* Copy `count` bytes of a row, from a place on, to the buffer; 0 fills up the last block. Return the place behind. */
 static place gather(const gemm *g, const uint8_t *x, place at, int64_t count, uint8_t *to) {
+    const int64_t block = NEON_BLOCK * (1 + g->words), last = (count - 1) & ~(block - 1);
     const uint8x16_t flip = vdupq_n_u8(g->flip);
     const uint32_t flip4 = g->flip * UINT32_C(0x01010101);
-    vst1q_u8(to + ((count - 1) & ~INT64_C(15)), vdupq_n_u8(0));
+    for (int64_t i = last; i < last + block; i += 16) vst1q_u8(to + i, vdupq_n_u8(0));
     while (count > 0) {
         const uint8_t *from = x + g->offsets[at.tap] + at.byte;
         const int64_t run = smaller(g->step->tap_bytes - at.byte, count);
@@ -157,7 +167,7 @@ static place gather(const gemm *g, const uint8_t *x, place at, int64_t count, ui
     return at;
 }
 
-/* Gather `count` codes of the rows of a tile, from a place on. Return the place behind. */
+/* Gather `count` bytes of the rows of a tile, from a place on. Return the place behind. */
 static place gather_rows(const gemm *g, const neon_tile *t, place from, int64_t count) {
     place next = from;
     for (int64_t row = 0; row < t->rows; ++row)
@@ -173,10 +183,10 @@ static void go_to_panel(const gemm *g, neon_tile *t, int64_t panel) {
     t->start_step = 0;
 }
 
-/* Multiply `count` codes of a tile, and finish the sums when no more follow. */
+/* Multiply `count` bytes of codes of a tile, and finish the sums when no more follow. */
 static void run_stretch(const gemm *g, neon_tile *t, int64_t count, int is_last) {
     const int64_t y_bytes = intonly_bytes_of(g->step->y_type), r_bytes = intonly_bytes_of(g->step->r_type);
-    t->blocks = blocks_of(count);
+    t->blocks = blocks_of(codes_of(count, g->words));
     t->finish = is_last && g->epilogue.in_registers ? &g->epilogue : NULL;
     g->multiply(t, g->careful);
     if (!is_last || g->epilogue.in_registers) return;
@@ -206,7 +216,7 @@ static void run_panel(const gemm *g, neon_tile *t, int64_t panel, int is_first) 
     }
 }
 
-/* Tiles that share looked-up weights, the codes of a stretch, and panels that share gathered codes. */
+/* Tiles that share looked-up weights, the bytes of a stretch, and panels that share gathered codes. */
 enum { TILES = 8, STRETCH = NEON_DEPTH / TILES, PANELS = 8 };
 
 /* Look up the weights of `blocks` blocks. */
@@ -226,11 +236,12 @@ static void run_looked_up(const gemm *g, neon_tile *tiles, int64_t count, int64_
         now = smaller(depth - done, STRETCH);
         for (int64_t i = 0; i < count; ++i) next = gather_rows(g, &tiles[i], from, now);
         for (int64_t p = panel; p < end; ++p) {
-            const int8_t *stored = weights_of(g, p) + done * g->bits;
+            const int8_t *stored = weights_of(g, p) + codes_of(done, g->words) * g->bits;
+            const int64_t blocks = blocks_of(codes_of(now, g->words));
             if (g->bits == 4)
-                look_up(stored, blocks_of(now), 4, book, weights);
+                look_up(stored, blocks, 4, book, weights);
             else
-                look_up(stored, blocks_of(now), 2, book, weights);
+                look_up(stored, blocks, 2, book, weights);
             for (int64_t i = 0; i < count; ++i) {
                 neon_tile *t = &tiles[i];
                 go_to_panel(g, t, p);
@@ -279,11 +290,12 @@ void intonly_gemm_neon_walk(const intonly_gemm *s, uint8_t *const *bases, unsign
               .y = intonly_at(bases, s->y_ref),
               .offsets = (const int64_t *)(const void *)intonly_at(bases, s->tap_offsets),
               .packed = intonly_at(bases, s->packed),
+              .words = s->x_type == INTONLY_S16,
               .flip = s->x_type == INTONLY_U8 ? 128 : 0,
-              .multiply = multiply};
+              .multiply = s->x_type == INTONLY_S16 ? neon_multiply_words : multiply};
     g.careful = ((const mark *)g.packed)->careful;
     g.bits = ((const mark *)g.packed)->bits;
-    g.layout = layout_of(s->oc, s->taps * s->tap_bytes, g.bits);
+    g.layout = layout_of(s->oc, codes_of(s->taps * s->tap_bytes, g.words), g.bits);
     INTONLY_READ_LIMITS(s, &g.epilogue.law);
     intonly_packed_constants(g.packed, &g.layout.at, g.r != NULL, &g.epilogue.law);
     neon_prepare(&g.epilogue, s->y_type, s->r_type, s->oc);

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the NEON kernels of gemm share. Only the tile differs, the product of up to 8 rows (pixels) and 8 channels:
- * plain NEON multiplies bytes into 16 bits, dotprod has an instruction for four of them.
+ * plain NEON multiplies bytes into 16 bits, dotprod has an instruction for four of them. Codes of 16 bits have one tile
+ * for both (gemm/arm_neon_words.h).
  *
- * Both multiply signed bytes. The codes of up to 8 rows are gathered into a buffer, once for all channels; there 128 is
+ * All multiply signed codes. Those of up to 8 rows are gathered into a buffer, once for all channels; there 128 is
  * subtracted from unsigned ones, and 128 * sum(w) is in the bias. So x may be of either sign: wants_signed is -1.
  *
- * The packed form is that of packed.h, with weights at the next multiple of 64 bytes. K = taps * tap_bytes is rounded
- * up to blocks of 16 codes: [channels / 8][K / width][8][width], width 16 or 4 as the tile wants it, the rest 0. Few
- * different weights are places in a book, in groups of a block (book.h), and the book stands before them.
+ * The packed form is that of packed.h, with weights at the next multiple of 64 bytes. K, the codes of all taps, is
+ * rounded up to blocks of 16: [channels / 8][K / width][8][width], width 16, 4 or 1 as the tile wants it, the rest 0.
+ * Few different weights are places in a book, in groups of a block (book.h), and the book stands before them.
  */
 #ifndef INTONLY_GEMM_ARM_NEON_H
 #define INTONLY_GEMM_ARM_NEON_H
@@ -30,7 +31,7 @@ void intonly_gemm_neon_dotprod(const void *step, uint8_t *const *bases, unsigned
 #if defined(__ARM_NEON) && !defined(__cplusplus)
 #include "kernels/arm_neon_epilogue.h"
 
-/* NEON_DEPTH: codes of a row in the buffer, those of the deepest layers that are common; deeper ones go in pieces. */
+/* NEON_DEPTH: bytes of a row in the buffer, those of the deepest layers that are common; deeper ones go in pieces. */
 enum { NEON_ROWS = 8, NEON_CHANNELS = 8, NEON_BLOCK = 16, NEON_DEPTH = 4608, NEON_FEW = 2 };
 
 /* Rows by channels on their way. */
@@ -42,7 +43,7 @@ typedef struct neon_tile {
     const int8_t *w;
     int64_t bits;         /* of a stored weight; fewer than 8 only with at most NEON_FEW rows */
     const int8_t *book;   /* the weight of each place, 16 */
-    int8_t *codes;        /* those of the first row; of the next ones NEON_DEPTH further each */
+    int8_t *codes;        /* those of the first row, of 8 or 16 bits; of the next ones NEON_DEPTH bytes further each */
     int64_t blocks;       /* of 16 codes, 1 or more */
     const int32_t *start; /* the sums so far: 8 channels, for each row `start_step` further; at first the bias */
     int64_t start_step;
@@ -78,10 +79,24 @@ ALWAYS_INLINE void neon_put(neon_tile *t, const neon_channels *k, int64_t row, i
     }
 }
 
-/* Pack for a tile of this width, 1 << log2. */
+/* M(r) for the rows of a tile that has all its sums in registers, p<row> and q<row>: an array would live in memory. */
+#define ROWS_1(M) M(0)
+#define ROWS_2(M) ROWS_1(M) M(1)
+#define ROWS_3(M) ROWS_2(M) M(2)
+#define ROWS_4(M) ROWS_3(M) M(3)
+#define ROWS_5(M) ROWS_4(M) M(4)
+#define ROWS_6(M) ROWS_5(M) M(5)
+#define ROWS_7(M) ROWS_6(M) M(6)
+#define ROWS_8(M) ROWS_7(M) M(7)
+#define ROW_BEGIN(row)                                                                                                 \
+    int32x4_t p##row = vld1q_s32(t->start + row * t->start_step);                                                      \
+    int32x4_t q##row = vld1q_s32(t->start + row * t->start_step + 4);
+#define ROW_PUT(row) neon_put(t, &k, row, p##row, q##row);
+
+/* Pack for a tile of bytes of this width, 1 << log2. */
 void intonly_gemm_pack_neon_width(const intonly_weights *weights, int log2, uint8_t *packed);
 
-/* Run a part of a step with these tiles. */
+/* Run a part of a step, with these tiles where codes are bytes. */
 void intonly_gemm_neon_walk(const intonly_gemm *step, uint8_t *const *bases, unsigned part, unsigned parts,
                             neon_multiply multiply);
 #endif

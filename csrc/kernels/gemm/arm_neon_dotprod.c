@@ -15,18 +15,6 @@ int intonly_gemm_accepts_neon_dotprod(const intonly_gemm *step, const uint8_t *p
     return intonly_gemm_accepts_neon(step, packed);
 }
 
-#define ROWS_1(M) M(0)
-#define ROWS_2(M) ROWS_1(M) M(1)
-#define ROWS_3(M) ROWS_2(M) M(2)
-#define ROWS_4(M) ROWS_3(M) M(3)
-#define ROWS_5(M) ROWS_4(M) M(4)
-#define ROWS_6(M) ROWS_5(M) M(5)
-#define ROWS_7(M) ROWS_6(M) M(6)
-#define ROWS_8(M) ROWS_7(M) M(7)
-
-#define BEGIN(row)                                                                                                     \
-    int32x4_t p##row = vld1q_s32(t->start + row * t->start_step);                                                      \
-    int32x4_t q##row = vld1q_s32(t->start + row * t->start_step + 4);
 #define LOAD(row) const int8x16_t a##row = vld1q_s8(codes + row * NEON_DEPTH);
 #define WEIGHTS(lane, bits)                                                                                            \
     const int8x16_t u##lane = neon_weights(w, bits, book, 2 * lane);                                                   \
@@ -39,13 +27,12 @@ int intonly_gemm_accepts_neon_dotprod(const intonly_gemm *step, const uint8_t *p
 #define LANE_1(row) LANE(row, 1)
 #define LANE_2(row) LANE(row, 2)
 #define LANE_3(row) LANE(row, 3)
-#define PUT(row) neon_put(t, &k, row, p##row, q##row);
 
 #define TILE(rows, bits)                                                                                               \
     static void multiply_##rows##_##bits(neon_tile *t) {                                                               \
         const int8_t *w = t->w, *codes = t->codes, *const end = codes + t->blocks * NEON_BLOCK;                        \
         const int8x16_t book = vld1q_s8(t->book);                                                                      \
-        ROWS_##rows(BEGIN)                                                                                             \
+        ROWS_##rows(ROW_BEGIN)                                                                                         \
         do {                                                                                                           \
             ROWS_##rows(LOAD)                                                                                          \
             WEIGHTS(0, bits) WEIGHTS(1, bits) ROWS_##rows(LANE_0)                                                      \
@@ -56,7 +43,7 @@ int intonly_gemm_accepts_neon_dotprod(const intonly_gemm *step, const uint8_t *p
             w += 16 * bits;                                                                                            \
         } while (codes < end);                                                                                         \
         const neon_channels k = neon_channels_of(t);                                                                   \
-        ROWS_##rows(PUT)                                                                                               \
+        ROWS_##rows(ROW_PUT)                                                                                           \
     }
 TILE(1, 8)
 TILE(2, 8)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The tile of plain NEON: two rows at a time by 8 channels, whose 16 accumulators each hold four partial sums.
+ * The tile of plain NEON for bytes: two rows at a time by 8 channels, whose 16 accumulators each hold four partial
+ * sums.
  *
  * 16 codes of a channel take three instructions: two products fit in 16 bits, and are then added in pairs to 32 bits.
  * Two products of -128 and -128 do not fit. Our own quantizer has no weight of -128; an imported layer in which two

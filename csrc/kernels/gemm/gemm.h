@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * 8-bit sums of products with constant weights: convolution and linear layers (INTONLY_GEMM_FIELDS).
+ * Sums of products of codes of 8 or 16 bits with constant weights of 8 bits: convolution and linear layers
+ * (INTONLY_GEMM_FIELDS).
  */
 #ifndef INTONLY_GEMM_H
 #define INTONLY_GEMM_H

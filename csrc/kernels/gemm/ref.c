@@ -43,7 +43,8 @@ void intonly_gemm_pack_ref(const intonly_weights *weights, uint8_t *packed) {
 int intonly_gemm_accepts_ref(const intonly_gemm *step, const uint8_t *packed) {
     if (step->packed_bytes < (int64_t)sizeof(int64_t)) return 0;
     const int64_t depth = intonly_packed_depth(packed), limit = step->packed_bytes;
-    if (depth < 1 || depth > step->tap_bytes || !intonly_product_within(depth, step->taps, limit)) return 0;
+    const int64_t tap_codes = step->tap_bytes >> (step->x_type == INTONLY_S16);
+    if (depth < 1 || depth > tap_codes || !intonly_product_within(depth, step->taps, limit)) return 0;
     const int64_t codes = depth * step->taps;
     if (!intonly_product_within(codes, step->oc, limit)) return 0;
     const intonly_packed at = layout(step->oc, codes);
@@ -69,6 +70,7 @@ int intonly_gemm_accepts_ref(const intonly_gemm *step, const uint8_t *packed) {
     }
 SUMS(sums_u8, uint8_t)
 SUMS(sums_s8, int8_t)
+SUMS(sums_s16, int16_t)
 
 /* Return the accumulator whose value modulo 2^32 is this. */
 static int64_t low_half(uint64_t sum) {
@@ -76,8 +78,12 @@ static int64_t low_half(uint64_t sum) {
     return bits <= INT32_MAX ? bits : bits - (INT64_C(1) << 32);
 }
 
+typedef void (*gemm_sums)(const uint8_t *left, const uint8_t *right, const int64_t *offsets, int64_t taps,
+                          int64_t depth, const int8_t *w, uint64_t *sums);
+
 typedef struct gemm {
     const intonly_gemm *step;
+    gemm_sums sums; /* of the type of x */
     const uint8_t *x, *r; /* r may be null */
     uint8_t *y;
     const int64_t *offsets;
@@ -106,8 +112,7 @@ static void pair(const gemm *g, int64_t image, int64_t i, int64_t j, int64_t fir
     uint64_t sums[BLOCK];
     int64_t left[BLOCK], right[BLOCK];
     for (int64_t c = 0; c < count; c += GROUP, w += panel)
-        (s->x_type == INTONLY_U8 ? sums_u8 : sums_s8)
-            (x, x + next * s->x_w, g->offsets, s->taps, g->depth, w, sums + c);
+        g->sums(x, x + next * s->x_w, g->offsets, s->taps, g->depth, w, sums + c);
     for (int64_t c = 0; c < count; ++c) {
         const uint64_t sum = sums[c] + (uint64_t)(int64_t)g->bias[first + c] * ((UINT64_C(1) << 32) + 1);
         left[c] = low_half(sum);
@@ -139,6 +144,7 @@ void intonly_gemm_ref(const void *step, uint8_t *const *bases, unsigned part, un
     const uint8_t *packed = intonly_at(bases, s->packed);
     gemm g;
     g.step = s;
+    g.sums = s->x_type == INTONLY_S16 ? sums_s16 : s->x_type == INTONLY_U8 ? sums_u8 : sums_s8;
     g.x = intonly_at(bases, s->x_ref);
     g.y = intonly_at(bases, s->y_ref);
     g.r = intonly_at_or_null(bases, s->r_ref);

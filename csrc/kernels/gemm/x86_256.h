@@ -4,9 +4,9 @@
  * tile. A file for an instruction set adds its tiles.
  *
  * A packed form is a header, then panels of 16 channels, each with its constants before its weights; the last panel is
- * padded with zero weights. Weights: [K / group][16 slots][group], K = taps * tap_bytes, where a group is what one lane
- * of 32 bits takes: four int8, or two int16. The sums of a row, a pixel of y, stand in two vectors of 8 slots in the
- * order of `rows` in kernels/x86_256.h. Few different weights are places in the book of the header, see book.h.
+ * padded with zero weights. Weights: [K / group][16 slots][group], K = the codes of all taps, where a group is what one
+ * lane of 32 bits takes: four int8, or two int16. The sums of a row, a pixel of y, stand in two vectors of 8 slots in
+ * the order of `rows` in kernels/x86_256.h. Few different weights are places in the book of the header, see book.h.
  */
 #ifndef INTONLY_GEMM_X86_256_H
 #define INTONLY_GEMM_X86_256_H
@@ -25,7 +25,7 @@
 
 typedef struct gemm_header {
     narrow_summary narrow;
-    int32_t wide;    /* 1: int16 weights and codes; 0: bytes */
+    int32_t wide;    /* 1: int16 weights and codes, see x86_256_words.h; 0: bytes */
     int32_t chain;   /* bytes only: groups of a tap whose products are summed in 16 bits, see x86_avx2.c */
     int64_t bits;    /* of a stored weight: 16 or 8, or 4 or 2 with a book */
     int8_t book[16]; /* the weight of each place */
@@ -50,21 +50,26 @@ static inline int64_t gemm_bits(const code_book *book, int64_t wide) {
     return book->bits < 8 ? book->bits : wide ? 16 : 8;
 }
 
+/* Return K, the codes of all taps. words: whether they have 16 bits. */
+static inline int64_t gemm_codes(int64_t taps, int64_t tap_bytes, int words) { return taps * (tap_bytes >> words); }
+
 /* Return the size of a packed form. */
 static inline size_t gemm_size(const intonly_weights *weights, int64_t wide) {
     const code_book book = book_of(weights);
-    return (size_t)gemm_bytes(weights->channels, weights->taps * weights->tap_bytes, gemm_bits(&book, wide));
+    const int64_t k = gemm_codes(weights->taps, weights->tap_bytes, weights->x_words != 0);
+    return (size_t)gemm_bytes(weights->channels, k, gemm_bits(&book, wide));
 }
 
 /* Write the weights of a channel. */
 static inline void gemm_pack_channel(const intonly_weights *weights, const code_book *book, int64_t wide, int64_t c,
                                      uint8_t *to) {
     const int64_t bits = gemm_bits(book, wide), in_group = 4 >> wide, bytes = 2 * in_group * bits;
+    const int64_t tap_codes = gemm_codes(1, weights->tap_bytes, weights->x_words != 0);
     const int8_t *w = weights->w + c * weights->taps * weights->depth;
     for (int64_t tap = 0; tap < weights->taps; ++tap, w += weights->depth)
-        for (int64_t i = 0; i < weights->tap_bytes; ++i) {
+        for (int64_t i = 0; i < tap_codes; ++i) {
             const int8_t weight = i < weights->depth ? w[i] : 0;
-            const int64_t at = tap * weights->tap_bytes + i;
+            const int64_t at = tap * tap_codes + i;
             const int64_t entry = slot_of(c & 15) * in_group + (at & (in_group - 1));
             uint8_t *group = to + (at >> (2 - wide)) * bytes;
             if (bits < 8)
@@ -78,7 +83,7 @@ static inline void gemm_pack_channel(const intonly_weights *weights, const code_
 
 /* Write a packed form. */
 static inline void gemm_pack(const intonly_weights *weights, int64_t wide, int64_t chain, uint8_t *packed) {
-    const int64_t k = weights->taps * weights->tap_bytes;
+    const int64_t k = gemm_codes(weights->taps, weights->tap_bytes, weights->x_words != 0);
     const code_book book = book_of(weights);
     gemm_header header;
     memset(&header, 0, sizeof header);
@@ -99,11 +104,13 @@ static inline void gemm_pack(const intonly_weights *weights, int64_t wide, int64
 /* Return whether a packed form is one that gemm_run can read for this step. */
 static inline int gemm_accepts(const intonly_gemm *step, const uint8_t *packed) {
     const int64_t limit = step->packed_bytes;
-    if (step->x_type != INTONLY_U8 || limit < (int64_t)sizeof(gemm_header) || (step->tap_bytes & 3)) return 0;
+    const int words = step->x_type == INTONLY_S16;
+    if (limit < (int64_t)sizeof(gemm_header) || (step->tap_bytes & 3)) return 0;
     if (!intonly_product_within(step->taps, step->tap_bytes, limit)) return 0;
-    const int64_t k = step->taps * step->tap_bytes, panels = gemm_panels(step->oc);
+    const int64_t k = gemm_codes(step->taps, step->tap_bytes, words), panels = gemm_panels(step->oc);
     if (!intonly_product_within(k, panels, limit)) return 0;
     const gemm_header *header = (const gemm_header *)(const void *)packed;
+    if (step->x_type != INTONLY_U8 && !(words && header->wide)) return 0;
     if (header->wide < 0 || header->wide > 1 || header->chain < 1 || header->chain > 8) return 0;
     if (header->bits != 8 << header->wide && header->bits != 4 && header->bits != 2) return 0;
     if (gemm_bytes(step->oc, k, header->bits) != limit || !narrow_summary_holds(&header->narrow)) return 0;
@@ -122,6 +129,7 @@ typedef struct gemm {
     const int64_t *taps;
     const uint8_t *x, *r;
     uint8_t *y;
+    int64_t codes; /* K */
     finish finish;
 } gemm;
 
@@ -134,8 +142,8 @@ typedef struct gemm_panel {
 } gemm_panel;
 
 static inline gemm_panel gemm_panel_of(const gemm *g, int64_t index) {
-    const int64_t k = g->step->taps * g->step->tap_bytes, left = g->step->oc - index * 16;
-    const uint8_t *at = (const uint8_t *)(g->header + 1) + index * gemm_panel_bytes(k, g->header->bits);
+    const int64_t left = g->step->oc - index * 16;
+    const uint8_t *at = (const uint8_t *)(g->header + 1) + index * gemm_panel_bytes(g->codes, g->header->bits);
     const panel_constants *constants = (const panel_constants *)(const void *)at;
     return (gemm_panel){constants, (const int8_t *)(constants + 1), index * 16, left < 16 ? left : 16};
 }
@@ -231,6 +239,10 @@ static inline void finish_by_law(const gemm *g, const gemm_panel *p, const gemm_
 #define PAIRS_5(M) PAIRS_4(M) M(4, 4)
 #define PAIRS_6(M) PAIRS_4(M) M(4, 5)
 
+/* With few rows the next sum would wait for the one before: every other group has sums of its own, d<row><vector>. */
+#define NONE(r) __m256i d##r##0 = _mm256_setzero_si256(), d##r##1 = _mm256_setzero_si256();
+#define JOIN(r) c##r##0 = _mm256_add_epi32(c##r##0, d##r##0), c##r##1 = _mm256_add_epi32(c##r##1, d##r##1);
+
 #define KEEP(r) store32(kept + r * 16, c##r##0), store32(kept + r * 16 + 8, c##r##1);
 #define FINISH(i, j) finish_two(g, p, b, first + i, first + j, (sums32){c##i##0, c##i##1, c##j##0, c##j##1});
 
@@ -325,7 +337,8 @@ static inline void gemm_run(const intonly_gemm *step, uint8_t *const *bases, uns
               .header = (const gemm_header *)(const void *)intonly_at(bases, s.packed),
               .taps = (const int64_t *)(const void *)intonly_at(bases, s.tap_offsets),
               .x = intonly_at(bases, s.x_ref),
-              .y = intonly_at(bases, s.y_ref)};
+              .y = intonly_at(bases, s.y_ref),
+              .codes = gemm_codes(s.taps, s.tap_bytes, s.x_type == INTONLY_S16)};
     FINISH_OF(step, &g.header->narrow, &g.finish);
     if (!g.finish.joins) s.r_n = s.r_h = s.r_w = 0; /* the walk stays where it is, and nothing is read */
     g.r = g.finish.joins ? intonly_at(bases, s.r_ref) : g.y;

@@ -2,16 +2,17 @@
  *
  * The gemm step on AVX2, which has no exact product of bytes: vpmaddubsw adds two products in 16 bits and saturates.
  *
- * Any weights: codes and weights are widened to int16 (x86_avx2_words.h). Weights whose pairs satisfy
- * |w_2i| + |w_2i+1| <= 128 keep every pair of products within 255 * 128 = 32640: bytes, vpmaddubsw, then vpmaddwd by
- * ones, at half the memory. Smaller weights go further: when such pairs of 2, 4 or 8 consecutive groups of a tap stay
- * within 128 together, their products are summed in 16 bits first. 6 bits always allow 2, 5 bits 4 and 4 bits 8.
+ * Codes of 16 bits, and any weights: codes and weights are widened to int16 (x86_256_words.h). Codes of 8 bits and
+ * weights whose pairs satisfy |w_2i| + |w_2i+1| <= 128 keep every pair of products within 255 * 128 = 32640: bytes,
+ * vpmaddubsw, then vpmaddwd by ones, at half the memory. Smaller weights go further: when such pairs of 2, 4 or 8
+ * consecutive groups of a tap stay within 128 together, their products are summed in 16 bits first. 6 bits always allow
+ * 2, 5 bits 4 and 4 bits 8.
  */
 #include "kernels/gemm/x86_avx2.h"
 
 #include "kernels/gemm/x86_256.h"
 #include "kernels/gemm/x86_256_book.h"
-#include "kernels/gemm/x86_avx2_words.h"
+#include "kernels/gemm/x86_256_words.h"
 
 /* Return the sum of the magnitudes of a pair of weights. */
 static int64_t pair(const int8_t *w, int64_t left) {
@@ -31,9 +32,9 @@ static int chain_holds(const intonly_weights *weights, const int8_t *w, int64_t 
     return 1;
 }
 
-/* Return the longest chain, 8, 4, 2 or 1, that all channels hold; 0 when the weights want 16 bits. */
+/* Return the longest chain, 8, 4, 2 or 1, that all channels hold; 0 when codes or weights want 16 bits. */
 static int64_t longest_chain(const intonly_weights *weights) {
-    int64_t chain = 8;
+    int64_t chain = weights->x_words ? 0 : 8;
     for (int64_t c = 0; c < weights->channels; ++c) {
         const int8_t *w = weights->w + c * weights->taps * weights->depth;
         while (chain > 0 && !chain_holds(weights, w, chain)) chain >>= 1;
@@ -128,7 +129,7 @@ void intonly_gemm_avx2(const void *step, uint8_t *const *bases, unsigned part, u
     const intonly_gemm *s = step;
     const gemm_header *header = (const gemm_header *)(const void *)intonly_at(bases, s->packed);
     if (header->wide)
-        gemm_run(s, bases, part, parts, words_run, header->bits == 16 ? WORDS_ROWS : WORDS_MOST_ROWS);
+        words_gemm(s, bases, part, parts, header);
     else
         gemm_run(s, bases, part, parts, bytes_run, bytes_rows(header));
 }

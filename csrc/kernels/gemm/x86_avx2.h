@@ -10,7 +10,7 @@
 
 #include "kernels/kernels.h"
 
-/* Both take unsigned codes. */
+/* Both take codes of uint8 or int16. */
 size_t intonly_gemm_size_avx2(const intonly_weights *weights);
 void intonly_gemm_pack_avx2(const intonly_weights *weights, uint8_t *packed);
 int intonly_gemm_accepts_avx2(const intonly_gemm *step, const uint8_t *packed);

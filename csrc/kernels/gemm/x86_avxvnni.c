@@ -1,22 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The gemm step on AVX-VNNI: vpdpbusd adds four products of unsigned codes and signed weights to a 32-bit sum. See
- * add_dot for processors that have it in another encoding.
+ * The gemm step on AVX-VNNI: vpdpbusd adds four products of unsigned codes and signed weights to a 32-bit sum, vpdpwssd
+ * two of int16 ones. See kernels/x86_256.h for processors that have them in another encoding.
  */
 #include "kernels/gemm/x86_256.h"
 #include "kernels/gemm/x86_256_book.h"
+#include "kernels/gemm/x86_256_words.h"
 #include "kernels/gemm/x86_avx2.h"
 
 size_t intonly_gemm_size_avxvnni(const intonly_weights *weights) {
     if (weights->x_signed || weights->acc_limit > INT32_MAX) return 0;
-    return gemm_size(weights, 0);
+    return gemm_size(weights, weights->x_words);
 }
 
-void intonly_gemm_pack_avxvnni(const intonly_weights *weights, uint8_t *packed) { gemm_pack(weights, 0, 1, packed); }
+void intonly_gemm_pack_avxvnni(const intonly_weights *weights, uint8_t *packed) {
+    gemm_pack(weights, weights->x_words, 1, packed);
+}
 
 int intonly_gemm_accepts_avxvnni(const intonly_gemm *step, const uint8_t *packed) {
     const gemm_header *header = (const gemm_header *)(const void *)packed;
-    return gemm_accepts(step, packed) && !header->wide;
+    return gemm_accepts(step, packed) && header->wide == (step->x_type == INTONLY_S16);
 }
 
 #define BEGIN(r)                                                                                                       \
@@ -57,9 +60,6 @@ int intonly_gemm_accepts_avxvnni(const intonly_gemm *step, const uint8_t *packed
         END_STRETCH(rows, k)                                                                                           \
     }
 
-/* With few rows the next sum would wait for the one before: every other group has sums of its own. */
-#define NONE(r) __m256i d##r##0 = _mm256_setzero_si256(), d##r##1 = _mm256_setzero_si256();
-#define JOIN(r) c##r##0 = _mm256_add_epi32(c##r##0, d##r##0), c##r##1 = _mm256_add_epi32(c##r##1, d##r##1);
 #define TILE_OF_FEW(rows, bits)                                                                                        \
     static void tile_##rows##_##bits(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first,           \
                                      const stretch *k) {                                                               \
@@ -96,5 +96,8 @@ static void run(const gemm *g, const gemm_block *b, int64_t panel, int64_t panel
 void intonly_gemm_avxvnni(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
     const intonly_gemm *s = step;
     const gemm_header *header = (const gemm_header *)(const void *)intonly_at(bases, s->packed);
-    gemm_run(s, bases, part, parts, run, bytes_rows(header));
+    if (header->wide)
+        words_gemm(s, bases, part, parts, header);
+    else
+        gemm_run(s, bases, part, parts, run, bytes_rows(header));
 }

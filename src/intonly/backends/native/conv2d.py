@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""conv2d: packed products or depthwise windows of 8-bit codes where there is a kernel, the general contraction elsewhere."""
+"""conv2d: packed products, or depthwise windows of 8-bit codes, where there is a kernel, the general contraction elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from intonly.backends.native.contraction import Contraction, contract
 from intonly.backends.native.elementwise import emit_map
 from intonly.backends.native.epilogue import Epilogue
 from intonly.backends.native.plan import Planner
-from intonly.backends.native.products import Packer, Product, constants_of, gemm, packed, wrapped
+from intonly.backends.native.products import Packer, Product, constants_of, gemm, is_multiplied, packed, wrapped
 from intonly.backends.native.view import CALLER, View
 from intonly.backends.native.windows import Window, window
 from intonly.core.arith import INT32_LIMIT
@@ -84,7 +84,7 @@ def conv2d(plan: Planner, packer: Packer, node: Node, name: str) -> None:
     bias = plan.graph.params[node.inputs[2]].astype(np.int64)
     joined = None if residual is None else residual.broadcast(y.shape)
     job = Conv(node, x, plan.decoded(node.inputs[1]), bias, y, joined, Epilogue.of(node.attrs["rescale"]))
-    small = x.dtype.itemsize == 1 and job.w.dtype == np.int8
+    small = is_multiplied(x) and job.w.dtype == np.int8
     if not (small and (_depthwise(plan, packer, job) or _products(plan, packer, job))):
         _general(plan, job)
 
@@ -92,18 +92,19 @@ def conv2d(plan: Planner, packer: Packer, node: Node, name: str) -> None:
 def _products(plan: Planner, packer: Packer, conv: Conv) -> bool:
     """Emit one packed product for each group; return False when there is no kernel for it."""
     groups, (o, _, _, depth) = conv.groups, conv.w.shape
-    if groups > MOST_GROUPS:
+    x, item = conv.x, conv.x.dtype.itemsize
+    alone = groups > 1 and depth == 1 and item > 1  # a kernel would multiply one code, and sum up one channel of many
+    if groups > MOST_GROUPS or alone:
         return False
-    x = conv.x
     taps, weights = _joined_taps(conv) if groups == 1 else (conv.taps, conv.w.reshape(o, -1, depth))
-    if weights.shape[2] % 4 and plan.buffers[x.buffer].space >= CALLER:
+    if weights.shape[2] * item % 4 and plan.buffers[x.buffer].space >= CALLER:
         moved = Conv(conv.node, plan.in_arena(x), conv.w, conv.bias, conv.y, conv.residual, conv.epilogue)
         return _products(plan, packer, moved)
     each = o // groups
     jobs = []
     for g in range(groups):
         rows = slice(g * each, (g + 1) * each)
-        view = View(x.buffer, x.offset + g * depth, x.dtype, (*conv.y.shape[:3], each), (*conv.pixels, 1))
+        view = View(x.buffer, x.offset + g * depth * item, x.dtype, (*conv.y.shape[:3], each), (*conv.pixels, item))
         target, joined = conv.y.part(3, g * each, each), None if conv.residual is None else conv.residual.part(3, g * each, each)
         jobs.append(
             Product(view, taps, weights[rows], conv.folded[rows], target, joined, conv.epilogue.part(rows, o), (conv.node.output, g))
@@ -120,9 +121,10 @@ def _joined_taps(conv: Conv) -> tuple[tuple[int, ...], Array]:
     """Return (tap offsets, weights [O][taps][depth]); taps that lie one behind the other are joined into one."""
     o, kh, kw, c = conv.w.shape
     (dh, dw), x = conv.node.attrs["dilations"], conv.x
-    if kw > 1 and (dw > 1 or x.strides[2] != c):
+    pixel = c * x.dtype.itemsize
+    if kw > 1 and (dw > 1 or x.strides[2] != pixel):
         return conv.taps, conv.w.reshape(o, kh * kw, c)
-    if kh == 1 or (dh == 1 and x.strides[1] == kw * c):
+    if kh == 1 or (dh == 1 and x.strides[1] == kw * pixel):
         return (0,), conv.w.reshape(o, 1, kh * kw * c)
     return tuple(i * dh * x.strides[1] for i in range(kh)), conv.w.reshape(o, kh, kw * c)
 
@@ -130,7 +132,7 @@ def _joined_taps(conv: Conv) -> tuple[tuple[int, ...], Array]:
 def _depthwise(plan: Planner, packer: Packer, conv: Conv) -> bool:
     """Emit a depthwise convolution; return False when it is none, or there is no kernel for it."""
     c, kh, kw, per_group = conv.w.shape
-    if per_group != 1 or conv.groups != c:
+    if per_group != 1 or conv.groups != c or conv.x.dtype.itemsize > 1:
         return False
     inside = conv.residual is None and conv.epilogue.per_channel
     own = conv.epilogue if inside else Epilogue.of(None)

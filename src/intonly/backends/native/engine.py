@@ -52,7 +52,6 @@ class _Packer:
 
     def __init__(self, isa: str) -> None:
         self.isa = isa
-        self.takes_words = bool(_native.isa_facts(isa)["takes_words"])
 
     def gemm(self, weights: Array, tap_bytes: int, bias: Array, constants: dict[str, Any]) -> Array | None:
         return _native.gemm_pack(self.isa, weights, tap_bytes, bias, **constants)

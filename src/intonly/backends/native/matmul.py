@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""matmul: a packed product where one side is constant and the kernels take the codes of the other, the general contraction elsewhere."""
+"""matmul: a packed product of codes that kernels take with constant weights, the general contraction elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from intonly.backends.native.contraction import Contraction, contract
 from intonly.backends.native.elementwise import emit_map
 from intonly.backends.native.epilogue import Epilogue
 from intonly.backends.native.plan import Planner
-from intonly.backends.native.products import Packer, Product, gemm, packed
+from intonly.backends.native.products import Packer, Product, gemm, is_multiplied, packed
 from intonly.backends.native.view import CALLER, View
 from intonly.core.graph import Node
 
@@ -22,7 +22,7 @@ def matmul(plan: Planner, packer: Packer, node: Node, name: str) -> None:
     a, y = plan.view(node.inputs[0]), plan.output(name)
     epilogue = Epilogue.of(node.attrs["rescale"])
     residual = plan.view(node.inputs[3]).broadcast(y.shape) if len(node.inputs) > 3 else None
-    linear = _linear(plan, packer, node, a, y, residual)
+    linear = _linear(plan, node, a, y, residual)
     blob = None if linear is None else packed(plan, packer, linear)
     if linear is not None and blob is not None:
         gemm(plan, linear, blob)
@@ -56,10 +56,9 @@ def _constant_bias(plan: Planner, name: str, y: View) -> tuple[int, Sequence[int
     return view.offset, view.broadcast(y.shape).strides
 
 
-def _linear(plan: Planner, packer: Packer, node: Node, a: View, y: View, residual: View | None) -> Product | None:
+def _linear(plan: Planner, node: Node, a: View, y: View, residual: View | None) -> Product | None:
     """Return a product with a constant matrix of 8 bits as one over a single row of pixels, or None when it is none."""
-    takes = a.dtype.itemsize == 1 or (packer.takes_words and a.dtype == np.int16)
-    if node.inputs[1] not in plan.graph.params or node.inputs[2] not in plan.graph.params or not takes:
+    if node.inputs[1] not in plan.graph.params or node.inputs[2] not in plan.graph.params or not is_multiplied(a):
         return None
     w = plan.decoded(node.inputs[1]).astype(np.int64) - node.attrs["b_zero_point"]
     if w.ndim != 2 or w.min(initial=0) < -128 or w.max(initial=0) > 127:

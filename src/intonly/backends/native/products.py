@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums of products of 8-bit codes with constant weights, packed for the kernels of one instruction set."""
+"""Sums of products of codes of 8 or 16 bits with constant weights, packed for the kernels of one instruction set."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ FIRST_LEVEL_BYTES = 16 << 10
 
 
 class Packer(Protocol):
-    """Packs constants for the kernels of one instruction set; None when it has none for them.
-
-    Args:
-        takes_words: whether x of a gemm may be int16.
-    """
-
-    takes_words: bool
+    """Packs constants for the kernels of one instruction set; None when it has none for them."""
 
     def gemm(self, weights: Array, tap_bytes: int, bias: Array, constants: dict[str, Any]) -> Array | None:
         """Pack int8 [channels][taps][depth]."""
 
     def depthwise(self, weights: Array, bias: Array, constants: dict[str, Any]) -> Array | None:
         """Pack int8 [channels][taps]."""
+
+
+def is_multiplied(x: View) -> bool:
+    """Return whether kernels take these codes: 8 bits or int16."""
+    return x.dtype.itemsize == 1 or x.dtype == np.int16
 
 
 @dataclass(frozen=True, eq=False)

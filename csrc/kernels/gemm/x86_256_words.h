@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Sums of int16 products on AVX2, for any weights: vpmaddwd adds two products of widened codes and weights in 32 bits.
+ * Sums of int16 products on 256-bit vectors, for any weights: two products of codes and widened weights are added in 32
+ * bits (add_pair). Codes of 16 bits go this way, and with AVX2 codes of 8 bits whose products do not fit in 16.
  *
- * The rows of a block are widened together, a block of K at a time, into a buffer that stays in the first-level cache;
- * all panels read it from there, with constant distances between the rows. Those are 8 bytes more than whole cache
- * lines: broadcasts from rows that begin in the same bank of the cache would wait for each other. Between blocks of K
- * the sums wait in memory.
+ * The rows of a block are gathered together, a block of K at a time, into a buffer that stays in the first-level cache,
+ * codes of 8 bits widened; all panels read it from there, with constant distances between the rows. Those are 8 bytes
+ * more than whole cache lines: broadcasts from rows that begin in the same bank of the cache would wait for each other.
+ * Between blocks of K the sums wait in memory.
  *
  * Weights of 4 or 2 bits (book.h) are looked up and widened once for a block of rows, which then is three times as
  * large: its codes are read from the second-level cache, and the look-ups cost about a twentieth of the products.
  */
-#ifndef INTONLY_GEMM_X86_AVX2_WORDS_H
-#define INTONLY_GEMM_X86_AVX2_WORDS_H
+#ifndef INTONLY_GEMM_X86_256_WORDS_H
+#define INTONLY_GEMM_X86_256_WORDS_H
 
 #include "kernels/gemm/x86_256.h"
 
@@ -37,17 +38,24 @@ ALWAYS_INLINE void widen(const uint8_t *x, int64_t count, int16_t *a) {
     store32(a + count - 16, _mm256_cvtepu8_epi16(load16(x + count - 16)));
 }
 
-/* Widen codes first..end of K of all rows. */
-static inline void widen_rows(const gemm *g, const gemm_block *b, int64_t first, int64_t end, int16_t *a) {
-    const int64_t tap_bytes = g->step->tap_bytes;
+/* Gather codes first..end of K of all rows. words: whether they have 16 bits. */
+ALWAYS_INLINE void gather_rows(const gemm *g, const gemm_block *b, int64_t first, int64_t end, int words, int16_t *a) {
+    const int64_t tap_codes = gemm_codes(1, g->step->tap_bytes, words);
     int64_t tap = 0, at = first;
     if (first > 0) {
-        tap = (int64_t)intonly_quotient((uint64_t)first, (uint64_t)tap_bytes);
-        at -= tap * tap_bytes;
+        tap = (int64_t)intonly_quotient((uint64_t)first, (uint64_t)tap_codes);
+        at -= tap * tap_codes;
     }
     for (int64_t done = 0, all = end - first; done < all; ++tap, at = 0) {
-        const int64_t count = tap_bytes - at < all - done ? tap_bytes - at : all - done, offset = g->taps[tap] + at;
-        for (int64_t row = 0; row < b->rows; ++row) widen(b->x[row] + offset, count, a + row * WORDS_STRIDE + done);
+        const int64_t count = tap_codes - at < all - done ? tap_codes - at : all - done;
+        const int64_t offset = g->taps[tap] + at * (1 + words);
+        for (int64_t row = 0; row < b->rows; ++row, a += WORDS_STRIDE) {
+            if (words)
+                memcpy(a + done, b->x[row] + offset, (size_t)(2 * count));
+            else
+                widen(b->x[row] + offset, count, a + done);
+        }
+        a -= b->rows * WORDS_STRIDE;
         done += count;
     }
 }
@@ -85,23 +93,40 @@ typedef struct words {
 typedef void (*words_tile)(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, const words *k);
 
 #define WORDS_BEGIN(r) __m256i c##r##0 = load32(from + r * step), c##r##1 = load32(from + r * step + 8);
-#define WORDS_ADD(r)                                                                                                   \
+#define WORDS_ADD(c, r)                                                                                                \
     x = spread(a + r * WORDS_STRIDE * 2);                                                                              \
-    c##r##0 = _mm256_add_epi32(c##r##0, _mm256_madd_epi16(x, w0));                                                     \
-    c##r##1 = _mm256_add_epi32(c##r##1, _mm256_madd_epi16(x, w1));
+    c##r##0 = add_pair(c##r##0, x, w0);                                                                                \
+    c##r##1 = add_pair(c##r##1, x, w1);
+#define WORDS_ADD_C(r) WORDS_ADD(c, r)
+#define WORDS_ADD_D(r) WORDS_ADD(d, r)
+#define WORDS_PAIR(rows, M)                                                                                            \
+    do {                                                                                                               \
+        const __m256i w0 = load32(w), w1 = load32(w + 32);                                                             \
+        __m256i x;                                                                                                     \
+        ROWS_##rows(M) a += 4;                                                                                         \
+        w += 64;                                                                                                       \
+    } while (0)
 
-#define WORDS_TILE(rows)                                                                                               \
+#define WORDS_SUM(rows)                                                                                                \
+    for (; pairs > 0; --pairs) WORDS_PAIR(rows, WORDS_ADD_C);
+#define WORDS_SUM_OF_FEW(rows)                                                                                         \
+    ROWS_##rows(NONE)                                                                                                  \
+    for (; pairs > 1; pairs -= 2) {                                                                                    \
+        WORDS_PAIR(rows, WORDS_ADD_C);                                                                                 \
+        WORDS_PAIR(rows, WORDS_ADD_D);                                                                                 \
+    }                                                                                                                  \
+    if (pairs > 0) WORDS_PAIR(rows, WORDS_ADD_C);                                                                      \
+    ROWS_##rows(JOIN)
+
+#define WORDS_TILE(rows, SUM)                                                                                          \
     static void words_##rows(const gemm *g, const gemm_panel *p, const gemm_block *b, int64_t first, const words *k) { \
         const uint8_t *a = (const uint8_t *)k->a;                                                                      \
         const int8_t *w = k->w;                                                                                        \
         const int32_t *from = k->from;                                                                                 \
         const int64_t step = k->step;                                                                                  \
+        int64_t pairs = k->pairs;                                                                                      \
         ROWS_##rows(WORDS_BEGIN)                                                                                       \
-        for (int64_t pairs = k->pairs; pairs > 0; --pairs, a += 4, w += 64) {                                          \
-            const __m256i w0 = load32(w), w1 = load32(w + 32);                                                         \
-            __m256i x;                                                                                                 \
-            ROWS_##rows(WORDS_ADD)                                                                                     \
-        }                                                                                                              \
+        SUM(rows)                                                                                                      \
         if (k->kept == NULL) {                                                                                         \
             FINISH_ROWS(rows)                                                                                          \
         } else {                                                                                                       \
@@ -109,12 +134,12 @@ typedef void (*words_tile)(const gemm *g, const gemm_panel *p, const gemm_block 
             ROWS_##rows(KEEP)                                                                                          \
         }                                                                                                              \
     }
-WORDS_TILE(1)
-WORDS_TILE(2)
-WORDS_TILE(3)
-WORDS_TILE(4)
-WORDS_TILE(5)
-WORDS_TILE(6)
+WORDS_TILE(1, WORDS_SUM_OF_FEW)
+WORDS_TILE(2, WORDS_SUM_OF_FEW)
+WORDS_TILE(3, WORDS_SUM_OF_FEW)
+WORDS_TILE(4, WORDS_SUM)
+WORDS_TILE(5, WORDS_SUM)
+WORDS_TILE(6, WORDS_SUM)
 
 /* Run a block of rows against a panel, over one block of K. */
 static inline void words_panel(const gemm *g, const gemm_panel *p, const gemm_block *b, words k) {
@@ -145,12 +170,15 @@ static inline const int8_t *words_weights(const gemm *g, const gemm_panel *p, in
 }
 
 static void words_run_panels(const gemm *g, const gemm_block *b, int64_t panel, int64_t panel_end) {
-    const int64_t all = g->step->taps * g->step->tap_bytes;
+    const int64_t all = g->codes;
     int16_t a[WORDS_MOST_ROWS * WORDS_STRIDE], buffer[16 * WORDS_BLOCK];
     int32_t sums[GEMM_PANELS * WORDS_MOST_ROWS * 16];
     for (int64_t at = 0; at < all; at += WORDS_BLOCK) {
         const int64_t end = at + WORDS_BLOCK < all ? at + WORDS_BLOCK : all;
-        widen_rows(g, b, at, end, a);
+        if (g->step->x_type == INTONLY_S16)
+            gather_rows(g, b, at, end, 1, a);
+        else
+            gather_rows(g, b, at, end, 0, a);
         for (int64_t i = panel; i < panel_end; ++i) {
             const gemm_panel p = gemm_panel_of(g, i);
             int32_t *own = sums + (i - panel) * WORDS_MOST_ROWS * 16;
@@ -170,6 +198,12 @@ static void words_run(const gemm *g, const gemm_block *b, int64_t panel, int64_t
     const int64_t together = b->rows <= 2 ? 1 : GEMM_PANELS;
     for (; panel < panel_end; panel += together)
         words_run_panels(g, b, panel, panel + together < panel_end ? panel + together : panel_end);
+}
+
+/* Run a part of a step whose form is wide. */
+static inline void words_gemm(const intonly_gemm *step, uint8_t *const *bases, unsigned part, unsigned parts,
+                              const gemm_header *header) {
+    gemm_run(step, bases, part, parts, words_run, header->bits == 16 ? WORDS_ROWS : WORDS_MOST_ROWS);
 }
 
 #endif
