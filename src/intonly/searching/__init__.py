@@ -125,7 +125,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     wants_latency = any(limit.quantity == "latency" for limit in limits.limits)
     costs = cost_tables(
         ready,
-        judge.measured(reference, "w8a8", {}).size_bytes,
+        judge.file_bytes(reference),
         latency=wants_latency,
         batch=batch,
         store=None if folder is None else LatencyStore(folder),

@@ -19,7 +19,7 @@ class Measured:
 
     Args:
         name: "w8a8", "searched", ... plan, plan_hash: see `intonly.searching.planning`.
-        size_bytes: of the file. latency_ms: of a call, None when not timed.
+        size_bytes: of the file that `quantize` makes of the plan and the same samples. latency_ms: of a call, None when not timed.
         top1, agreement, sqnr_db: on the judging samples, see Evaluation; None where they cannot be had.
         drop: points lost against the float network: top-1 with labels, else 100 - agreement; None without judging samples.
         predicted: quantity -> what the tables said.

@@ -73,8 +73,8 @@ class Run:
         plan = self._plan(allocation)
         if self.max_drop is not None:
             allocation, plan = self._within_drop(problem, allocation, plan)
-        first = self.judge.measured(reference, "w8a8", self._predicted(problem, reference))
-        last = self.judge.measured(plan, "searched", allocation.costs)
+        first = self._measured(reference, "w8a8", self._predicted(problem, reference))
+        last = self._measured(plan, "searched", allocation.costs)
         if self.timed:
             times = self._times({"w8a8": reference, "searched": plan})
             first, last = replace(first, latency_ms=times["w8a8"]), replace(last, latency_ms=times["searched"])
@@ -89,6 +89,10 @@ class Run:
             for p in frontier(problem, "size", most=POINTS)
         )
         return SearchResult(plan, allocation, problem, (first, last), self.ready.source, self.judge.made(plan), curve, factor, notes)
+
+    def _measured(self, plan: Plan, name: str, predicted: Mapping[str, float]) -> Measured:
+        """Return what a plan is worth, with the bytes of the file that `quantize` makes of it."""
+        return replace(self.judge.measured(plan, name, predicted), size_bytes=self.judge.file_bytes(plan))
 
     def _plan(self, allocation: Allocation) -> Plan:
         return plan_of_allocation(self.ready.graph, self.ready.recipe, allocation)
