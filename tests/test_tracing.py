@@ -94,10 +94,14 @@ def test_a_mask_without_a_name_is_not_taken_for_labels(net: type[Encoder]) -> No
     """A loader of (ids, mask) would quantize a network without its mask, or end in the TypeError of the user's forward."""
     batches = [(torch.from_numpy(IDS), torch.from_numpy(MASK))] * 2
     for data in (batches, iter(batches)):
-        with pytest.raises(DataError, match=r"taken for \(x, labels\), but \w+ takes ids, mask; give batches as dicts.*'ids': \.\.\., 'mask'"):
+        with pytest.raises(
+            DataError, match=r"taken for \(x, labels\), but \w+ takes ids, mask; give batches as dicts.*'ids': \.\.\., 'mask'"
+        ):
             intonly.quantize(net().eval(), "w8a8", data, length_max=LONGEST)
     source = intonly.load(net().eval(), example_inputs={"ids": IDS}) if net is Optional else intonly.load(Decoder(), example_inputs=(IDS,))
-    with pytest.raises(DataError, match=r"taken for labels, but it holds 0 and 1 in the shape of 'ids'.*dicts, \{'ids': \.\.\., 'y': labels"):
+    with pytest.raises(
+        DataError, match=r"taken for labels, but it holds 0 and 1 in the shape of 'ids'.*dicts, \{'ids': \.\.\., 'y': labels"
+    ):
         intonly.quantize(source, "w8a8", batches)
 
 

@@ -58,8 +58,8 @@ def load(
         text = str(model)
         note = Note(source=Path(text).name)
         if text.endswith(".intonly"):
-            _check_made(made := QuantizedModel.load(text), options)
-            return made
+            _check_made(artifact := QuantizedModel.load(text), options)
+            return artifact
         if text.endswith(".pt2"):
             from intonly.steps.capture.torch_export import load_pt2
 

@@ -89,9 +89,7 @@ def benchmark(  # noqa: PLR0913 - every argument is an option
         return timed(line_up(entrants, choice, batch, data, progress), choice, timing, progress)
 
 
-def enter(
-    models: Any, *, inputs: Any = None, shape: Any = None, data: Any = None, length_max: int | None = None
-) -> list[Entrant]:
+def enter(models: Any, *, inputs: Any = None, shape: Any = None, data: Any = None, length_max: int | None = None) -> list[Entrant]:
     """Return what `models` names, each under a label of its own."""
     several = isinstance(models, Sequence) and not isinstance(models, str)
     named = list(models.items()) if isinstance(models, Mapping) else [("", model) for model in (models if several else [models])]
