@@ -253,7 +253,7 @@ def _check_labels(labels: Array, x: Array, names: Sequence[str]) -> None:
         DataError: naming the way to say what is meant.
     """
     whole = labels.dtype.kind in "biu" and x.dtype.kind in "biu"
-    if whole and labels.ndim == 2 and labels.shape == x.shape and labels.size and 0 <= labels.min() and labels.max() <= 1 < x.max():
+    if whole and labels.ndim == 2 and labels.shape == x.shape and labels.size and labels.min() >= 0 and labels.max() <= 1 < x.max():
         held = ", ".join(f"{name!r}: ..." for name in names)
         raise DataError(
             f"data: the model takes {', '.join(names)}, so the last array of a batch is taken for labels, but it holds 0 and 1 in the "

@@ -17,7 +17,6 @@ from intonly.core.errors import DataError, IntonlyError
 from intonly.core.records import InputSpec
 from intonly.data import Dataset, load_data, model_units, synthetic_count
 
-
 SHOWN = 4
 """Arguments of a module that a message lists; those of `transformers` have a dozen."""
 
