@@ -121,7 +121,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     widths = tuple(activation_candidates or (asked.activation_bits,))
     ready = prepare(source, asked, calibration, weight_bits=candidates, activation_bits=widths, progress=report, processes=processes)
     judge = Judge(source, calibration, judging, dataset, report, processes)
-    reference = uniform(ready.graph, asked, ready.choices, 8, 8, "w8a8")
+    reference = uniform(ready.graph, ready.recipe, ready.choices, 8, 8, "w8a8")
     wants_latency = any(limit.quantity == "latency" for limit in limits.limits)
     costs = cost_tables(
         ready,

@@ -75,9 +75,10 @@ class Judge:
 
         Where the file of the calibration samples is far above `limit` already, its size is the answer: neither fits.
         """
-        size, key = self._of(plan)[1].size_bytes, plan_hash(plan)
-        if self.everything is self.calibration or size > limit * (1 + CLOSE):
-            return size
+        made, found = self._of(plan)
+        if found.size_bytes > limit * (1 + CLOSE) or (self.everything is self.calibration and made.plan.name == plan.name):
+            return found.size_bytes
+        key = f"{plan.name} {plan_hash(plan)}"  # the file holds the name, too
         if key not in self._bytes:
             whole = journey(self.source, plan, self.everything, self.progress, processes=self.processes)
             self._bytes[key] = self.processes.once(lambda: len(to_bytes(whole.model.artifact)))
