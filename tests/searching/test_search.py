@@ -150,7 +150,7 @@ def test_a_budget_of_bytes_holds_for_the_real_file(case, monkeypatch, solver):
     predict = searching.cost_tables
 
     def too_small(*args, **options):
-        return tuple(running._raised(t, -1500.0) if t.quantity == "size" else t for t in predict(*args, **options))
+        return tuple(running.raised(t, -1500.0) if t.quantity == "size" else t for t in predict(*args, **options))
 
     monkeypatch.setattr(searching, "cost_tables", too_small)
     told: list[float] = []

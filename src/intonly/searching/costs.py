@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from intonly.core.graph import Graph
 from intonly.core.tables import CostTable
-from intonly.latency import LatencyStore, default_store, measure_latency
+from intonly.latency import LatencyStore, default_store, latencies, measure_latency
 from intonly.pipeline import Progress, journey
 from intonly.searching.planning import uniform
 from intonly.searching.prepared import Prepared
@@ -54,6 +55,36 @@ def cost_tables(
         )
     )
     return (*tables, measured)
+
+
+def stream_tables(ready: Prepared, tables: Sequence[CostTable], *, batch: int) -> tuple[tuple[CostTable, ...], ...]:
+    """Return, for each width of the residual stream on offer, the tables that are others with it: memory, and latency where it is measured.
+
+    Latency changes by what the whole W8A8 network takes more or less with that width, measured in turns.
+
+    Args:
+        tables: those of the stream that the recipe has, see `cost_tables`. batch: see there.
+    """
+    made, streams, by_quantity = ready.choices, ready.streams, {table.quantity: table for table in tables}
+    widths = made.table_weight_bits, made.table_activation_bits
+    rams = []
+    for width in streams.widths:
+        recipe = width.asked_of(ready.recipe)
+        norms = {name: norm_input_bits(name, recipe) for name in norm_names(ready.graph)}
+        table = ram_cost(ready.graph, *widths, residual_bits=width.residual_bits, norm_bits=norms)
+        rams.append(replace(table, baseline=by_quantity["ram"].baseline))
+    latency = by_quantity.get("latency")
+    if latency is None:
+        return tuple((ram,) for ram in rams)
+    graphs = {"reference": _quickly_made(ready, 8)}
+    graphs.update({str(i): _quickly_made(replace(ready, recipe=w.asked_of(ready.recipe)), 8) for i, w in enumerate(streams.widths)})
+    times = ready.processes.once(lambda: latencies(graphs, batch=batch))
+    return tuple((ram, raised(latency, times[str(i)] - times["reference"])) for i, ram in enumerate(rams))
+
+
+def raised(table: CostTable, by: float) -> CostTable:
+    """Return a table in which every plan costs `by` more; the reference, which was measured, stays."""
+    return replace(table, rows=tuple(replace(row, constant=row.constant + by) for row in table.rows))
 
 
 def _quickly_made(ready: Prepared, bits: int) -> Graph:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -13,11 +13,12 @@ from intonly.core.errors import InfeasibleBudgetError
 from intonly.core.records import Plan
 from intonly.core.tables import Allocation, CostTable, Problem, SensitivityTable
 from intonly.latency import latencies
+from intonly.searching.costs import raised
 from intonly.searching.judging import Judge
 from intonly.searching.planning import plan_of_allocation, uniform
 from intonly.searching.prepared import Prepared
 from intonly.searching.records import Measured, SearchResult
-from intonly.steps.allocate import allocate, allocation_of, frontier
+from intonly.steps.allocate import allocate, allocation_of, each_stream, frontier
 
 LATENCY_TOLERANCE = 0.05
 """How far the predicted latency of a plan may be from the measured one, as a share of it."""
@@ -73,6 +74,7 @@ class Run:
         plan = self._plan(allocation)
         if self.max_drop is not None:
             allocation, plan = self._within_drop(problem, allocation, plan)
+        problem = problem.at(allocation)
         first = self._measured(reference, "w8a8", self._predicted(problem, reference))
         last = self._measured(plan, "searched", allocation.costs)
         if self.timed:
@@ -154,11 +156,9 @@ class Run:
             made = self.judge.file_bytes(self._plan(allocation), problem.limits["size"])
             off = made - allocation.costs["size"]
             fits = made <= problem.limits["size"]
-            problem = _changed(problem, "size", partial(_raised, by=off if fits else times * off))
+            problem = _changed(problem, "size", partial(raised, by=off if fits else times * off))
             if fits:
-                return problem, allocation_of(
-                    problem, allocation.weight_bits, allocation.activation_bits, allocation.solver, allocation.gap
-                )
+                return problem, _priced(problem, allocation)
             allocation = self._solved(problem)
             times *= 2
         return problem, allocation
@@ -179,7 +179,7 @@ class Run:
             if left == 0:
                 break
             _, allocation = self._fitting(replace(problem, sensitivity=table), self._solved(replace(problem, sensitivity=table)))
-        return problem, allocation_of(problem, best.weight_bits, best.activation_bits, best.solver, best.gap)
+        return problem, _priced(problem, best)
 
     def _contested(self, problem: Problem, allocation: Allocation) -> tuple[Allocation, tuple[str, ...]]:
         """Return the choice, or the best uniform one within the limits where that measures better; and what to say of it."""
@@ -195,9 +195,9 @@ class Run:
     def _uniform_within(self, problem: Problem) -> Allocation | None:
         """Return the uniform choice of least predicted loss that keeps to the limits, file included; None when none does."""
         made, best = self.ready.choices, None
-        for bits in product(made.weight_bits, made.activation_bits):
+        for settled, *bits in product(each_stream(problem), made.weight_bits, made.activation_bits):
             widths = [{o: made.fixed.get(o, bits)[i] for o in made.layers} for i in (0, 1)]
-            tried = allocation_of(problem, widths[0], widths[1], "uniform")
+            tried = allocation_of(settled, widths[0], widths[1], "uniform")
             within = all(tried.costs[quantity] <= limit for quantity, limit in problem.limits.items())
             if within and (best is None or tried.loss < best.loss):
                 best = tried
@@ -246,13 +246,18 @@ class Run:
 
 
 def _changed(problem: Problem, quantity: str, change: Callable[[CostTable], CostTable]) -> Problem:
-    """Return a problem with another cost table of one quantity."""
-    return replace(problem, costs=tuple(change(table) if table.quantity == quantity else table for table in problem.costs))
+    """Return a problem with another cost table of one quantity, whatever the residual stream has."""
+
+    def each(tables: Sequence[CostTable]) -> tuple[CostTable, ...]:
+        return tuple(change(table) if table.quantity == quantity else table for table in tables)
+
+    streams = tuple(replace(option, costs=each(option.costs)) for option in problem.streams)
+    return replace(problem, costs=each(problem.costs), streams=streams)
 
 
-def _raised(table: CostTable, by: float) -> CostTable:
-    """Return a table in which every plan costs `by` more; the reference, which was measured, stays."""
-    return replace(table, rows=tuple(replace(row, constant=row.constant + by) for row in table.rows))
+def _priced(problem: Problem, choice: Allocation) -> Allocation:
+    """Return a choice with its loss and costs as the tables of a problem have them."""
+    return allocation_of(problem.at(choice), choice.weight_bits, choice.activation_bits, choice.solver, choice.gap)
 
 
 def _scaled(table: CostTable, by: float) -> CostTable:

@@ -19,6 +19,7 @@ from intonly.steps.allocate.instance import allocation_of
 from intonly.steps.allocate.ompq import ompq, projection
 from intonly.steps.allocate.ordering import ordering
 from intonly.steps.allocate.ram import ram_cost
+from intonly.steps.allocate.streams import each_stream, over_streams
 from intonly.steps.allocate.ties import ties
 from intonly.steps.allocate.variables import Variable, variables_of
 
@@ -30,6 +31,7 @@ __all__ = [
     "allocate",
     "allocation_of",
     "bops_cost",
+    "each_stream",
     "frontier",
     "ram_cost",
     "size_cost",
@@ -67,10 +69,11 @@ SOLVERS = (
 
 
 def allocate(problem: Problem, *, solver: str = "exact", time_limit: float | None = None) -> Allocation:
-    """Return a width for the weights and the input of every layer.
+    """Return a width for the weights and the input of every layer, and of the residual stream where that is up for choice.
 
     Args:
-        solver: a name in SOLVERS. time_limit: seconds; only "exact" can stop early, and then says its gap.
+        solver: a name in SOLVERS. time_limit: seconds, for each width of the stream; only "exact" can stop early, and
+            then says its gap.
 
     Raises:
         RecipeError: when the solver is unknown or does not take such a problem.
@@ -78,5 +81,5 @@ def allocate(problem: Problem, *, solver: str = "exact", time_limit: float | Non
     """
     for known in SOLVERS:
         if known.name == solver:
-            return known.solve(problem, time_limit)
+            return over_streams(problem, lambda settled: known.solve(settled, time_limit))
     raise RecipeError(f"unknown solver {solver!r}; known are {', '.join(s.name for s in SOLVERS)}")
