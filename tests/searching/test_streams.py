@@ -82,6 +82,8 @@ def test_memory_decides_the_stream(source: FloatModel) -> None:
     assert tight.allocation.costs["ram"] < roomy.allocation.costs["ram"]
     assert tight.problem.stream in tight.problem.streams[:-1]
     assert tight.allocation.loss > roomy.allocation.loss
+    assert roomy.reference.predicted["ram"] == roomy.costs("ram").baseline, "the reference has the recipe's stream, whatever is chosen"
+    assert f"additions read {tight.plan.residual_bits} bits, norms {tight.plan.norm_bits}; loss" in tight.stream_text
     for result in (roomy, tight):
         assert (result.plan.residual_bits, result.plan.norm_bits) == (result.allocation.residual_bits, result.allocation.norm_bits)
         assert result.problem.stream is not None and len(result.problem.streams) > 1

@@ -13,7 +13,7 @@ from intonly.pipeline import Progress, journey
 from intonly.searching.planning import uniform
 from intonly.searching.prepared import Prepared
 from intonly.steps.allocate import bops_cost, ram_cost, size_cost
-from intonly.steps.quantize import norm_input_bits, norm_names
+from intonly.steps.quantize import norm_input_bits, norm_names, stream_values
 
 SAMPLES = 32
 """What a network is calibrated on that is made for its speed alone."""
@@ -76,10 +76,10 @@ def stream_tables(ready: Prepared, tables: Sequence[CostTable], *, batch: int) -
     latency = by_quantity.get("latency")
     if latency is None:
         return tuple((ram,) for ram in rams)
-    graphs = {"reference": _quickly_made(ready, 8)}
-    graphs.update({str(i): _quickly_made(replace(ready, recipe=w.asked_of(ready.recipe)), 8) for i, w in enumerate(streams.widths)})
+    graphs = {str(i): _quickly_made(replace(ready, recipe=w.asked_of(ready.recipe)), 8) for i, w in enumerate(streams.widths)}
     times = ready.processes.once(lambda: latencies(graphs, batch=batch))
-    return tuple((ram, raised(latency, times[str(i)] - times["reference"])) for i, ram in enumerate(rams))
+    own = streams.values.index(stream_values(ready.graph, ready.recipe, ready.pinned))
+    return tuple((ram, raised(latency, times[str(i)] - times[str(own)])) for i, ram in enumerate(rams))
 
 
 def raised(table: CostTable, by: float) -> CostTable:

@@ -51,7 +51,7 @@ class Prepared:
     pinned: Mapping[str, QParams]
     ranges: Ranges
     choices: Choices
-    streams: Streams = Streams()
+    streams: Streams
     processes: Processes = ALONE
 
     def sensitivity(

@@ -74,7 +74,6 @@ class Run:
         plan = self._plan(allocation)
         if self.max_drop is not None:
             allocation, plan = self._within_drop(problem, allocation, plan)
-        problem = problem.at(allocation)
         first = self._measured(reference, "w8a8", self._predicted(problem, reference))
         last = self._measured(plan, "searched", allocation.costs)
         if self.timed:
@@ -86,11 +85,12 @@ class Run:
             *problem.sensitivity.notes,
             *(f"{layer} keeps its widest widths: {why}" for layer, why in problem.sensitivity.excluded.items()),
         )
+        settled = problem.at(allocation)
         curve = tuple(
-            allocation_of(problem, {n: w for n, (w, _) in p.choice.items()}, {n: a for n, (_, a) in p.choice.items()}, "frontier")
-            for p in frontier(problem, "size", most=POINTS)
+            allocation_of(settled, {n: w for n, (w, _) in p.choice.items()}, {n: a for n, (_, a) in p.choice.items()}, "frontier")
+            for p in frontier(settled, "size", most=POINTS)
         )
-        return SearchResult(plan, allocation, problem, (first, last), self.ready.source, self.judge.made(plan), curve, factor, notes)
+        return SearchResult(plan, allocation, settled, (first, last), self.ready.source, self.judge.made(plan), curve, factor, notes)
 
     def _measured(self, plan: Plan, name: str, predicted: Mapping[str, float]) -> Measured:
         """Return what a plan is worth, with the bytes of the file that `quantize` makes of it."""

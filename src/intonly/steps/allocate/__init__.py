@@ -7,6 +7,7 @@ A solver is one file and one line here: (problem, time limit in seconds) -> Allo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from intonly.core.errors import RecipeError
@@ -68,6 +69,10 @@ SOLVERS = (
 )
 
 
+def _solved(solver: Solver, time_limit: float | None, problem: Problem) -> Allocation:
+    return solver.solve(problem, time_limit)
+
+
 def allocate(problem: Problem, *, solver: str = "exact", time_limit: float | None = None) -> Allocation:
     """Return a width for the weights and the input of every layer, and of the residual stream where that is up for choice.
 
@@ -81,5 +86,5 @@ def allocate(problem: Problem, *, solver: str = "exact", time_limit: float | Non
     """
     for known in SOLVERS:
         if known.name == solver:
-            return over_streams(problem, lambda settled: known.solve(settled, time_limit))
+            return over_streams(problem, partial(_solved, known, time_limit))
     raise RecipeError(f"unknown solver {solver!r}; known are {', '.join(s.name for s in SOLVERS)}")
