@@ -96,7 +96,7 @@ def test_memory_decides_the_stream(source: FloatModel) -> None:
 def test_latency_decides_the_stream(source: FloatModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """Times of a wider stream would not be measured, or not count."""
     slowest = str(len(ready(source).streams.widths) - 1)
-    monkeypatch.setattr(costs, "latencies", lambda graphs, **_: {name: 1.0 + 3.0 * (name == slowest) for name in graphs})
+    monkeypatch.setattr(costs, "latencies", lambda graphs, **_: {name: 1.0 + 1e-3 * (name == slowest) for name in graphs})
     promised: list[float] = []
     solved = running.Run._solved
 
@@ -108,7 +108,7 @@ def test_latency_decides_the_stream(source: FloatModel, monkeypatch: pytest.Monk
     monkeypatch.setattr(running, "latencies", lambda graphs, **_: dict.fromkeys(graphs, promised[-1]))
     wide = found(source, "latency=100s", run_dir=tmp_path)
     assert wide.problem.stream == wide.problem.streams[-1]
-    quick = found(source, f"latency={wide.allocation.costs['latency'] - 0.5}ms", run_dir=tmp_path)
+    quick = found(source, f"latency={wide.allocation.costs['latency'] - 5e-4:.9f}ms", run_dir=tmp_path)
     assert quick.problem.stream in quick.problem.streams[:-1]
     assert quick.allocation.loss > wide.allocation.loss
 
