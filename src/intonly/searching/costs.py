@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from intonly.core.graph import Graph
 from intonly.core.tables import CostTable
 from intonly.latency import LatencyStore, default_store, latencies, measure_latency
+from intonly.model import QuantizedModel
 from intonly.pipeline import Progress, journey
 from intonly.searching.planning import uniform
 from intonly.searching.prepared import Prepared
@@ -46,7 +46,7 @@ def cost_tables(
         return tables
     measured = ready.processes.once(
         lambda: measure_latency(
-            lambda bits: _quickly_made(ready, bits),
+            lambda bits: _quickly_made(ready, bits).graph,
             made.layers,
             *widths,
             batch=batch,
@@ -58,28 +58,34 @@ def cost_tables(
 
 
 def stream_tables(ready: Prepared, tables: Sequence[CostTable], *, batch: int) -> tuple[tuple[CostTable, ...], ...]:
-    """Return, for each width of the residual stream on offer, the tables that are others with it: memory, and latency where it is measured.
+    """Return, for each width of the residual stream on offer, the tables that are others with it: size, memory, latency where measured.
 
-    Latency changes by what the whole W8A8 network takes more or less with that width, measured in turns.
+    Memory is counted. The file, and the time of a call measured in turns, change by what the whole W8A8 network takes more or less
+    with that width.
 
     Args:
         tables: those of the stream that the recipe has, see `cost_tables`. batch: see there.
     """
     made, streams, by_quantity = ready.choices, ready.streams, {table.quantity: table for table in tables}
-    widths = made.table_weight_bits, made.table_activation_bits
-    rams = []
-    for width in streams.widths:
-        recipe = width.asked_of(ready.recipe)
-        norms = {name: norm_input_bits(name, recipe) for name in norm_names(ready.graph)}
-        table = ram_cost(ready.graph, *widths, residual_bits=width.residual_bits, norm_bits=norms)
-        rams.append(replace(table, baseline=by_quantity["ram"].baseline))
-    latency = by_quantity.get("latency")
-    if latency is None:
-        return tuple((ram,) for ram in rams)
-    graphs = {str(i): _quickly_made(replace(ready, recipe=w.asked_of(ready.recipe)), 8) for i, w in enumerate(streams.widths)}
-    times = ready.processes.once(lambda: latencies(graphs, batch=batch))
+    if not streams.widths:
+        return ()
     own = streams.values.index(stream_values(ready.graph, ready.recipe, ready.pinned))
-    return tuple((ram, raised(latency, times[str(i)] - times[str(own)])) for i, ram in enumerate(rams))
+    recipes = [width.asked_of(ready.recipe) for width in streams.widths]
+    networks = [_quickly_made(replace(ready, recipe=recipe), 8) for recipe in recipes]
+    more: dict[str, list[float]] = {"size": [float(q.size) for q in networks]}
+    if "latency" in by_quantity:
+        graphs = {str(i): q.graph for i, q in enumerate(networks)}
+        times = ready.processes.once(lambda: latencies(graphs, batch=batch))
+        more["latency"] = [times[name] for name in graphs]
+    found = []
+    for i, recipe in enumerate(recipes):
+        norms = {name: norm_input_bits(name, recipe) for name in norm_names(ready.graph)}
+        ram = ram_cost(
+            ready.graph, made.table_weight_bits, made.table_activation_bits, residual_bits=recipe.residual_bits or 8, norm_bits=norms
+        )
+        others = (raised(by_quantity[quantity], values[i] - values[own]) for quantity, values in more.items())
+        found.append((replace(ram, baseline=by_quantity["ram"].baseline), *others))
+    return tuple(found)
 
 
 def raised(table: CostTable, by: float) -> CostTable:
@@ -87,9 +93,9 @@ def raised(table: CostTable, by: float) -> CostTable:
     return replace(table, rows=tuple(replace(row, constant=row.constant + by) for row in table.rows))
 
 
-def _quickly_made(ready: Prepared, bits: int) -> Graph:
-    """Return an integer graph whose layers all have one weight width, fixed or not; its accuracy does not matter."""
+def _quickly_made(ready: Prepared, bits: int) -> QuantizedModel:
+    """Return a network whose layers all have one weight width, fixed or not; its accuracy does not matter."""
     plain = replace(ready.recipe, rounding="nearest", bias_correction=False, reconstruction="none", weight_observer="minmax")
     free = replace(ready.choices, fixed={})
     plan = uniform(ready.graph, plain, free, bits, 8, f"w{bits}")
-    return journey(ready.source, plan, ready.calibration.take(SAMPLES)).model.graph
+    return journey(ready.source, plan, ready.calibration.take(SAMPLES)).model

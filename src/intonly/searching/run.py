@@ -283,13 +283,14 @@ def _limits(problem: Problem) -> str:
 
 
 def _refuse(reference: Measured, found: Measured) -> None:
-    """Raise InfeasibleBudgetError when a plan is slower than W8A8 and no smaller."""
+    """Raise InfeasibleBudgetError when a plan is slower than W8A8, no smaller, and no nearer to the float network."""
     if reference.latency_ms is None or found.latency_ms is None:
         return
     slower = found.plan_hash != reference.plan_hash and found.latency_ms > reference.latency_ms * (1 + NOISE)
     smaller = found.size_bytes < reference.size_bytes * (1 - GAIN)
-    if slower and not smaller:
-        lines = ["the plan within the budget does not pay: it is slower than W8A8 and no smaller"]
+    nearer = found.sqnr_db is not None and reference.sqnr_db is not None and found.sqnr_db > reference.sqnr_db
+    if slower and not smaller and not nearer:
+        lines = ["the plan within the budget does not pay: it is slower than W8A8, no smaller, and no nearer to the float network"]
         for m in (reference, found):
             drop = "" if m.drop is None else f", {m.drop:.2f} points lost"
             lines.append(f"  {m.name:10} {m.size_bytes:,} bytes, {m.latency_ms:.4g} ms{drop}")
