@@ -58,7 +58,7 @@ def search(model: Any, budget: str | Budget, data: Any, *, metric: str = "fisher
 
     Raises:
         InfeasibleBudgetError: when no plan meets the budget, naming the nearest one that some plan meets; or when the
-            plan found is slower than W8A8 and no smaller.
+            plan found is slower than W8A8, no smaller, and no nearer to the float network.
     """
     return compare_searches(model, budget, data, metrics=(metric,), solvers=(solver,), **options)[0]
 
@@ -94,7 +94,8 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
         model, budget, data: as for `search`.
         candidates: weight widths to choose from, 1 to 8. activation_candidates: the same for layers' inputs; the
             recipe's own width when not given.
-        recipe: everything else of the plan (observers, corrections, first and last layer, rules).
+        recipe: everything else of the plan (observers, corrections, first and last layer, rules). Where it leaves `residual_bits`
+            open, and the budget limits memory or latency, the widths of the residual stream are up for choice, too.
         time_limit: seconds for each solution. run_dir: folder in which finished pieces are kept, and found again.
         batch: samples of a call whose latency counts. device: where sensitivity runs. timed: False = no clock is read
             unless the budget limits latency. contest: True = where a uniform plan within the budget measures better on the
