@@ -159,6 +159,14 @@ def test_bench_times_texts_as_long_as_the_data(here):
     assert {s["input"] for s in ours} == {"int64 1x8, int64 1x8"}
 
 
+def test_bench_frees_the_length(here):
+    """What is timed would be a network of the data's length only, not the one that is shipped."""
+    profiles = printed("bench", f"{NETS}:make", "--data", "data.npz", "--profile", *LENGTHS)["profiles"]
+    assert "encoder.qkv" in {layer["origin"] for layer in profiles[0]["layers"]}
+    wrong = intonly_("bench", f"{NETS}:make", "--data", "data.npz", "--peers", "none", "--length-max", 7, code=2)
+    assert "length_max" in wrong.stderr and "length 8" in wrong.stderr
+
+
 def test_info_says_what_a_text_takes(here):
     """The memory of a run would be that of a text of one word."""
     q = intonly.load(here / "net.intonly")

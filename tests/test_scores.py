@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,20 @@ def test_sentence_spearman_compares_neighbours() -> None:
         sentence_spearman(pairs[:5], np.zeros(5))
     with pytest.raises(DataError, match="stand together"):
         sentence_spearman(pairs, np.arange(6))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "labels", "said"),
+    [
+        ([[1, 0], [1, 1], [1, 0], [0, 1]], [3, 3, 3, 3], "all labels are 3"),
+        ([[1, 0], [1, 0], [0, 1], [0, 1]], [1, 1, 2, 2], "all numbers are 1"),
+        (np.ones((0, 2)), [], "there are no numbers"),
+    ],
+)
+def test_a_correlation_with_what_never_changes_is_undefined(vectors: Any, labels: Any, said: str) -> None:
+    """Labels that were lost on the way would be reported as a network without any correlation, 0."""
+    with pytest.raises(DataError, match=f"{said}.*undefined; it takes two samples with different"):
+        sentence_spearman(np.array(vectors, float), np.array(labels, float))
 
 
 def test_nats_is_the_mean_loss_of_what_counts() -> None:

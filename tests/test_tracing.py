@@ -81,12 +81,66 @@ def test_an_argument_that_the_data_do_not_name_is_named(held: tuple[str, ...]) -
         intonly.quantize(Encoder().eval(), "w8a8", dict.fromkeys(held, IDS), length_max=LONGEST)
 
 
+class Optional(Encoder):
+    """An encoder that can do without a mask."""
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
+        """Return states and their mean."""
+        return super().forward(ids, torch.ones_like(ids) if mask is None else mask)
+
+
+@pytest.mark.parametrize("net", [Encoder, Optional])
+def test_a_mask_without_a_name_is_not_taken_for_labels(net: type[Encoder]) -> None:
+    """A loader of (ids, mask) would quantize a network without its mask, or end in the TypeError of the user's forward."""
+    batches = [(torch.from_numpy(IDS), torch.from_numpy(MASK))] * 2
+    for data in (batches, iter(batches)):
+        with pytest.raises(
+            DataError, match=r"taken for \(x, labels\), but \w+ takes ids, mask; give batches as dicts.*'ids': \.\.\., 'mask'"
+        ):
+            intonly.quantize(net().eval(), "w8a8", data, length_max=LONGEST)
+    source = intonly.load(net().eval(), example_inputs={"ids": IDS}) if net is Optional else intonly.load(Decoder(), example_inputs=(IDS,))
+    with pytest.raises(
+        DataError, match=r"taken for labels, but it holds 0 and 1 in the shape of 'ids'.*dicts, \{'ids': \.\.\., 'y': labels"
+    ):
+        intonly.quantize(source, "w8a8", batches)
+
+
+def test_ids_without_a_name_are_not_enough_for_a_network_that_needs_a_mask() -> None:
+    """The error would be a TypeError of the user's own forward."""
+    with pytest.raises(DataError, match="one array without a name, but Encoder takes ids, mask; give batches as dicts"):
+        intonly.quantize(Encoder().eval(), "w8a8", IDS, length_max=LONGEST)
+
+
+def test_labels_go_by_name_in_batches_and_by_place_beside_ids() -> None:
+    """The labels of dict batches would be dropped, or class numbers of a language model be taken for a mask."""
+    from intonly.data import load_data
+
+    named = load_data([{"ids": IDS, "mask": MASK, "y": IDS[:, 0]}] * 2, [InputSpec("ids"), InputSpec("mask")])
+    np.testing.assert_array_equal(named.labels, np.tile(IDS[:, 0], 2))
+    placed = load_data([(IDS, np.roll(IDS, -1, 1))], [InputSpec("ids")])
+    np.testing.assert_array_equal(placed.labels, np.roll(IDS, -1, 1))
+
+
 def test_options_of_files_are_refused_for_modules() -> None:
     """A cut or a shape that is asked for would be left out silently."""
     data = {"ids": IDS, "mask": MASK}
     for more in ({"outputs": "auto"}, {"outputs": ["states"]}, {"input_shapes": {"ids": (2, 8)}}):
         with pytest.raises(DataError, match=rf"{next(iter(more))}: this is for ONNX files"):
             intonly.quantize(Encoder().eval(), "w8a8", data, **more)
+
+
+def test_options_beside_a_captured_network_are_refused(tmp_path: Any) -> None:
+    """A length, shape or spec that was asked for would be left out silently."""
+    data = {"ids": IDS, "mask": MASK}
+    source = intonly.load(Encoder().eval(), example_inputs=data)
+    for more in ({"length_max": 12}, {"example_inputs": data}, {"inputs": InputSpec("ids", dtype="integer", high=3)}, {"outputs": "auto"}):
+        with pytest.raises(DataError, match=rf"{next(iter(more))}: this network is captured already; give that to intonly.load"):
+            intonly.quantize(source, "w8a8", data, **more)
+    q = intonly.quantize(source, "w8a8", data)
+    q.save(tmp_path / "net.intonly")
+    for made in (q, tmp_path / "net.intonly"):
+        with pytest.raises(DataError, match="length_max: an artifact fixes its inputs"):
+            intonly.load(made, length_max=12)
 
 
 def test_a_spec_without_a_name_needs_a_network_of_one_input() -> None:

@@ -98,7 +98,7 @@ def load_data(data: Any, specs: Sequence[InputSpec], *, samples: int | None = No
     Args:
         data: a Dataset; a path to an `.npz` (one array per model input by name, or `x`; optional labels `y`) or to a
             folder of images (class sub-folders give labels); an array; a mapping of arrays; or an iterable of batches
-            (array, (array, labels) or mapping), such as a PyTorch DataLoader.
+            (array, (array, labels) or mapping, whose "y" are labels), such as a PyTorch DataLoader.
         samples: at most this many, spread evenly where the whole set is known, the first ones of an iterable.
 
     Raises:
@@ -213,7 +213,10 @@ def _from_batches(data: Iterable[Any], names: Sequence[str], samples: int | None
         if isinstance(batch, (tuple, list)) and len(batch) == len(names) + 1:
             labels.append(as_array(batch[-1], "labels"))
             given = batch[:-1]
+            _check_labels(labels[-1], as_array(batch[0]), names)
         if isinstance(given, Mapping):
+            if "y" in given and "y" not in names:
+                labels.append(as_array(given["y"], "labels"))
             arrays = _named({k: as_array(v, k) for k, v in given.items()}, names)
         elif isinstance(given, (tuple, list)):
             if len(given) != len(names):
@@ -241,6 +244,22 @@ def _from_batches(data: Iterable[Any], names: Sequence[str], samples: int | None
         whole = {k: v[:samples] for k, v in whole.items()}
         joined = None if joined is None else joined[:samples]
     return Dataset(whole, joined)
+
+
+def _check_labels(labels: Array, x: Array, names: Sequence[str]) -> None:
+    """Refuse what stands at the place of labels but looks like the mask of a text: 0 and 1 in the shape of its ids.
+
+    Raises:
+        DataError: naming the way to say what is meant.
+    """
+    whole = labels.dtype.kind in "biu" and x.dtype.kind in "biu"
+    if whole and labels.ndim == 2 and labels.shape == x.shape and labels.size and labels.min() >= 0 and labels.max() <= 1 < x.max():
+        held = ", ".join(f"{name!r}: ..." for name in names)
+        raise DataError(
+            f"data: the model takes {', '.join(names)}, so the last array of a batch is taken for labels, but it holds 0 and 1 in the "
+            f"shape of {names[0]!r}, as a mask does; give batches as dicts, {{{held}, 'y': labels}}, "
+            "and capture the model with the mask where it takes one"
+        )
 
 
 def model_units(x: Array, spec: InputSpec, shape: Sequence[Any], perm: Sequence[int]) -> Array:

@@ -145,13 +145,15 @@ def counterpart(against: Any, source: FloatModel | QuantizedModel, dataset: Data
     """Return the other network, ready for the arrays that `source` takes; without a dataset, a module brings its own examples."""
     if isinstance(against, (FloatModel, QuantizedModel)):
         return against
+    if str(against).endswith(".intonly"):
+        return load(against)
     note = source.note if isinstance(source, FloatModel) else source.artifact.note
     asked = tuple(replace(spec, scale=None, zero_point=None) for spec in specs_of(source))
     if len(asked) == 1:  # the other network may call its input otherwise
         asked, dataset = (replace(asked[0], name=""),), None if dataset is None else Dataset({"x": dataset.arrays[asked[0].name]})
     same_kind = str(against).endswith(".onnx") and note.source.endswith(".onnx")
     shapes, cut = (_model_shapes(source), note.cut or None) if same_kind else (None, None)
-    longest = None if str(against).endswith((".pt2", ".intonly")) else _length_max(source)
+    longest = None if str(against).endswith(".pt2") else _length_max(source)
     other = opened(against, dataset, inputs=asked, input_shapes=shapes, outputs=cut, length_max=longest)
     if isinstance(other, FloatModel) and isinstance(source, QuantizedModel):
         return replace(other, specs=tuple(_without_own(other, spec) for spec in other.specs))

@@ -44,13 +44,22 @@ def load(
     note = Note(source=type(model).__name__)
     if length_max is not None and (isinstance(length_max, bool) or not isinstance(length_max, numbers.Integral) or length_max < 2):
         raise DataError(f"length_max: expected a whole number of 2 or more, got {length_max!r}; leave it out for the example's own length")
+    options = {
+        "inputs": inputs,
+        "example_inputs": example_inputs,
+        "input_shapes": input_shapes,
+        "outputs": outputs,
+        "length_max": length_max,
+    }
     if isinstance(model, (FloatModel, QuantizedModel)):
+        _check_made(model, options)
         return model
     if isinstance(model, (str, Path)):
         text = str(model)
         note = Note(source=Path(text).name)
         if text.endswith(".intonly"):
-            return QuantizedModel.load(text)
+            _check_made(artifact := QuantizedModel.load(text), options)
+            return artifact
         if text.endswith(".pt2"):
             from intonly.steps.capture.torch_export import load_pt2
 
@@ -76,6 +85,19 @@ def load(
 
     graph, pinned = capture_torch(model, example_inputs, length_max=length_max)
     return _float_model(graph, pinned, inputs, note)
+
+
+def _check_made(model: FloatModel | QuantizedModel, options: Mapping[str, Any]) -> None:
+    """Refuse options that say how a network is captured, beside one that is.
+
+    Raises:
+        DataError: naming the options.
+    """
+    given = [name for name, value in options.items() if value is not None]
+    if given and isinstance(model, FloatModel):
+        raise DataError(f"{', '.join(given)}: this network is captured already; give that to intonly.load, or give the model itself")
+    if given:
+        raise DataError(f"{', '.join(given)}: an artifact fixes its inputs and outputs; leave that out, or quantize the float network anew")
 
 
 def from_factory(text: str, example_inputs: Any = None) -> tuple[Any, Any]:

@@ -273,7 +273,7 @@ def calibrated(
 
 def _widths(graph: Graph, recipe: Recipe) -> dict[str, tuple[int, int]]:
     """Return the (weight, input) width of each layer of a graph that nothing was migrated in."""
-    settings = layer_settings(graph, before_migration(recipe))
+    settings = layer_settings(graph, before_migration(recipe, graph))
     return {origin: (layer.weight_format.bits, layer.activation_bits) for origin, layer in settings.items()}
 
 

@@ -23,14 +23,20 @@ def spearman(similarity: Any, labels: Any) -> float:
 
     Args:
         similarity: (N,), or (N, ...) of one entry each; a tuple counts by its first. labels: (N,).
+
+    Raises:
+        DataError: when the numbers or the labels are all alike, so that they have no ranks.
     """
     x = np.asarray(similarity[0] if isinstance(similarity, tuple) else similarity, np.float64).reshape(-1)
     y = _labels(labels, "spearman").astype(np.float64).reshape(-1)
     if x.shape != y.shape:
         raise DataError(f"spearman: {x.size} numbers for {y.size} labels; it takes one number for each sample")
+    for what, values in (("numbers", x), ("labels", y)):
+        if not values.size or (values == values[0]).all():
+            alike = f"all {what} are {values[0]:g}" if values.size else f"there are no {what}"
+            raise DataError(f"spearman: {alike}, so a rank correlation is undefined; it takes two samples with different {what} at least")
     a, b = (r - r.mean() for r in (_ranks(x), _ranks(y)))
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm else 0.0
+    return float(a @ b) / float(np.sqrt((a @ a) * (b @ b)))
 
 
 def sentence_spearman(outputs: Any, labels: Any) -> float:

@@ -17,6 +17,9 @@ from intonly.core.errors import DataError, IntonlyError
 from intonly.core.records import InputSpec
 from intonly.data import Dataset, load_data, model_units, synthetic_count
 
+SHOWN = 4
+"""Arguments of a module that a message lists; those of `transformers` have a dozen."""
+
 
 def peeked(data: Any) -> tuple[Any, Any]:
     """Return (data to look at, data with nothing missing): the first batch of an iterator; other data can be read twice."""
@@ -44,6 +47,8 @@ def example_from(data: Any, inputs: InputSpec | Sequence[InputSpec] | None, modu
         asked = [replace(asked[0], name=names[0])]
     known = {spec.name: spec for spec in asked}
     specs = [known.get(name, InputSpec(name)) for name in names] or [replace(s, name=s.name or "x") for s in asked or (InputSpec("x"),)]
+    if len(specs) == 1 and not names:
+        _check_unnamed(data, module)
     try:
         sample = load_data(data, specs, samples=2)
     except IntonlyError as problem:
@@ -87,6 +92,31 @@ def _arguments_in(data: Any, module: Any, *, required: bool) -> list[str]:
             "name the arrays after the arguments"
         )
     return found
+
+
+def _check_unnamed(data: Any, module: Any) -> None:
+    """Refuse arrays without names where it would be a guess which argument each of them is.
+
+    Raises:
+        DataError: when the module needs several arguments; or when it takes several, and what stands at the place of labels has
+            the rows and columns of the first array, as a mask has.
+    """
+    import torch
+
+    signature = {n: p for n, p in inspect.signature(module.forward).parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    needed = [name for name, p in signature.items() if p.default is p.empty]
+    batched = isinstance(data, Iterable) and not isinstance(data, (str, Path, Mapping)) and not hasattr(data, "shape")
+    first = next(iter(data), None) if batched else None
+    arrays = [torch.as_tensor(x) for x in first] if isinstance(first, (tuple, list)) and all(hasattr(x, "shape") for x in first) else []
+    masked = len(arrays) > 1 and arrays[1].ndim > 1 and arrays[1].shape[:2] == arrays[0].shape[:2] and not arrays[1].is_floating_point()
+    if len(needed) > 1 or (len(signature) > 1 and masked):
+        taken = needed if len(needed) > 1 else list(signature)
+        said = f"a batch of {len(arrays)} arrays is taken for (x, labels)" if len(arrays) > 1 else "the data hold one array without a name"
+        held = ", ".join(f"{name!r}: ..." for name in taken[: max(2, len(needed))])
+        raise DataError(
+            f"data: {said}, but {type(module).__name__} takes {', '.join(taken[:SHOWN])}; give batches as dicts by the names of its "
+            f"arguments, {{{held}}}, with labels, if any, as 'y'"
+        )
 
 
 def _names_in(data: Any) -> list[str]:

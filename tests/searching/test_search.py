@@ -150,7 +150,7 @@ def test_a_budget_of_bytes_holds_for_the_real_file(case, monkeypatch, solver):
     predict = searching.cost_tables
 
     def too_small(*args, **options):
-        return tuple(running._raised(t, -1500.0) if t.quantity == "size" else t for t in predict(*args, **options))
+        return tuple(running.raised(t, -1500.0) if t.quantity == "size" else t for t in predict(*args, **options))
 
     monkeypatch.setattr(searching, "cost_tables", too_small)
     told: list[float] = []
@@ -164,20 +164,15 @@ def test_a_budget_of_bytes_holds_for_the_real_file(case, monkeypatch, solver):
     assert result.allocation.loss == pytest.approx(first.allocation.loss, rel=0.5)
 
 
-def test_a_file_near_the_limit_is_also_made_of_all_samples(case, monkeypatch):
-    """`quantize` would make a file with more digits than the search saw, and exceed the budget by a few bytes."""
-    for share in (65, 60, 55, 70):
-        (result,) = found(case, f"size={share}%")
+def test_what_is_promised_is_the_file_that_quantize_writes(case):
+    """The file of all samples would have other digits than the one that the search saw, and exceed its word by some bytes."""
+    limits = [f"size={share}%" for share in (65, 60, 55)]
+    for limit in (*limits, "size=100%"):
+        (result,) = found(case, limit, contest=False)
         whole = intonly.quantize(case[0], result.plan, data=case[1]).size
-        if whole > result.chosen.size_bytes:
-            break
-    else:
-        pytest.skip("the files of all samples are no larger here, so there is nothing to notice")
-    limit = whole - 1
-    (other,) = found(case, f"size={limit}B")
-    assert other.chosen.plan_hash != result.chosen.plan_hash
-    assert other.chosen.size_bytes <= limit
-    assert intonly.quantize(case[0], other.plan, data=case[1]).size <= limit
+        assert whole == result.chosen.size_bytes == result.allocation.costs["size"] <= result.problem.limits["size"]
+    (other,) = found(case, f"size={whole - 1}B", contest=False)
+    assert intonly.quantize(case[0], other.plan, data=case[1]).size == other.chosen.size_bytes < whole
 
 
 def test_the_same_question_has_the_same_answer(case, tmp_path):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from intonly import load
+from intonly import load, quantize
 from intonly.core.bounds import bounds
 from intonly.core.errors import RecipeError
 from intonly.core.graph import Graph
-from intonly.core.records import PRESETS, InputSpec, MigrationRule, Plan, Recipe, from_json, to_json
+from intonly.core.records import PRESETS, InputSpec, LayerRule, MigrationRule, NormRule, Plan, Recipe, from_json, to_json
 from intonly.data import Dataset
 from intonly.model import FloatModel
 from intonly.pipeline import journey
@@ -263,6 +263,23 @@ def test_search_gives_widths_to_what_was_split():
     assert {rule.match for rule in found.plan.rules} == {"wide", "wide.outliers", "narrow"}
     assert min(rule.weight_bits for rule in found.plan.rules) == 4
     assert journey(model(graph), found.plan, data).plan.rules == found.plan.rules
+    assert found.allocation.costs["size"] == found.chosen.size_bytes == quantize(model(graph), found.plan, data).size
+
+
+def test_names_of_the_users_that_end_like_ours():
+    """A user's layer that is called as a split's second half would lose its rules, or two layers have one name."""
+    graph = block(17, residual=True)
+    renamed = {"narrow": "wide.outliers", "last": "norm.balanced"}
+    graph = graph.replace(nodes=tuple(replace(n, origin=renamed.get(n.origin, n.origin)) for n in graph.nodes))
+    data = Dataset({"x": samples(graph, 32)["x"]})
+    asked = replace(W8, rules=(LayerRule("wide.outliers", weight_bits=3),), norm_rules=(NormRule("norm.balanced", 8),))
+    made = journey(model(graph), asked, data)
+    assert {m.how for m in migrated(graph, asked)[1]} == {"doubled", "split"}
+    assert {rule.match: rule.weight_bits for rule in made.plan.rules} == {"wide": 8, "wide.outliers'": 8, "wide.outliers": 3}
+    assert {r.match: r.input_bits for r in made.plan.norm_rules} == {"norm": 16, "norm.balanced'": 16, "norm.balanced": 8}
+    assert journey(model(graph), made.plan, data).plan == made.plan
+    plan = prepare(model(graph), made.plan, data).program.plan
+    assert {rule.match: rule.weight_bits for rule in plan.rules} == {"wide": 8, "wide.outliers": 3}
 
 
 def test_training_keeps_the_users_layers():

@@ -282,8 +282,9 @@ def test_a_length_needs_integers_and_an_example_within_it() -> None:
     """A wrong largest length would be taken silently."""
     with pytest.raises(DataError, match="no example input holds integers"):
         intonly.load(nn.Linear(3, 2), example_inputs=(torch.zeros(2, 3),), length_max=4)
-    with pytest.raises(DataError, match="2 to 4"):
-        intonly.load(Decoder(), example_inputs=(torch.zeros(2, 6, dtype=torch.long),), length_max=4)
+    for given in (1, 6):
+        with pytest.raises(DataError, match=rf"length_max: the example inputs have length {given}.*from 2 to 4"):
+            intonly.load(Decoder(), example_inputs=(torch.zeros(2, given, dtype=torch.long),), length_max=4)
 
 
 @pytest.mark.parametrize("length_max", [1, 0, -1, 12.5, "12", True])
@@ -300,6 +301,22 @@ def test_a_largest_length_is_what_was_asked() -> None:
         source = intonly.load(net, example_inputs=(ids,), length_max=length_max)
         assert isinstance(source, FloatModel)
         assert source.graph.values[source.graph.inputs[0]].shape[1] == Dim("L", 1, length_max)
+
+
+@pytest.mark.parametrize("places", [2, LONGEST])
+def test_texts_of_one_and_two_tokens_have_a_free_length(places: int) -> None:
+    """The smallest free length would end in an error of torch, which takes sizes of 0 and 1 for constants."""
+    net = Encoder().eval()
+    net.places = nn.Embedding(places, WIDTH)
+    rng = np.random.default_rng(1)
+    text = {"ids": rng.integers(0, WORDS, (24, 2)), "mask": np.ones((24, 2), np.int64)}
+    text["mask"][::3, 1] = 0
+    q = intonly.quantize(net, "w8a8", text, length_max=2)
+    assert q.graph.values[q.graph.inputs[0]].shape[1] == Dim("L", 1, 2)
+    alone = {name: x[::3, :1] for name, x in text.items()}
+    np.testing.assert_array_equal(q(alone)[1], q(text)[1][::3])
+    with pytest.raises(DataError, match="expected 1 to 2"):
+        q({name: np.ones((1, 3), np.int64) for name in text})
 
 
 def test_a_table_of_positions_that_is_too_short_is_named() -> None:

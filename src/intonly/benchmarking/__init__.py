@@ -57,6 +57,7 @@ def benchmark(  # noqa: PLR0913 - every argument is an option
     budget_s: float = 20.0,
     folder: str | Path | None = None,
     isa: str | None = None,
+    length_max: int | None = None,
     progress: Progress | None = None,
 ) -> BenchmarkResult:
     """Return how fast networks are here: the float original, ours, and every other runtime that is installed.
@@ -72,6 +73,7 @@ def benchmark(  # noqa: PLR0913 - every argument is an option
         shape: for a module, its input's shape, batch first, or example inputs; for ONNX, shapes by input name.
         recipes: of ours. peers: names of libraries, () = none, None = all that we know.
         inputs: InputSpec, as for `quantize`: what ours takes; the float runtimes get what the float network sees.
+        length_max: largest length of token ids and masks, as for `load`; the calls have the length of `data`.
         rounds: turns of each contender. budget_s: seconds for the timing, roughly.
         folder: where the files that peers prepare are kept; a temporary one when not given.
         isa: instruction set of our kernels. progress: called with (stage, done, total).
@@ -83,17 +85,17 @@ def benchmark(  # noqa: PLR0913 - every argument is an option
     with tempfile.TemporaryDirectory() as room:
         choice = Choice(tuple(recipes), peers, Path(folder or room), isa)
         data = list(data) if isinstance(data, Iterator) else data
-        entrants = enter(models, inputs=inputs, shape=shape, data=data)
+        entrants = enter(models, inputs=inputs, shape=shape, data=data, length_max=length_max)
         return timed(line_up(entrants, choice, batch, data, progress), choice, timing, progress)
 
 
-def enter(models: Any, *, inputs: Any = None, shape: Any = None, data: Any = None) -> list[Entrant]:
+def enter(models: Any, *, inputs: Any = None, shape: Any = None, data: Any = None, length_max: int | None = None) -> list[Entrant]:
     """Return what `models` names, each under a label of its own."""
     several = isinstance(models, Sequence) and not isinstance(models, str)
     named = list(models.items()) if isinstance(models, Mapping) else [("", model) for model in (models if several else [models])]
     found: list[Entrant] = []
     for label, model in named:
-        entrant = opened(model, label, inputs=inputs, shape=shape, data=data)
+        entrant = opened(model, label, inputs=inputs, shape=shape, data=data, length_max=length_max)
         twins = sum(e.label.partition(" #")[0] == entrant.label for e in found)
         found.append(Entrant(f"{entrant.label} #{twins + 1}", entrant.model, entrant.held) if twins else entrant)
     return found

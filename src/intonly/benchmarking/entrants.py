@@ -39,7 +39,9 @@ class Entrant:
     held: FloatModel | QuantizedModel | None
 
 
-def opened(model: Any, label: str = "", *, inputs: Any = None, shape: Any = None, data: Any = None) -> Entrant:
+def opened(
+    model: Any, label: str = "", *, inputs: Any = None, shape: Any = None, data: Any = None, length_max: int | None = None
+) -> Entrant:
     """Return what `model` names.
 
     Args:
@@ -47,6 +49,7 @@ def opened(model: Any, label: str = "", *, inputs: Any = None, shape: Any = None
         inputs: InputSpec of a float network. shape: for a module: an input's shape, batch first, or example inputs; for
             ONNX inputs with unknown extents: shapes by name.
         data: samples that a module is traced with when it has no shape.
+        length_max: as for `intonly.load`, where the network is captured here.
     """
     if isinstance(model, (str, Path)):
         text = str(model)
@@ -55,6 +58,8 @@ def opened(model: Any, label: str = "", *, inputs: Any = None, shape: Any = None
             if not Path(text).is_file():
                 raise DataError(f"file {text!r} does not exist")
             return Entrant(label, Path(text), None)
+        if text.endswith(".intonly"):
+            return Entrant(label, None, load(text))
         if not text.endswith((".onnx", ".pt2", ".intonly")):
             model, example = from_factory(text)
             shape = example if shape is None else shape
@@ -65,10 +70,10 @@ def opened(model: Any, label: str = "", *, inputs: Any = None, shape: Any = None
     if shape is None and data is not None and is_module:
         shape = example_from(data, inputs, model)
     if isinstance(shape, dict) and not is_module:
-        held = load(model, inputs=inputs, input_shapes=shape)
+        held = load(model, inputs=inputs, input_shapes=shape, length_max=length_max)
     else:
-        held = load(model, inputs=inputs, example_inputs=shape)
-    return Entrant(label, None if isinstance(held, QuantizedModel) or held is model else model, held)
+        held = load(model, inputs=inputs, example_inputs=shape, length_max=length_max)
+    return Entrant(label, None if held is model else model, held)
 
 
 def batch_for(entrant: Entrant, batch: int, data: Any = None) -> tuple[Arrays, list[Arrays]]:

@@ -45,6 +45,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     mean: options.Mean = None,
     std: options.Std = None,
     input_shape: options.InputShape = None,
+    length_max: options.LengthMax = None,
     json: options.Json = False,
 ) -> None:
     """Time a network in turns with its float original and with other runtimes.
@@ -64,7 +65,7 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     recipes = tuple(recipe_of(part) for part in options.parts(recipe))
     with tempfile.TemporaryDirectory() as room:
         choice = Choice(recipes, asked, cache or Path(room))
-        opened = enter(names, inputs=spec, shape=shapes[0] if shapes else None, data=data)
+        opened = enter(names, inputs=spec, shape=shapes[0] if shapes else None, data=data, length_max=length_max)
         if profile:
             _show_profiles(_profiles(opened, choice, batch, data), json)
             return

@@ -147,6 +147,8 @@ def _show(results: tuple[SearchResult, ...]) -> None:
         if result.latency_factor != 1:
             whole = f"the whole takes {result.latency_factor:.3f} of the sum of its layers"
             typer.echo(f"{result.sensitivity.metric}: {whole}; the table was corrected")
+        if result.problem.streams:
+            typer.echo(f"{result.sensitivity.metric}: {result.stream_text}")
         for note in result.notes:
             console.hint(note)
 

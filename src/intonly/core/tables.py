@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from intonly.core.errors import RecipeError
 
@@ -129,6 +130,22 @@ class CostTable:
 
 
 @dataclass(frozen=True)
+class StreamOption:
+    """One pair of widths of the residual stream: of what additions read, and of what norms read.
+
+    Args:
+        residual_bits, norm_bits: 8 or 16.
+        loss: what these widths alone lose, in the sensitivity table's unit.
+        costs: the cost tables that are others with them; the same quantities in every option of a problem.
+    """
+
+    residual_bits: Literal[8, 16]
+    norm_bits: Literal[8, 16]
+    loss: float = 0.0
+    costs: tuple[CostTable, ...] = ()
+
+
+@dataclass(frozen=True)
 class Problem:
     """Everything that an allocation is solved from.
 
@@ -140,6 +157,8 @@ class Problem:
         fixed: layer -> (weight width, activation width) that is not up for choice, such as the first and last layer's.
         joint: whether a layer's two widths must be equal (kernels of one width, as HAWQV3's).
         weight_candidates, activation_candidates: the widths on offer to layers that are not fixed; () = all of the table's.
+        streams: the widths of the residual stream on offer, narrowest first; () = it is not up for choice.
+        stream: the one that `costs` are for; None = not chosen yet, or not up for choice.
     """
 
     sensitivity: SensitivityTable
@@ -151,6 +170,25 @@ class Problem:
     joint: bool = False
     weight_candidates: tuple[int, ...] = ()
     activation_candidates: tuple[int, ...] = ()
+    streams: tuple[StreamOption, ...] = ()
+    stream: StreamOption | None = None
+
+    def __post_init__(self) -> None:
+        priced = {tuple(table.quantity for table in option.costs) for option in self.streams}
+        if len(priced) > 1:
+            raise RecipeError(f"every width of the residual stream needs cost tables of the same quantities, got {sorted(priced)}")
+
+    def with_stream(self, option: StreamOption) -> Problem:
+        """Return the problem that is left when the width of the residual stream is settled."""
+        own = {table.quantity: table for table in option.costs}
+        return replace(self, costs=tuple(own.get(table.quantity, table) for table in self.costs), stream=option)
+
+    def at(self, choice: Allocation) -> Problem:
+        """Return the problem with the stream of a choice settled."""
+        for option in self.streams:
+            if (option.residual_bits, option.norm_bits) == (choice.residual_bits, choice.norm_bits):
+                return self.with_stream(option)
+        return self
 
 
 @dataclass(frozen=True)
@@ -159,6 +197,7 @@ class Allocation:
 
     Args:
         weight_bits, activation_bits: layer -> width.
+        residual_bits, norm_bits: widths of the residual stream; None = it was not up for choice.
         loss: predicted, in the sensitivity table's unit. costs: quantity -> predicted cost, in its unit.
         limits: what was asked.
         solver: who chose. gap: (loss - proven lower bound) / |loss|, 0 = proven optimal; None for solvers that prove nothing.
@@ -171,3 +210,5 @@ class Allocation:
     limits: Mapping[str, float]
     solver: str
     gap: float | None = None
+    residual_bits: Literal[8, 16] | None = None
+    norm_bits: Literal[8, 16] | None = None

@@ -71,6 +71,7 @@ def _facts(result: SearchResult) -> tuple[tuple[str, str], ...]:
         ("Budget", budget or "none"),
         ("Sensitivity", f"{table.metric}, {table.samples} samples, seed {table.seed}"),
         ("Solver", f"{allocation.solver}, {proven}"),
+        ("Residual stream", result.stream_text.removeprefix("residual stream: ")),
         ("Plan hash", result.chosen.plan_hash),
     ]
     if "latency" in units:

@@ -19,13 +19,13 @@ from typing import Any
 from intonly.core.budgets import Budget
 from intonly.core.errors import DataError, RecipeError
 from intonly.core.records import InputSpec, recipe_of
-from intonly.core.tables import Problem, SensitivityTable
+from intonly.core.tables import Problem, SensitivityTable, StreamOption
 from intonly.evaluation import opened
 from intonly.latency import LatencyStore
 from intonly.model import FloatModel
 from intonly.pipeline import Progress
 from intonly.processes import ALONE, Processes
-from intonly.searching.costs import cost_tables
+from intonly.searching.costs import cost_tables, stream_tables
 from intonly.searching.disagreement import Disagreement, disagreement
 from intonly.searching.judging import Judge, split
 from intonly.searching.planning import uniform
@@ -38,6 +38,8 @@ from intonly.tracing import peeked
 
 __all__ = ["Budget", "Disagreement", "Measured", "SearchResult", "compare_searches", "disagreement", "search"]
 
+PRICED = ("ram", "latency")
+"""Quantities that a wider residual stream costs more of; without a limit of one, nothing speaks against its recipe's width."""
 CANDIDATES = (2, 3, 4, 5, 6, 7, 8)
 
 
@@ -56,7 +58,7 @@ def search(model: Any, budget: str | Budget, data: Any, *, metric: str = "fisher
 
     Raises:
         InfeasibleBudgetError: when no plan meets the budget, naming the nearest one that some plan meets; or when the
-            plan found is slower than W8A8 and no smaller.
+            plan found is slower than W8A8, no smaller, and no nearer to the float network.
     """
     return compare_searches(model, budget, data, metrics=(metric,), solvers=(solver,), **options)[0]
 
@@ -92,7 +94,8 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
         model, budget, data: as for `search`.
         candidates: weight widths to choose from, 1 to 8. activation_candidates: the same for layers' inputs; the
             recipe's own width when not given.
-        recipe: everything else of the plan (observers, corrections, first and last layer, rules).
+        recipe: everything else of the plan (observers, corrections, first and last layer, rules). Where it leaves `residual_bits`
+            open, and the budget limits memory or latency, the widths of the residual stream are up for choice, too.
         time_limit: seconds for each solution. run_dir: folder in which finished pieces are kept, and found again.
         batch: samples of a call whose latency counts. device: where sensitivity runs. timed: False = no clock is read
             unless the budget limits latency. contest: True = where a uniform plan within the budget measures better on the
@@ -121,16 +124,18 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     widths = tuple(activation_candidates or (asked.activation_bits,))
     ready = prepare(source, asked, calibration, weight_bits=candidates, activation_bits=widths, progress=report, processes=processes)
     judge = Judge(source, calibration, judging, dataset, report, processes)
-    reference = uniform(ready.graph, asked, ready.choices, 8, 8, "w8a8")
+    reference = uniform(ready.graph, ready.recipe, ready.choices, 8, 8, "w8a8")
     wants_latency = any(limit.quantity == "latency" for limit in limits.limits)
     costs = cost_tables(
         ready,
-        judge.measured(reference, "w8a8", {}).size_bytes,
+        judge.file_bytes(reference),
         latency=wants_latency,
         batch=batch,
         store=None if folder is None else LatencyStore(folder),
         progress=report,
     )
+    priced = any(limit.quantity in PRICED for limit in limits.limits)
+    offered = stream_tables(ready, costs, batch=batch) if priced else ()
     weight_ties, activation_ties = ties(ready.graph)
     if len(ready.choices.activation_bits) > 1:
         _check_looks_at_activations(metrics)
@@ -139,6 +144,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     results = []
     for metric in metrics:
         around = partial(_around, ready, metric, device, folder, report) if refine else None
+        lost = _stream_losses(ready, metric, device, folder, report) if offered else ()
         problem = Problem(
             ready.sensitivity(metric, device=device, run_dir=folder, progress=report),
             costs,
@@ -148,11 +154,26 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
             ready.choices.fixed,
             weight_candidates=ready.choices.weight_bits,
             activation_candidates=ready.choices.activation_bits,
+            streams=tuple(
+                StreamOption(width.residual_bits, width.norm_bits, loss, tables)
+                for width, loss, tables in zip(ready.streams.widths, lost, offered, strict=True)
+            )
+            if lost
+            else (),
         )
         for solver in solvers:
             run = Run(ready, problem, judge, solver, time_limit, batch, limits.max_drop, timed or wants_latency, contest, refine, around)
             results.append(run.result())
     return tuple(results)
+
+
+def _stream_losses(ready: Prepared, metric: str, device: str, folder: Path | None, report: Progress) -> tuple[float, ...]:
+    """Return the loss of each width of the stream; () where the metric looks at weights only, or cannot see the stream."""
+    from intonly.steps.sensitivity import METRICS
+
+    if any(known.name == metric and "activations" not in known.looks_at for known in METRICS):
+        return ()
+    return ready.stream_losses(metric, device=device, run_dir=folder, progress=report)
 
 
 def _around(

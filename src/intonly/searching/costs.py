@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from intonly.core.graph import Graph
 from intonly.core.tables import CostTable
-from intonly.latency import LatencyStore, default_store, measure_latency
+from intonly.latency import LatencyStore, default_store, latencies, measure_latency
+from intonly.model import QuantizedModel
 from intonly.pipeline import Progress, journey
 from intonly.searching.planning import uniform
 from intonly.searching.prepared import Prepared
 from intonly.steps.allocate import bops_cost, ram_cost, size_cost
-from intonly.steps.quantize import norm_input_bits, norm_names
+from intonly.steps.quantize import norm_input_bits, norm_names, stream_values
 
 SAMPLES = 32
 """What a network is calibrated on that is made for its speed alone."""
@@ -45,7 +46,7 @@ def cost_tables(
         return tables
     measured = ready.processes.once(
         lambda: measure_latency(
-            lambda bits: _quickly_made(ready, bits),
+            lambda bits: _quickly_made(ready, bits).graph,
             made.layers,
             *widths,
             batch=batch,
@@ -56,9 +57,45 @@ def cost_tables(
     return (*tables, measured)
 
 
-def _quickly_made(ready: Prepared, bits: int) -> Graph:
-    """Return an integer graph whose layers all have one weight width, fixed or not; its accuracy does not matter."""
+def stream_tables(ready: Prepared, tables: Sequence[CostTable], *, batch: int) -> tuple[tuple[CostTable, ...], ...]:
+    """Return, for each width of the residual stream on offer, the tables that are others with it: size, memory, latency where measured.
+
+    Memory is counted. The file, and the time of a call measured in turns, change by what the whole W8A8 network takes more or less
+    with that width.
+
+    Args:
+        tables: those of the stream that the recipe has, see `cost_tables`. batch: see there.
+    """
+    made, streams, by_quantity = ready.choices, ready.streams, {table.quantity: table for table in tables}
+    if not streams.widths:
+        return ()
+    own = streams.values.index(stream_values(ready.graph, ready.recipe, ready.pinned))
+    recipes = [width.asked_of(ready.recipe) for width in streams.widths]
+    networks = [_quickly_made(replace(ready, recipe=recipe), 8) for recipe in recipes]
+    more: dict[str, list[float]] = {"size": [float(q.size) for q in networks]}
+    if "latency" in by_quantity:
+        graphs = {str(i): q.graph for i, q in enumerate(networks)}
+        times = ready.processes.once(lambda: latencies(graphs, batch=batch))
+        more["latency"] = [times[name] for name in graphs]
+    found = []
+    for i, recipe in enumerate(recipes):
+        norms = {name: norm_input_bits(name, recipe) for name in norm_names(ready.graph)}
+        ram = ram_cost(
+            ready.graph, made.table_weight_bits, made.table_activation_bits, residual_bits=recipe.residual_bits or 8, norm_bits=norms
+        )
+        others = (raised(by_quantity[quantity], values[i] - values[own]) for quantity, values in more.items())
+        found.append((replace(ram, baseline=by_quantity["ram"].baseline), *others))
+    return tuple(found)
+
+
+def raised(table: CostTable, by: float) -> CostTable:
+    """Return a table in which every plan costs `by` more; the reference, which was measured, stays."""
+    return replace(table, rows=tuple(replace(row, constant=row.constant + by) for row in table.rows))
+
+
+def _quickly_made(ready: Prepared, bits: int) -> QuantizedModel:
+    """Return a network whose layers all have one weight width, fixed or not; its accuracy does not matter."""
     plain = replace(ready.recipe, rounding="nearest", bias_correction=False, reconstruction="none", weight_observer="minmax")
     free = replace(ready.choices, fixed={})
     plan = uniform(ready.graph, plain, free, bits, 8, f"w{bits}")
-    return journey(ready.source, plan, ready.calibration.take(SAMPLES)).model.graph
+    return journey(ready.source, plan, ready.calibration.take(SAMPLES)).model

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,6 +59,7 @@ class Judge:
 
     def __post_init__(self) -> None:
         self._made: dict[str, tuple[Journey, Measured]] = {}
+        self._bytes: dict[str, int] = {}
         self._float_top1: float | None = None
 
     def made(self, plan: Plan) -> Journey:
@@ -68,16 +70,19 @@ class Judge:
         """Return what a plan is worth, not timed yet."""
         return replace(self._of(plan)[1], name=name, predicted=dict(predicted))
 
-    def file_bytes(self, plan: Plan, limit: float) -> int:
-        """Return the size of a plan's file, made from the calibration samples.
+    def file_bytes(self, plan: Plan, limit: float = math.inf) -> int:
+        """Return the size of the file that `quantize` makes of a plan and all samples, to the byte.
 
-        Where that one is just within the limit, what `quantize` makes of all samples counts, too: the larger of both.
+        Where the file of the calibration samples is far above `limit` already, its size is the answer: neither fits.
         """
-        size = self._of(plan)[1].size_bytes
-        if self.everything is self.calibration or not limit * (1 - CLOSE) < size <= limit:
-            return size
-        whole = journey(self.source, plan, self.everything, self.progress, processes=self.processes)
-        return max(size, self.processes.once(lambda: len(to_bytes(whole.model.artifact))))
+        made, found = self._of(plan)
+        if found.size_bytes > limit * (1 + CLOSE) or (self.everything is self.calibration and made.plan.name == plan.name):
+            return found.size_bytes
+        key = f"{plan.name} {plan_hash(plan)}"  # the file holds the name, too
+        if key not in self._bytes:
+            whole = journey(self.source, plan, self.everything, self.progress, processes=self.processes)
+            self._bytes[key] = self.processes.once(lambda: len(to_bytes(whole.model.artifact)))
+        return self._bytes[key]
 
     def _of(self, plan: Plan) -> tuple[Journey, Measured]:
         key = plan_hash(plan)

@@ -100,7 +100,9 @@ def plan_for(graph: Graph, recipe: Recipe, weight_bits: Mapping[str, int], activ
 
 
 def plan_of_allocation(graph: Graph, recipe: Recipe, allocation: Allocation, name: str = "searched") -> Plan:
-    """Return the plan of an allocation."""
+    """Return the plan of an allocation; a width of the residual stream that was up for choice goes before the recipe's."""
+    if allocation.residual_bits is not None and allocation.norm_bits is not None:
+        recipe = replace(recipe, residual_bits=allocation.residual_bits, norm_bits=allocation.norm_bits)
     return plan_for(graph, recipe, allocation.weight_bits, allocation.activation_bits, name)
 
 

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from intonly.core.graph import Graph
 from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges
-from intonly.core.records import InputSpec, Recipe
+from intonly.core.records import InputSpec, Recipe, to_json
 from intonly.core.store import Folder
 from intonly.core.tables import SensitivityTable
 from intonly.data import Dataset
@@ -22,6 +23,11 @@ from intonly.pipeline import Progress, batches_of, calibrated, calibration_batch
 from intonly.probing import probes_of
 from intonly.processes import ALONE, Processes
 from intonly.searching.planning import Choices, choices
+from intonly.searching.streams import NARROW, Streams, stream_losses, stream_probes, streams_of
+from intonly.steps.quantize import Asked, layer_settings, value_qparams
+
+if TYPE_CHECKING:
+    from intonly.steps.sensitivity import Probes
 
 BATCH = 128
 """Samples of one pass through the network in a sensitivity."""
@@ -33,7 +39,8 @@ class Prepared:
 
     Args:
         graph, specs, pinned: as `pipeline.prepared` gives them. ranges: of the calibration samples.
-        choices: what may be chosen. processes: who shares the work; each of them holds the same.
+        choices: what may be chosen of layers. streams: what may be chosen of the residual stream.
+        processes: who shares the work; each of them holds the same.
     """
 
     source: FloatModel
@@ -44,6 +51,7 @@ class Prepared:
     pinned: Mapping[str, QParams]
     ranges: Ranges
     choices: Choices
+    streams: Streams
     processes: Processes = ALONE
 
     def sensitivity(
@@ -60,8 +68,6 @@ class Prepared:
         Args:
             around: see `steps.sensitivity.sensitivity`. run_dir: where finished pieces are kept, and found again.
         """
-        from intonly.steps.sensitivity import METRICS, sensitivity
-
         probes = probes_of(
             self.graph,
             self.ranges,
@@ -72,12 +78,43 @@ class Prepared:
             activation_bits=self.choices.table_activation_bits,
             batches=calibration_batches(self.calibration, self.graph, self.specs),
         )
+        return self._table(self.graph, probes, metric, around, device, run_dir, progress)
+
+    def stream_losses(
+        self, metric: str, *, device: str = "cpu", run_dir: Path | None = None, progress: Progress | None = None
+    ) -> tuple[float, ...]:
+        """Return the loss of each width of the stream that is up for choice, by one metric; () where it cannot tell them apart.
+
+        Args:
+            metric: one that looks at activations. run_dir: as for `sensitivity`.
+        """
+        asked = Asked(self.recipe, layer_settings(self.graph, self.recipe), self.ranges, {s.name: s for s in self.specs}, self.pinned)
+        digest = f"{self.ranges.data_digest} {self.ranges.samples} {json.dumps(to_json(self.recipe), sort_keys=True)}"
+        made = stream_probes(self.graph, self.streams.sites, lambda name: value_qparams(self.graph, name, NARROW, asked), digest)
+        if made is None:
+            return ()
+        table = self._table(*made, metric, None, device, run_dir, progress)
+        return () if table.excluded else stream_losses(self.streams, table)
+
+    def _table(
+        self,
+        graph: Graph,
+        probes: Probes,
+        metric: str,
+        around: Mapping[str, int] | None,
+        device: str,
+        run_dir: Path | None,
+        progress: Progress | None,
+    ) -> SensitivityTable:
+        """Return the losses of what `probes` asks about, the samples shared among the processes where the metric allows it."""
+        from intonly.steps.sensitivity import METRICS, sensitivity
+
         mine = self.processes if all(m.sums for m in METRICS if m.name == metric) else ALONE
         batches, labels = self._batches(mine.world)
         if len(batches) < mine.world:  # a fixed batch that holds all: everybody does everything
             mine = ALONE
         return sensitivity(
-            self.graph,
+            graph,
             mine.shard(batches),
             probes,
             metric=metric,
@@ -114,4 +151,5 @@ def prepare(
     """Return a captured network, canonical and calibrated as `quantize` would have it with this recipe."""
     known = calibrated(source, recipe, calibration, progress, processes)
     offers = choices(known.graph, known.recipe, known.pinned, weight_bits, activation_bits)
-    return Prepared(source, known.recipe, calibration, known.graph, known.specs, known.pinned, known.ranges, offers, processes)
+    streams = streams_of(known.graph, recipe, known.recipe, known.pinned)
+    return Prepared(source, known.recipe, calibration, known.graph, known.specs, known.pinned, known.ranges, offers, streams, processes)

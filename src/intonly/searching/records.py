@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from intonly.core.records import Plan, to_json
-from intonly.core.tables import Allocation, CostTable, Problem, SensitivityTable
+from intonly.core.tables import Allocation, CostTable, Problem, SensitivityTable, StreamOption
 from intonly.model import FloatModel
 from intonly.pipeline import Journey
 
@@ -19,7 +19,7 @@ class Measured:
 
     Args:
         name: "w8a8", "searched", ... plan, plan_hash: see `intonly.searching.planning`.
-        size_bytes: of the file. latency_ms: of a call, None when not timed.
+        size_bytes: of the file that `quantize` makes of the plan and the same samples. latency_ms: of a call, None when not timed.
         top1, agreement, sqnr_db: on the judging samples, see Evaluation; None where they cannot be had.
         drop: points lost against the float network: top-1 with labels, else 100 - agreement; None without judging samples.
         predicted: quantity -> what the tables said.
@@ -35,6 +35,10 @@ class Measured:
     sqnr_db: float | None = None
     drop: float | None = None
     predicted: Mapping[str, float] = field(default_factory=dict)
+
+
+def _same(one: StreamOption, other: StreamOption | None) -> bool:
+    return other is not None and (one.residual_bits, one.norm_bits) == (other.residual_bits, other.norm_bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,20 @@ class SearchResult:
     def sensitivity(self) -> SensitivityTable:
         """Losses by layer and width."""
         return self.problem.sensitivity
+
+    @property
+    def stream_text(self) -> str:
+        """Widths of the residual stream in one line; what other widths were predicted to lose, where they were up for choice."""
+        plan, problem = self.plan, self.problem
+        chosen = f"residual stream: additions read {plan.residual_bits or 8} bits, norms {plan.norm_bits}"
+        others = [
+            f"{option.residual_bits}/{option.norm_bits} {option.loss:.3g}"
+            for option in problem.streams
+            if not _same(option, problem.stream)
+        ]
+        if problem.stream is None or not others:
+            return chosen
+        return f"{chosen}; loss {problem.stream.loss:.3g}, of other widths {', '.join(others)} {self.sensitivity.unit}"
 
     def costs(self, quantity: str) -> CostTable:
         """Return the table of one quantity.

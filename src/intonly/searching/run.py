@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -13,11 +13,12 @@ from intonly.core.errors import InfeasibleBudgetError
 from intonly.core.records import Plan
 from intonly.core.tables import Allocation, CostTable, Problem, SensitivityTable
 from intonly.latency import latencies
+from intonly.searching.costs import raised
 from intonly.searching.judging import Judge
 from intonly.searching.planning import plan_of_allocation, uniform
 from intonly.searching.prepared import Prepared
 from intonly.searching.records import Measured, SearchResult
-from intonly.steps.allocate import allocate, allocation_of, frontier
+from intonly.steps.allocate import allocate, allocation_of, each_stream, frontier
 
 LATENCY_TOLERANCE = 0.05
 """How far the predicted latency of a plan may be from the measured one, as a share of it."""
@@ -73,8 +74,8 @@ class Run:
         plan = self._plan(allocation)
         if self.max_drop is not None:
             allocation, plan = self._within_drop(problem, allocation, plan)
-        first = self.judge.measured(reference, "w8a8", self._predicted(problem, reference))
-        last = self.judge.measured(plan, "searched", allocation.costs)
+        first = self._measured(reference, "w8a8", self._predicted(problem, reference))
+        last = self._measured(plan, "searched", allocation.costs)
         if self.timed:
             times = self._times({"w8a8": reference, "searched": plan})
             first, last = replace(first, latency_ms=times["w8a8"]), replace(last, latency_ms=times["searched"])
@@ -84,11 +85,16 @@ class Run:
             *problem.sensitivity.notes,
             *(f"{layer} keeps its widest widths: {why}" for layer, why in problem.sensitivity.excluded.items()),
         )
+        settled = problem.at(allocation)
         curve = tuple(
-            allocation_of(problem, {n: w for n, (w, _) in p.choice.items()}, {n: a for n, (_, a) in p.choice.items()}, "frontier")
-            for p in frontier(problem, "size", most=POINTS)
+            allocation_of(settled, {n: w for n, (w, _) in p.choice.items()}, {n: a for n, (_, a) in p.choice.items()}, "frontier")
+            for p in frontier(settled, "size", most=POINTS)
         )
-        return SearchResult(plan, allocation, problem, (first, last), self.ready.source, self.judge.made(plan), curve, factor, notes)
+        return SearchResult(plan, allocation, settled, (first, last), self.ready.source, self.judge.made(plan), curve, factor, notes)
+
+    def _measured(self, plan: Plan, name: str, predicted: Mapping[str, float]) -> Measured:
+        """Return what a plan is worth, with the bytes of the file that `quantize` makes of it."""
+        return replace(self.judge.measured(plan, name, predicted), size_bytes=self.judge.file_bytes(plan))
 
     def _plan(self, allocation: Allocation) -> Plan:
         return plan_of_allocation(self.ready.graph, self.ready.recipe, allocation)
@@ -150,11 +156,9 @@ class Run:
             made = self.judge.file_bytes(self._plan(allocation), problem.limits["size"])
             off = made - allocation.costs["size"]
             fits = made <= problem.limits["size"]
-            problem = _changed(problem, "size", partial(_raised, by=off if fits else times * off))
+            problem = _changed(problem, "size", partial(raised, by=off if fits else times * off))
             if fits:
-                return problem, allocation_of(
-                    problem, allocation.weight_bits, allocation.activation_bits, allocation.solver, allocation.gap
-                )
+                return problem, _priced(problem, allocation)
             allocation = self._solved(problem)
             times *= 2
         return problem, allocation
@@ -175,7 +179,7 @@ class Run:
             if left == 0:
                 break
             _, allocation = self._fitting(replace(problem, sensitivity=table), self._solved(replace(problem, sensitivity=table)))
-        return problem, allocation_of(problem, best.weight_bits, best.activation_bits, best.solver, best.gap)
+        return problem, _priced(problem, best)
 
     def _contested(self, problem: Problem, allocation: Allocation) -> tuple[Allocation, tuple[str, ...]]:
         """Return the choice, or the best uniform one within the limits where that measures better; and what to say of it."""
@@ -191,9 +195,9 @@ class Run:
     def _uniform_within(self, problem: Problem) -> Allocation | None:
         """Return the uniform choice of least predicted loss that keeps to the limits, file included; None when none does."""
         made, best = self.ready.choices, None
-        for bits in product(made.weight_bits, made.activation_bits):
+        for settled, *bits in product(each_stream(problem), made.weight_bits, made.activation_bits):
             widths = [{o: made.fixed.get(o, bits)[i] for o in made.layers} for i in (0, 1)]
-            tried = allocation_of(problem, widths[0], widths[1], "uniform")
+            tried = allocation_of(settled, widths[0], widths[1], "uniform")
             within = all(tried.costs[quantity] <= limit for quantity, limit in problem.limits.items())
             if within and (best is None or tried.loss < best.loss):
                 best = tried
@@ -242,13 +246,18 @@ class Run:
 
 
 def _changed(problem: Problem, quantity: str, change: Callable[[CostTable], CostTable]) -> Problem:
-    """Return a problem with another cost table of one quantity."""
-    return replace(problem, costs=tuple(change(table) if table.quantity == quantity else table for table in problem.costs))
+    """Return a problem with another cost table of one quantity, whatever the residual stream has."""
+
+    def each(tables: Sequence[CostTable]) -> tuple[CostTable, ...]:
+        return tuple(change(table) if table.quantity == quantity else table for table in tables)
+
+    streams = tuple(replace(option, costs=each(option.costs)) for option in problem.streams)
+    return replace(problem, costs=each(problem.costs), streams=streams)
 
 
-def _raised(table: CostTable, by: float) -> CostTable:
-    """Return a table in which every plan costs `by` more; the reference, which was measured, stays."""
-    return replace(table, rows=tuple(replace(row, constant=row.constant + by) for row in table.rows))
+def _priced(problem: Problem, choice: Allocation) -> Allocation:
+    """Return a choice with its loss and costs as the tables of a problem have them."""
+    return allocation_of(problem.at(choice), choice.weight_bits, choice.activation_bits, choice.solver, choice.gap)
 
 
 def _scaled(table: CostTable, by: float) -> CostTable:
@@ -274,13 +283,14 @@ def _limits(problem: Problem) -> str:
 
 
 def _refuse(reference: Measured, found: Measured) -> None:
-    """Raise InfeasibleBudgetError when a plan is slower than W8A8 and no smaller."""
+    """Raise InfeasibleBudgetError when a plan is slower than W8A8, no smaller, and no nearer to the float network."""
     if reference.latency_ms is None or found.latency_ms is None:
         return
     slower = found.plan_hash != reference.plan_hash and found.latency_ms > reference.latency_ms * (1 + NOISE)
     smaller = found.size_bytes < reference.size_bytes * (1 - GAIN)
-    if slower and not smaller:
-        lines = ["the plan within the budget does not pay: it is slower than W8A8 and no smaller"]
+    nearer = found.sqnr_db is not None and reference.sqnr_db is not None and found.sqnr_db > reference.sqnr_db
+    if slower and not smaller and not nearer:
+        lines = ["the plan within the budget does not pay: it is slower than W8A8, no smaller, and no nearer to the float network"]
         for m in (reference, found):
             drop = "" if m.drop is None else f", {m.drop:.2f} points lost"
             lines.append(f"  {m.name:10} {m.size_bytes:,} bytes, {m.latency_ms:.4g} ms{drop}")

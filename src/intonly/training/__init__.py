@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from intonly.core.errors import DataError
 from intonly.core.records import InputSpec, recipe_of
 from intonly.model import QuantizedModel
-from intonly.pipeline import Progress, captured, finished, simulated
+from intonly.pipeline import Progress, captured, finished, prepared, simulated
 from intonly.steps.migrate import before_migration
 
 if TYPE_CHECKING:
@@ -80,9 +80,10 @@ def prepare(  # noqa: PLR0913 - every argument is an option
         raise DataError(f"batch_norm must be 'frozen' or 'batch', got {batch_norm!r}")
     if ranges not in ("learned", "running"):
         raise DataError(f"ranges must be 'learned' or 'running', got {ranges!r}")
-    asked = replace(before_migration(recipe_of(plan)), migration=0.0, migration_rules=())
+    recipe = recipe_of(plan)
     wanted: dict[str, Any] = {"input_shapes": input_shapes, "outputs": outputs, "length_max": length_max}
     source, data = captured(model, data, "prepare", inputs=inputs, example_inputs=example_inputs, **wanted)
+    asked = replace(before_migration(recipe, prepared(source)[0]), migration=0.0, migration_rules=())
     half = simulated(source, asked, data, progress)
     program, state = program_of(source, half.canonical, half.quantized, half.plan, half.specs, half.extra)
     return PreparedModel(program, state, batch_norm=batch_norm, ranges=ranges)

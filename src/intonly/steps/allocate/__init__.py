@@ -7,6 +7,7 @@ A solver is one file and one line here: (problem, time limit in seconds) -> Allo
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from intonly.core.errors import RecipeError
@@ -19,6 +20,7 @@ from intonly.steps.allocate.instance import allocation_of
 from intonly.steps.allocate.ompq import ompq, projection
 from intonly.steps.allocate.ordering import ordering
 from intonly.steps.allocate.ram import ram_cost
+from intonly.steps.allocate.streams import each_stream, over_streams
 from intonly.steps.allocate.ties import ties
 from intonly.steps.allocate.variables import Variable, variables_of
 
@@ -30,6 +32,7 @@ __all__ = [
     "allocate",
     "allocation_of",
     "bops_cost",
+    "each_stream",
     "frontier",
     "ram_cost",
     "size_cost",
@@ -66,11 +69,16 @@ SOLVERS = (
 )
 
 
+def _solved(solver: Solver, time_limit: float | None, problem: Problem) -> Allocation:
+    return solver.solve(problem, time_limit)
+
+
 def allocate(problem: Problem, *, solver: str = "exact", time_limit: float | None = None) -> Allocation:
-    """Return a width for the weights and the input of every layer.
+    """Return a width for the weights and the input of every layer, and of the residual stream where that is up for choice.
 
     Args:
-        solver: a name in SOLVERS. time_limit: seconds; only "exact" can stop early, and then says its gap.
+        solver: a name in SOLVERS. time_limit: seconds, for each width of the stream; only "exact" can stop early, and
+            then says its gap.
 
     Raises:
         RecipeError: when the solver is unknown or does not take such a problem.
@@ -78,5 +86,5 @@ def allocate(problem: Problem, *, solver: str = "exact", time_limit: float | Non
     """
     for known in SOLVERS:
         if known.name == solver:
-            return known.solve(problem, time_limit)
+            return over_streams(problem, partial(_solved, known, time_limit))
     raise RecipeError(f"unknown solver {solver!r}; known are {', '.join(s.name for s in SOLVERS)}")

@@ -93,7 +93,10 @@ def allocation_of(
 ) -> Allocation:
     """Return a choice of widths as a record with its loss and costs."""
     costs = {table.quantity: table.cost(weight, activation) for table in problem.costs}
-    return Allocation(weight, activation, problem.sensitivity.loss(weight, activation), costs, dict(problem.limits), solver, gap)
+    stream = problem.stream
+    loss = problem.sensitivity.loss(weight, activation) + (0.0 if stream is None else stream.loss)
+    widths = (None, None) if stream is None else (stream.residual_bits, stream.norm_bits)
+    return Allocation(weight, activation, loss, costs, dict(problem.limits), solver, gap, *widths)
 
 
 def instance_of(problem: Problem, *, separate: bool = True) -> Instance:

@@ -33,6 +33,9 @@ log = logging.getLogger("intonly")
 
 Examples = tuple[tuple[Any, ...], dict[str, Any]]
 
+SHORTEST_FREE = 3
+"""Least largest length that torch.export takes for free: 0 and 1 are constants to it, so up to 2 leaves it nothing but 2."""
+
 
 def capture_torch(
     model: torch.nn.Module | ExportedProgram,
@@ -92,7 +95,7 @@ def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batc
     except Exception as error:  # noqa: BLE001 - torch.export has no common error for a batch that it cannot free
         reason = f"torch.export: {first_line(error)}"
     else:
-        reader = ProgramReader(program, name, batch_max)
+        reader = ProgramReader(program, name, batch_max, length_max)
         reader.read()
         if not reader.batch_problem:
             return reader.graph()
@@ -103,7 +106,7 @@ def _capture_module(module: torch.nn.Module, examples: Examples, name: str, batc
         hint = f"torch.export cannot trace it ({first_line(error)}); {_advice(examples, length_max)}"
         raise UnsupportedOpError([(name, "torch.export", hint)]) from error
     log.warning("%s: its batch cannot be free and stays as in the example (%s); other numbers of samples run in pieces of it", name, reason)
-    reader = ProgramReader(fixed, name, batch_max)
+    reader = ProgramReader(fixed, name, batch_max, length_max)
     reader.read()
     return reader.graph()
 
@@ -163,7 +166,7 @@ def _exported(module: torch.nn.Module, examples: Examples, batch_max: int | None
         for value in _batched(examples):
             free[value][0] = batch
     if length_max is not None:
-        length = torch.export.Dim("L", min=1, max=length_max)
+        length = torch.export.Dim("L", min=1, max=max(length_max, SHORTEST_FREE))
         for value in _sequences(examples, length_max):
             free[value][1] = length
     if free:
@@ -193,7 +196,10 @@ def _sequences(examples: Examples, length_max: int) -> list[torch.Tensor]:
         raise DataError("a largest length was given, but no example input holds integers with an axis 1 that could be it")
     length = tensors[0].shape[1]
     if not 2 <= length <= length_max:
-        raise DataError(f"the example has length {length}; give one of 2 to {length_max}, the largest length")
+        raise DataError(
+            f"length_max: the example inputs have length {length}, and {length_max} is the largest; "
+            f"give example_inputs of {'length 2' if length_max == 2 else f'a length from 2 to {length_max}'}"
+        )
     return [t for t in tensors if t.shape[1] == length]
 
 

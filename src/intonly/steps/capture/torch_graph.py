@@ -50,8 +50,8 @@ class ProgramReader:
         batch_problem: what was refused first that a fixed batch may allow, "" when nothing was.
     """
 
-    def __init__(self, exported: ExportedProgram, name: str, batch_max: int) -> None:
-        self.program = Program(exported, batch_max)
+    def __init__(self, exported: ExportedProgram, name: str, batch_max: int, length_max: int | None = None) -> None:
+        self.program = Program(exported, batch_max, length_max)
         self.symbols = self.program.symbols
         self.builder = GraphBuilder(name)
         self.importers: dict[str, Importer] = {k: f for spec in OPS.values() for k, f in spec.from_torch.items()}

@@ -126,9 +126,9 @@ class Program:
         hazards: writes in place to memory that is read later under another shape.
     """
 
-    def __init__(self, exported: ExportedProgram, batch_max: int) -> None:
+    def __init__(self, exported: ExportedProgram, batch_max: int, length_max: int | None = None) -> None:
         self.exported = exported
-        self.symbols = Symbols(exported, batch_max)
+        self.symbols = Symbols(exported, batch_max, length_max)
         self.nodes = list(inlined(exported.graph_module).nodes)
         placeholders = [n for n in self.nodes if n.op == "placeholder"]
         self.inputs: dict[FxNode, InputSpec] = dict(zip(placeholders, exported.graph_signature.input_specs, strict=True))

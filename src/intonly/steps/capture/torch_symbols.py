@@ -33,9 +33,12 @@ class Symbols:
 
     The symbol on axis 0 of the first input that has one is called N, that on axis 1 of the first integer input L, others
     `input.axis`.
+
+    Args:
+        length_max: largest length, where it is less than what the program says; None = the program's.
     """
 
-    def __init__(self, program: ExportedProgram, batch_max: int) -> None:
+    def __init__(self, program: ExportedProgram, batch_max: int, length_max: int | None = None) -> None:
         self.dims: dict[Any, Dim] = {}
         wanted = set(user_tensor_names(program))
         for node in program.graph.find_nodes(op="placeholder"):
@@ -50,9 +53,8 @@ class Symbols:
                 if axis == 1 and not node.meta["val"].dtype.is_floating_point and all(d.name != "L" for d in self.dims.values()):
                     name = "L"
                 limits = program.range_constraints.get(symbol)
-                self.dims[symbol] = _bounded(
-                    name, limits, LENGTH_MAX if name != "N" else batch_max, most=LARGEST if name != "N" else batch_max
-                )
+                most = {"N": batch_max, "L": length_max or LARGEST}.get(name, LARGEST)
+                self.dims[symbol] = _bounded(name, limits, LENGTH_MAX if name != "N" else batch_max, most)
 
     def extent(self, size: Any) -> int | Dim | None:
         """Return a size as an int, as the Dim it equals, or None when it is an expression of symbols."""

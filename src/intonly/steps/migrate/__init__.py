@@ -98,12 +98,21 @@ def migrate(
     return graph, tuple(done)
 
 
-def before_migration(recipe: Recipe) -> Recipe:
-    """Return a recipe, or plan, without its rules for the layers and norms that only migration makes."""
+def before_migration(recipe: Recipe, graph: Graph) -> Recipe:
+    """Return a recipe, or plan, without its rules for the layers and norms that only migration makes.
+
+    Args:
+        graph: the one that nothing was migrated in; what has a name in it is the user's own, whatever it is called.
+    """
+    names = {node.origin for node in graph.nodes}
+
+    def stays(match: str, suffix: str) -> bool:
+        return not match.rstrip("'").endswith(f".{suffix}") or any(fnmatchcase(name, match) for name in names)
+
     return replace(
         recipe,
-        rules=tuple(rule for rule in recipe.rules if not rule.match.endswith(f".{OUTLIERS}")),
-        norm_rules=tuple(rule for rule in recipe.norm_rules if not rule.match.endswith(f".{BALANCED}")),
+        rules=tuple(rule for rule in recipe.rules if stays(rule.match, OUTLIERS)),
+        norm_rules=tuple(rule for rule in recipe.norm_rules if stays(rule.match, BALANCED)),
     )
 
 

@@ -53,6 +53,14 @@ class Reader:
     weight_share: float = 1.0
 
 
+def unused_origin(graph: Graph, hint: str) -> str:
+    """Return a name for a new node: `hint`, with primes where the user calls something so."""
+    taken = {node.origin for node in graph.nodes}
+    while hint in taken:
+        hint += "'"
+    return hint
+
+
 def observed(
     graph: Graph,
     batches: Iterable[Mapping[str, Any]],

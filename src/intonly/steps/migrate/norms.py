@@ -18,7 +18,7 @@ import numpy as np
 
 from intonly.core.graph import Graph, Node, Value
 from intonly.ops import OPS
-from intonly.steps.migrate.channels import Channels, Reader, Reals, noise
+from intonly.steps.migrate.channels import Channels, Reader, Reals, noise, unused_origin
 
 SUFFIX = "balanced"
 """What the second norm is called, behind the name of the first."""
@@ -94,7 +94,7 @@ def with_factors(graph: Graph, output: str, readers: Sequence[Node], factors: Re
         while source in graph.values:
             source += "'"
         added[source] = Value(graph.values[output].shape)
-        before[readers[0].output] = replace(balanced, outputs=(source,), origin=f"{norm.origin}.{SUFFIX}")
+        before[readers[0].output] = replace(balanced, outputs=(source,), origin=unused_origin(graph, f"{norm.origin}.{SUFFIX}"))
     for reader in readers:
         weight = constant(graph.params[reader.inputs[1]] * factors, f"{reader.inputs[1]}@{reader.output}")
         changed[reader.output] = replace(reader, inputs=(source, weight, *reader.inputs[2:]))

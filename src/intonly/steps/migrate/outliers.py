@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from intonly.core.graph import Graph, Node, Value
-from intonly.steps.migrate.channels import Channels, Reader, Reals, noise
+from intonly.steps.migrate.channels import Channels, Reader, Reals, noise, unused_origin
 
 SUFFIX = "outliers"
 TILE = 16
@@ -141,7 +141,7 @@ def with_split(graph: Graph, site: Site, split: Split) -> Graph:
                 site.before,
                 inputs=(site.before.inputs[0], *taken(split.apart, SUFFIX)),
                 outputs=(names["layer"],),
-                origin=f"{site.before.origin}{far}",
+                origin=unused_origin(graph, f"{site.before.origin}{far}"),
             ),
         ],
         site.function.output: [

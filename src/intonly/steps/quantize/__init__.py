@@ -15,10 +15,10 @@ from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Plan, Recipe
 from intonly.core.spec import check
-from intonly.steps.quantize.activations import Asked, input_qparams, quantize_activations
+from intonly.steps.quantize.activations import Asked, input_qparams, quantize_activations, value_qparams
 from intonly.steps.quantize.published import with_published_forms
 from intonly.steps.quantize.settings import LayerSettings, layer_settings, norm_input_bits, norm_names, plan_of, weighted_nodes
-from intonly.steps.quantize.streams import with_stream_width
+from intonly.steps.quantize.streams import stream_values, with_stream_width
 from intonly.steps.quantize.weights import guarded_scale, quantize_weights, unshared_weights, weight_qparams, weight_scale
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
     "norm_names",
     "plan_of",
     "quantize_graph",
+    "stream_values",
+    "value_qparams",
     "weight_qparams",
     "weight_scale",
     "weighted_nodes",

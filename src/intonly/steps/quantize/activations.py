@@ -101,6 +101,12 @@ def input_qparams(graph: Graph, node: Node, bits: int, asked: Asked) -> QParams:
     return _group_qparams(graph, root, members, bits, observer, asked)
 
 
+def value_qparams(graph: Graph, name: str, bits: int, asked: Asked) -> QParams:
+    """Return the units of a value when its widest reader asks for `bits` bits and the recipe's own observer chooses them."""
+    groups = Groups(graph, asked.pinned)
+    return _group_qparams(graph, groups.root(name), groups.members(name), bits, asked.recipe.activation_observer, asked)
+
+
 def _group_qparams(graph: Graph, root: str, members: list[str], bits: int, observer: str, asked: Asked) -> QParams:
     for name in members:
         if name in asked.specs:

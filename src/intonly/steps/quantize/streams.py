@@ -8,15 +8,17 @@ of a language model, they leave 25 dB, and every block reads the stream and adds
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from intonly.core.graph import Graph
+from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges, Statistics
 from intonly.core.records import Recipe
 from intonly.ops import OPS
-from intonly.steps.quantize.groups import accumulators
+from intonly.steps.quantize.groups import Groups, accumulators, needed_bits
 from intonly.steps.quantize.observers import choose_qparams
+from intonly.steps.quantize.settings import layer_settings
 
 STREAM_DB = 34.0
 """A stream with less than this has 16 bits: ResNets have 35 to 44 dB at 8 bits, a small ViT 37 to 42, MiniLM 24 to 34."""
@@ -35,6 +37,28 @@ def with_stream_width(graph: Graph, ranges: Ranges, recipe: Recipe, pinned: Coll
     streams = (ranges.statistics[name] for name in joined if name in ranges.statistics and name not in kept and name not in pinned)
     worst = min((_signal_db(stats, recipe) for stats in streams), default=math.inf)
     return replace(recipe, residual_bits=16 if worst < STREAM_DB else 8)
+
+
+def stream_values(graph: Graph, recipe: Recipe, pinned: Mapping[str, QParams]) -> dict[str, int]:
+    """Return the values that additions or norms read in units of their own, with the width that a recipe gives them, in graph order.
+
+    Accumulators that join, codes that callers hand in and pinned values are left out: no recipe changes their width.
+
+    Args:
+        graph: canonical FLOAT graph. recipe: with a width of the stream.
+    """
+    groups, kept = Groups(graph, pinned), accumulators(graph, pinned)
+    needs = needed_bits(graph, groups, layer_settings(graph, recipe), recipe)
+    read: dict[str, None] = {}
+    for node in graph.nodes:
+        spec = OPS[node.op]
+        read.update(dict.fromkeys(node.inputs if spec.accepts_acc else node.inputs[:1] if spec.normalizes else ()))
+    given = {*graph.inputs, *pinned}
+    return {
+        name: needs[groups.root(name)]
+        for name in graph.values
+        if name in read and name not in kept and name not in graph.params and not given & set(groups.members(name))
+    }
 
 
 def _signal_db(stats: Statistics, recipe: Recipe) -> float:

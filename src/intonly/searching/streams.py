@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The residual stream as a unit of the search: what its widths may be, and how much each of them hurts.
+
+An addition or a norm has no weight, and metrics ask layers. So in the graph that they see, each value of the stream goes through a
+layer that does nothing before additions and norms read it; the loss of that layer's input at 8 bits is that of the value. Layers that
+read the same value are units of their own, whatever the stream has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from intonly.core.graph import Graph, Node, Value
+from intonly.core.number_format import QParams
+from intonly.core.records import Recipe
+from intonly.core.tables import SensitivityTable
+from intonly.ops import OPS
+from intonly.steps.quantize import stream_values
+
+if TYPE_CHECKING:
+    from intonly.steps.sensitivity import Probes
+
+NARROW, WIDE = 8, 16
+LESS = 4.0 ** (NARROW - WIDE)
+"""What of the loss at NARROW bits is left at WIDE: steps are 2^8 times as fine, and a loss grows with the square of the error."""
+LARGEST_LINEAR = 4096
+"""Channels up to which a value can go through a linear layer that does nothing."""
+
+
+@dataclass(frozen=True)
+class StreamWidth:
+    """Widths of what additions read, and of what norms read."""
+
+    residual_bits: Literal[8, 16]
+    norm_bits: Literal[8, 16]
+
+    def asked_of(self, recipe: Recipe) -> Recipe:
+        """Return a recipe that asks for these widths."""
+        return replace(recipe, residual_bits=self.residual_bits, norm_bits=self.norm_bits)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What of the stream is up for choice.
+
+    Args:
+        widths: narrowest first; empty when there is nothing to choose.
+        values: for each of them, value that additions or norms read -> its width.
+    """
+
+    widths: tuple[StreamWidth, ...] = ()
+    values: tuple[Mapping[str, int], ...] = ()
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The values whose width depends on the choice, in the graph's order."""
+        return tuple(name for name in (self.values[0] if self.values else ()) if len({bits[name] for bits in self.values}) > 1)
+
+
+def streams_of(graph: Graph, asked: Recipe, recipe: Recipe, pinned: Mapping[str, QParams]) -> Streams:
+    """Return the widths on offer: those that differ in this graph, as far as the recipe leaves them open.
+
+    Args:
+        asked: says what is open: `residual_bits` None. `norm_bits` 16 is the most that norms get.
+        recipe: the same with what calibration decided.
+    """
+    if asked.residual_bits is not None:
+        return Streams()
+    norms: tuple[Literal[8, 16], ...] = (8,) if asked.norm_bits == NARROW else (8, 16)
+    found: dict[tuple[tuple[str, int], ...], tuple[StreamWidth, Mapping[str, int]]] = {}
+    for residual, norm in product((8, 16), norms):
+        width = StreamWidth(residual, norm)  # type: ignore[arg-type]  # product forgets the literals
+        values = stream_values(graph, width.asked_of(recipe), pinned)
+        found.setdefault(tuple(values.items()), (width, values))
+    if len(found) < 2:
+        return Streams()
+    narrowest_first = sorted(found.values(), key=lambda pair: sum(pair[1].values()))
+    return Streams(tuple(width for width, _ in narrowest_first), tuple(values for _, values in narrowest_first))
+
+
+def stream_losses(streams: Streams, table: SensitivityTable) -> tuple[float, ...]:
+    """Return what each width on offer loses: the sum over the values whose width depends on it.
+
+    Args:
+        table: losses of `sites` at NARROW bits, see `stream_probes`.
+    """
+    narrow = {name: row[0] for name, row in zip(streams.sites, table.activation_loss, strict=True)}
+    return tuple(math.fsum(loss * (1.0 if bits[name] == NARROW else LESS) for name, loss in narrow.items()) for bits in streams.values)
+
+
+def stream_probes(graph: Graph, sites: Sequence[str], units: Callable[[str], QParams], digest: str) -> tuple[Graph, Probes] | None:
+    """Return an equal graph with a layer for each site, and what to ask these layers; None when some site can have none.
+
+    Args:
+        sites: values that additions or norms read. units: of a site at NARROW bits.
+    """
+    from intonly.steps.sensitivity import Probes
+
+    params, values = dict(graph.params), dict(graph.values)
+    taps: dict[str, Node] = {}
+    origins = {node.origin for node in graph.nodes}
+    for name in sites:
+        kind = _layer_for(graph.values[name])
+        if kind is None:
+            return None
+        op, weight, attrs = kind
+        made, held = _unused(f"{name}@stream", values), _unused(f"{name}@stream.weight", values)
+        values[made], values[held], params[held] = graph.values[name], Value(weight.shape), weight
+        taps[name] = Node(op, (name, held), (made,), attrs, _unused(f"{name}@stream", origins))
+    nodes: list[Node] = []
+    placed: set[str] = set()
+    for node in graph.nodes:
+        spec = OPS[node.op]
+        read = set(node.inputs) if spec.accepts_acc else {node.inputs[0]} if spec.normalizes else set()
+        here = [name for name in node.inputs if name in taps and name in read]
+        nodes += [taps[name] for name in dict.fromkeys(here) if name not in placed]
+        placed.update(here)
+        nodes.append(replace(node, inputs=tuple(taps[n].output if n in here else n for n in node.inputs)))
+    of_layer = {tap.origin: name for name, tap in taps.items()}
+    probes = Probes(
+        layers=tuple(of_layer),
+        weight_bits=(NARROW,),
+        activation_bits=(NARROW,),
+        weight=lambda origin, bits: params[taps[of_layer[origin]].inputs[1]],
+        activation=lambda origin, bits: units(of_layer[origin]),
+        digest=digest,
+    )
+    return graph.replace(nodes=tuple(nodes), values=values, params=params), probes
+
+
+def _layer_for(value: Value) -> tuple[str, npt.NDArray[np.float32], dict[str, object]] | None:
+    """Return (operator, weight, attributes) of a layer that passes a value on as it is; None where its channels are open or many."""
+    shape = value.shape
+    channels = shape[1] if len(shape) == 4 else None
+    if isinstance(channels, int):
+        attrs = {"strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0), "groups": channels}
+        return "conv2d", np.ones((channels, 1, 1, 1), np.float32), attrs
+    last = shape[-1] if len(shape) > 1 else None
+    if isinstance(last, int) and last <= LARGEST_LINEAR:
+        return "linear", np.eye(last, dtype=np.float32), {}
+    return None
+
+
+def _unused(hint: str, taken: Mapping[str, Value] | set[str]) -> str:
+    while hint in taken:
+        hint += "'"
+    return hint
