@@ -24,6 +24,7 @@ typedef struct scratch {
     uint8_t *keys;    /* [keys / 16][depth / 4][16][4] */
     uint8_t *values;  /* [keys / 4][groups][16][4] */
     int32_t *start;   /* of the sums of a key: minus q_zero times the sum of its codes */
+    const uint8_t *bias[ROWS]; /* of each query, or null */
     int32_t *scores;  /* [row][pitch] */
     uint8_t *weights; /* [row][pitch] */
     uint8_t queries[ROWS][INTONLY_MOST_DEPTH];
@@ -92,7 +93,7 @@ static void pack_keys(const attention_512 *g, const uint8_t *k, scratch *t) {
         }
         const int64_t left = g->keys - key;
         const __mmask16 exist = (__mmask16)(left < GROUP ? (1u << left) - 1 : 0xFFFFu);
-        const __m512i never = _mm512_set1_epi32(INT32_MIN / 2); /* is the largest: others are above -2^25 */
+        const __m512i never = _mm512_set1_epi32(INT32_MIN / 2); /* is the largest: others are above -2^25 - 2^29 */
         _mm512_storeu_si512(t->start + key, _mm512_mask_mullo_epi32(never, exist, sum, from));
     }
 }
@@ -131,6 +132,17 @@ ALWAYS_INLINE void scores_tile(const attention_512 *g, int row, int rows, int64_
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) acc[r][v] = load64(t->start + (at + v) * GROUP);
+    if (t->bias[0] != NULL) {
+        const int64_t left = g->keys - (at + vectors - 1) * GROUP;
+        const __mmask16 last = (__mmask16)(left < GROUP ? (1u << left) - 1 : 0xFFFFu);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; ++v) {
+                const uint8_t *bias = t->bias[row + r] + (at + v) * BLOCK;
+                acc[r][v] = _mm512_add_epi32(acc[r][v], _mm512_maskz_loadu_epi32(v + 1 < vectors ? 0xFFFF : last, bias));
+            }
+    }
     for (int64_t c = 0; c < g->depth; ++c, keys += BLOCK) {
         __m512i key[4];
 #pragma GCC unroll 4
@@ -390,6 +402,7 @@ static void rows_at(const attention_512 *g, const finishing *f, int64_t row, int
         if (s->q_type == INTONLY_U8)
             for (int64_t c = 0; c < s->depth; ++c) t->queries[r][c] ^= 0x80;
     }
+    for (int64_t r = 0; r < ROWS; ++r) t->bias[r] = attention_bias(&g->any, row + (r < exist ? r : 0));
     scores_of_rows(g, exist, t);
     const weighing w = weighing_of(s);
     const int all = g->any.mask == NULL;

@@ -66,9 +66,7 @@ def quantize_activations(graph: Graph, asked: Asked) -> Graph:
     groups = Groups(graph, asked.pinned)
     needs = needed_bits(graph, groups, asked.settings, asked.recipe)
     observers = asked_observers(graph, groups, asked.settings, needs)
-    kept = accumulators(graph, asked.pinned)
-    if asked.recipe.activation_bits <= WEIGHT_BITS:
-        kept |= attention_weights(graph, asked.pinned)
+    kept = _without_units(graph, asked)
     chosen: dict[str, QParams] = {}
     values = dict(graph.values)
     for name, value in graph.values.items():
@@ -82,6 +80,19 @@ def quantize_activations(graph: Graph, asked: Asked) -> Graph:
             chosen[root] = groups.pinned(root) or _group_qparams(graph, root, groups.members(root), bits, observer, asked)
         values[name] = replace(value, qparams=chosen[root])
     return _with_narrow_copies(graph.replace(values=values), groups, asked)
+
+
+def _without_units(graph: Graph, asked: Asked) -> set[str]:
+    """Return the values that carry no QParams: accumulators, weights of attentions, and their scores.
+
+    What is added to scores has units, whoever makes it: two accumulators never meet.
+    """
+    kept = accumulators(graph, asked.pinned)
+    if asked.recipe.activation_bits > WEIGHT_BITS:
+        return kept
+    inside = attention_weights(graph, asked.pinned)
+    added = {name for node in graph.nodes if node.op == "add" and node.output in inside for name in node.inputs}
+    return (kept - added) | inside
 
 
 def input_qparams(graph: Graph, node: Node, bits: int, asked: Asked) -> QParams:

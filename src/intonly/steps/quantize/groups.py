@@ -7,7 +7,7 @@ costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
@@ -163,31 +163,44 @@ def attention_weights(graph: Graph, pinned: Mapping[str, QParams]) -> set[str]:
     """Return the values of attentions that need no units: softmaxes over keys that one product alone reads, and their scores.
 
     The product divides by the sum of the weights, so that these are as fine as their width allows in every row; the
-    scores stay accumulators, as exact as they are.
+    scores stay accumulators, as exact as they are, also where something is added to them.
     """
     consumers, producers = graph.consumers(), graph.producers()
 
     def inner(name: str, reader: Node) -> bool:
         return name in producers and name not in pinned and graph.sole_consumer(name, consumers) is reader
 
+    def scores(name: str, reader: Node) -> list[str]:
+        """Return the values from what `reader` reads down to a product of queries and keys; none where there is no such product."""
+        if not inner(name, reader):
+            return []
+        node = producers[name]
+        if node.op == "matmul":
+            return [name] if node.attrs.get("factor", 1) > 0 else []
+        for below in _scores_in(graph, node):
+            found = scores(below, node)
+            if found:
+                return [name, *found]
+        return []
+
     kept: set[str] = set()
     for product in graph.nodes:
         if product.op != "matmul" or product.inputs[0] == product.inputs[1] or not inner(product.inputs[0], product):
             continue
         softmax = producers[product.inputs[0]]
-        if softmax.op != "softmax" or softmax.attrs["axis"] != len(graph.values[softmax.output].shape) - 1:
-            continue
-        kept.add(softmax.output)
-        reader = softmax
-        chain: list[str] = []
-        while inner(reader.inputs[0], reader):
-            chain.append(reader.inputs[0])
-            reader = producers[reader.inputs[0]]
-            if reader.op == "matmul" and reader.attrs.get("factor", 1) > 0:
-                kept.update(chain)
-            if reader.op != "mul" or not _scales(graph, reader):
-                break
+        if softmax.op == "softmax" and softmax.attrs["axis"] == len(graph.values[softmax.output].shape) - 1:
+            kept.update((softmax.output, *scores(softmax.inputs[0], softmax)))
     return kept
+
+
+def _scores_in(graph: Graph, node: Node) -> Sequence[str]:
+    """Return what may be the scores among the operands of a node that multiplies them with a positive number, or adds to them."""
+    if node.op == "mul" and _scales(graph, node):
+        return node.inputs[:1]
+    if node.op != "add" or node.inputs[0] == node.inputs[1]:
+        return ()
+    whole = [name for name in node.inputs if graph.values[name].shape == graph.values[node.output].shape]
+    return [name for name in whole if name not in graph.params and (node.attrs["sign"] > 0 or name == node.inputs[0])]
 
 
 def _scales(graph: Graph, node: Node) -> bool:
