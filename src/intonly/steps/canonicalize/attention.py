@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from intonly.core.graph import Graph, Node, Value
 from intonly.ops import OPS
-from intonly.ops.attention import MASKING
+from intonly.ops.attention import MASKING, bias_of
 from intonly.ops.beginning import WHOLE
 from intonly.steps.canonicalize.rewrite import fresh_names, rewired
 
@@ -145,7 +145,7 @@ def _added_constant(graph: Graph, node: Node, add: Node, scores: str, bias: str)
         return None
     mask, rest = fresh_names(graph, f"{node.origin}.mask", bias)
     graph = _with_constants(graph, {mask: keys})
-    left = np.where(keys, constant, 0).astype(np.float32)
+    left = bias_of(constant, keys)
     if not left.any():
         return _under(graph, node, scores, mask)
     nodes = tuple(replace(n, inputs=tuple(rest if i == bias else i for i in n.inputs)) if n is add else n for n in graph.nodes)
@@ -165,7 +165,7 @@ def _added_beginning(graph: Graph, node: Node, add: Node, beginning: Node, score
     shape = Value((1,) * lead + graph.values[beginning.output].shape)
     parts = [replace(beginning_of, inputs=(table, beginning.inputs[1]), outputs=(mask,))]
     constants: dict[str, Array] = {table: keys}
-    left = np.where(keys, constant, 0).astype(np.float32)
+    left = bias_of(constant, keys)
     if left.any():
         parts.append(replace(beginning_of, inputs=(rest_table, beginning.inputs[1]), outputs=(rest,)))
         constants[rest_table] = left
