@@ -112,7 +112,7 @@ def _bias_of(graph: Graph, found: Attention) -> tuple[str, ...] | npt.NDArray[np
         fmt = graph.values[name].format
         assert fmt is not None
         total = total + (graph.params[name].astype(np.int64) if fmt.levels is None else fmt.decode(graph.params[name]))
-    return total.astype(np.int32) if np.abs(total).max(initial=0) <= MOST_BIAS else None
+    return np.asarray(total, np.int32) if np.abs(total).max(initial=0) <= MOST_BIAS else None
 
 
 def _fits(graph: Graph, found: Attention) -> bool:
