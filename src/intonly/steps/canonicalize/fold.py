@@ -20,6 +20,7 @@ from intonly.steps.canonicalize.masks import choose_by_mask
 from intonly.steps.canonicalize.pooling import recognize_masked_mean
 from intonly.steps.canonicalize.rewrite import fresh_names, rewired
 from intonly.steps.canonicalize.rms_norm import recognize_rms_norm, weigh_rms_norm
+from intonly.steps.canonicalize.windows import move_views
 
 Array = npt.NDArray[Any]
 Rule = Callable[[Graph, Node, "dict[str, list[Node]]", "dict[str, Node]", Collection[str]], "Graph | None"]
@@ -49,6 +50,7 @@ def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
         _fold_pad,
         choose_by_mask,
         fold_factor,
+        move_views,
         recognize_mask,
         recognize_masked_mean,
         recognize_rms_norm,

@@ -15,13 +15,18 @@ from intonly.core.number_format import INT8, INT32, UINT8, QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe
 from intonly.ops import OPS
-from intonly.steps.quantize.groups import Groups, accumulators, asked_observers, attention_weights, consumer_bits, needed_bits
+from intonly.steps.quantize.groups import (
+    Groups,
+    accumulators,
+    asked_observers,
+    consumer_bits,
+    needed_bits,
+    scores_and_weights,
+    wide_readers,
+)
 from intonly.steps.quantize.observers import SMALLEST_RANGE, Function, activation_qparams, choose_qparams
-from intonly.steps.quantize.rotations import rotations_of
 from intonly.steps.quantize.settings import LayerSettings
 
-WEIGHT_BITS = 8
-"""The weights of an attention have this width; a recipe that asks activations for more gets its probabilities so."""
 OUTPUT_HEADROOM = 1 << 16
 """An int32 output spans this many times its calibrated range: it never saturates in practice, and keeps 15 bits of it."""
 
@@ -87,12 +92,9 @@ def _without_units(graph: Graph, asked: Asked) -> set[str]:
 
     What is added to scores has units, whoever makes it: two accumulators never meet.
     """
-    kept = accumulators(graph, asked.pinned)
-    if asked.recipe.activation_bits > WEIGHT_BITS:
-        return kept
-    inside = attention_weights(graph, asked.pinned)
+    inside = scores_and_weights(graph, asked.pinned, asked.recipe)
     added = {name for node in graph.nodes if node.op == "add" and node.output in inside for name in node.inputs}
-    return (kept - added) | inside
+    return (accumulators(graph, asked.pinned) - added) | inside
 
 
 def input_qparams(graph: Graph, node: Node, bits: int, asked: Asked) -> QParams:
@@ -162,12 +164,12 @@ def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
     nodes: list[Node] = []
     values = dict(graph.values)
     copies: dict[tuple[str, int, str], str] = {}
-    producers, rotations = graph.producers(), rotations_of(graph)
+    producers, wide = graph.producers(), wide_readers(graph, asked.pinned, asked.recipe)
     for node in graph.nodes:
         inputs = list(node.inputs)
         for k, name in enumerate(inputs):
             qparams = graph.values[name].qparams if name and name not in graph.params else None
-            bits = consumer_bits(node, name, asked.settings, asked.recipe, rotations) if qparams is not None else None
+            bits = consumer_bits(node, name, asked.settings, asked.recipe, wide) if qparams is not None else None
             # A residual of up to 16 bits joins as it is: to narrow it would cost a step, and bits.
             joins = qparams is not None and OPS[node.op].accepts_acc and qparams.format.bits <= RESIDUAL_BITS
             kept = name in asked.pinned or joins or graph.values[name].format is not None or _is_table(producers.get(name))

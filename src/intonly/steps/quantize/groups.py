@@ -13,8 +13,13 @@ from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
 from intonly.core.records import Recipe
 from intonly.ops import OPS
-from intonly.steps.quantize.rotations import ROTATION_BITS, rotations_of
+from intonly.steps.quantize.rotations import rotations_of
 from intonly.steps.quantize.settings import LayerSettings, norm_input_bits
+
+WEIGHT_BITS = 8
+"""The weights of an attention have this width; a recipe that asks activations for more gets its probabilities so."""
+WIDE_BITS = 16
+"""Width of what rotations read, and of what is added to scores."""
 
 
 class Groups:
@@ -27,6 +32,7 @@ class Groups:
     def __init__(self, graph: Graph, pinned: Mapping[str, QParams]) -> None:
         self._root = {name: name for name in graph.values}
         self._members = {name: [name] for name in graph.values}
+        self._fixed = pinned
         self._pinned = {name: pinned[name] for name in graph.values if name in pinned}
         for node in graph.nodes:
             if OPS[node.op].shares_input and node.inputs[0] not in graph.params:
@@ -50,6 +56,11 @@ class Groups:
         """Return the QParams that the source file fixes for the group of `name`."""
         return self._pinned.get(self._root[name])
 
+    @property
+    def all_pinned(self) -> Mapping[str, QParams]:
+        """What the source file fixes, by value."""
+        return self._fixed
+
     def _join(self, name: str, to: str) -> None:
         """Let the group of `name` take over the units of the group of `to`, unless both are pinned differently."""
         old, new = self._root[name], self._root[to]
@@ -72,19 +83,17 @@ class Groups:
         )
 
 
-def consumer_bits(
-    node: Node, name: str, settings: Mapping[str, LayerSettings], recipe: Recipe, rotations: Collection[str] = ()
-) -> int | None:
+def consumer_bits(node: Node, name: str, settings: Mapping[str, LayerSettings], recipe: Recipe, wide: Collection[str] = ()) -> int | None:
     """Return the width that `node` asks of its input `name`; None when it only passes it on.
 
     Args:
-        rotations: what the parts of rotations make, see `rotations_of`.
+        wide: what nodes make that read more bits than others, see `wide_readers`.
     """
     spec = OPS[node.op]
     if spec.shares_input or spec.limits_output:
         return None
-    if node.output in rotations:
-        return ROTATION_BITS
+    if node.output in wide:
+        return WIDE_BITS
     if node.origin in settings and spec.weight is not None:
         return settings[node.origin].activation_bits
     if spec.accepts_acc:
@@ -96,15 +105,21 @@ def consumer_bits(
     return max(8, recipe.activation_bits)
 
 
+def wide_readers(graph: Graph, pinned: Mapping[str, QParams], recipe: Recipe) -> set[str]:
+    """Return what nodes make that read `WIDE_BITS`, because they add no rounding of their own: rotations, biases of scores."""
+    inside = scores_and_weights(graph, pinned, recipe)
+    return rotations_of(graph) | {node.output for node in graph.nodes if node.op == "add" and node.output in inside}
+
+
 def needed_bits(graph: Graph, groups: Groups, settings: Mapping[str, LayerSettings], recipe: Recipe) -> dict[str, int]:
     """Return the widest width that any reader asks of each group, by root."""
     needs: dict[str, int] = {}
-    rotations = rotations_of(graph)
+    wide = wide_readers(graph, groups.all_pinned, recipe)
     for node in graph.nodes:
         for name in node.inputs:
             if not name or name in graph.params:
                 continue
-            bits = consumer_bits(node, name, settings, recipe, rotations)
+            bits = consumer_bits(node, name, settings, recipe, wide)
             if bits is not None:
                 root = groups.root(name)
                 needs[root] = max(needs.get(root, 0), bits)
@@ -157,6 +172,11 @@ def accumulators(graph: Graph, pinned: Collection[str]) -> set[str]:
         if candidates and not (set(node.inputs) & set(graph.params)):
             kept.add(max(candidates, key=lambda name: order[name]))
     return kept
+
+
+def scores_and_weights(graph: Graph, pinned: Mapping[str, QParams], recipe: Recipe) -> set[str]:
+    """Return `attention_weights`, or nothing where a recipe wants probabilities of more bits than weights have."""
+    return attention_weights(graph, pinned) if recipe.activation_bits <= WEIGHT_BITS else set()
 
 
 def attention_weights(graph: Graph, pinned: Mapping[str, QParams]) -> set[str]:
