@@ -14,6 +14,7 @@ from intonly.core.bounds import bounds
 from intonly.core.composites import LARGEST_BIAS
 from intonly.core.graph import Graph
 from intonly.core.number_format import INT8, QParams
+from intonly.ops.score_bias import parts
 from tests.steps.graphs import CODES, Journey, N, Net, journey
 from tests.steps.quantized import quantized
 
@@ -96,6 +97,18 @@ def test_any_size_of_bias_and_scores(reach, kind):
     scores, weights = found(j)
     assert np.abs(scores).max() < 1 << 29
     assert_weights(weights, products * step + bias.astype(np.float32), step)
+
+
+def test_heads_and_windows_are_stored_apart():
+    """A constant for each window and head in the file where one for each window and one for each head do, or one of them that is lost."""
+    of_heads, of_windows = RNG.normal(size=(1, 3, 7, 7)), np.where(RNG.random((4, 1, 7, 7)) < 0.3, -100.0, 0.0)
+    whole = (of_heads + of_windows).astype(np.float32).astype(np.float64)
+    made = parts(whole)
+    assert [part.shape for part in made] == [(1, 3, 7, 7), (4, 1, 7, 7)]
+    np.testing.assert_allclose(made[0] + made[1], whole, atol=1e-4)
+    for other in (RNG.normal(size=(4, 3, 7, 7)), whole[:, :1], whole[0], whole[:1, :2, :1], RNG.normal(size=(2, 2, 1, 7))):
+        (same,) = parts(other)
+        np.testing.assert_array_equal(same, other)
 
 
 def test_what_all_keys_share_costs_nothing():

@@ -45,11 +45,27 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
         return _plus_value(scores, per_tensor(other, node), sign, low)
     constant = constant_input(node, 1 - index, low)
     assert constant is not None
-    return _plus_constant(scores, sign * np.asarray(constant, np.float64), node, low)
+    for part in parts(np.atleast_1d(np.clip(sign * np.asarray(constant, np.float64), -MOST, MOST))):
+        scores = _plus_constant(scores, part, node, low)
+    return scores
+
+
+def parts(bias: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    """Return constants whose sum is `bias`: one for each head and one for each window, where it was made so and that takes less room.
+
+    Exactness: float32 rounding, in which a sum of constants arrives.
+    """
+    wide = [axis for axis, extent in enumerate(bias.shape[:-2]) if extent > 1]
+    if len(wide) != 2:
+        return [bias]
+    windows, heads = wide
+    of_heads = bias.take([0], windows)
+    of_windows = (bias - of_heads).take([0], heads)
+    is_sum = np.abs(of_heads + of_windows - bias).max() <= 2.0**-22 * np.abs(bias).max()
+    return [of_heads, of_windows] if is_sum and of_heads.size + of_windows.size < bias.size else [bias]
 
 
 def _plus_constant(scores: Lowered, bias: npt.NDArray[np.float64], node: Node, low: Lowering) -> Lowered:
-    bias = np.atleast_1d(np.clip(bias, -MOST, MOST))
     bias = bias - bias.max(axis=-1, keepdims=True)
     if not bias.any():
         return scores
