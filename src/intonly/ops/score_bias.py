@@ -90,9 +90,12 @@ def _sum(scores: Lowered, bias: str, low: Lowering) -> Lowered:
 
 
 def _coarse_enough(scores: Lowered, farthest: float, low: Lowering) -> Lowered:
-    """Return scores in a unit in which a bias of `farthest` nats fits, or is cut where its key has weight 0 anyway."""
+    """Return scores in a unit in which a bias of `farthest` nats fits, or is cut where its key has weight 0 anyway.
+
+    A key that is cut has a score of -LARGEST_BIAS + reach steps at most, one of bias 0 -reach, and each may be rounded by a step.
+    """
     scale = float(scores.scale)
-    needed = (2 * _reach(scores.name, low) * scale + WEIGHTLESS) / LARGEST_BIAS
+    needed = (2 * _reach(scores.name, low) * scale + WEIGHTLESS) / (LARGEST_BIAS - 2)
     if farthest <= LARGEST_BIAS * scale or needed <= scale:
         return scores
     name = rescaled(low, scores.name, scale / needed, -LARGEST_BIAS, LARGEST_BIAS)
