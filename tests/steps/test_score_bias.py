@@ -10,6 +10,7 @@ import pytest
 
 from intonly.backends.interpreter import Interpreter
 from intonly.backends.native.engine import NativeEngine
+from intonly.backends.torch import TorchIntegers
 from intonly.core.bounds import bounds
 from intonly.core.composites import LARGEST_BIAS
 from intonly.core.graph import Graph
@@ -96,6 +97,7 @@ def test_any_size_of_bias_and_scores(reach, kind):
     products, step = exact_scores(j, 0.3)
     scores, weights = found(j)
     assert np.abs(scores).max() < 1 << 29
+    assert_same_everywhere(j)
     assert_weights(weights, products * step + bias.astype(np.float32), step)
 
 
@@ -133,9 +135,16 @@ def test_a_computed_bias(reach, far):
     assert_weights(weights, products * step + held, step)
     is_coarser = reach < 1
     assert ("attention" in [s.kind for s in NativeEngine(j.integer).program({"N": 16})[0].steps]) is not is_coarser
+    assert_same_everywhere(j)
+
+
+def assert_same_everywhere(j: Journey) -> None:
+    """The engine, and the same law on tensors, give the interpreter's integers."""
     fed = {s.name: np.asarray(v) for s, v in zip(j.inputs, codes_of(j), strict=True)}
+    native, tensors = NativeEngine(j.integer).run(fed), TorchIntegers(j.integer).run(fed)
     for name, array in Interpreter(j.integer).run(fed).items():
-        np.testing.assert_array_equal(NativeEngine(j.integer).run(fed)[name], array)
+        np.testing.assert_array_equal(native[name], array)
+        np.testing.assert_array_equal(np.asarray(tensors[name]), array)
 
 
 def codes_of(j: Journey) -> list[np.ndarray]:
