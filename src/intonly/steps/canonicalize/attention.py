@@ -101,7 +101,7 @@ def recognize_mask(
             chooser = producers.get(bias)
             found = None
             if chooser is not None and chooser.op == "where" and bias not in pinned:
-                found = _added_choice(graph, node, chooser, other)
+                found = _added_choice(graph, node, producer, chooser, other)
             elif chooser is not None and chooser.op == "beginning" and bias not in pinned:
                 found = _added_beginning(graph, node, producer, chooser, other)
             if found is not None:
@@ -124,16 +124,21 @@ def _chosen(graph: Graph, node: Node, where: Node) -> Graph | None:
     return None
 
 
-def _added_choice(graph: Graph, node: Node, where: Node, scores: str) -> Graph | None:
-    """0 where a condition holds, or does not, and masking numbers elsewhere, added to the scores."""
+def _added_choice(graph: Graph, node: Node, add: Node, where: Node, scores: str) -> Graph | None:
+    """A bias where a condition holds, or does not, and masking numbers elsewhere, added to the scores."""
     condition, a, b = where.inputs
-    zeros = [name in graph.params and not graph.params[name].any() for name in (a, b)]
     if not _covers(graph, node, scores):
         return None
-    if zeros[0] and _is_masking(graph, b):
-        return _under(graph, node, scores, condition)
-    if zeros[1] and _is_masking(graph, a):
-        return _under(graph, node, scores, condition, inverted=True)
+    for bias, other, inverted in ((a, b, False), (b, a, True)):
+        if not _is_masking(graph, other):
+            continue
+        if bias in graph.params and not graph.params[bias].any():
+            return _under(graph, node, scores, condition, inverted=inverted)
+        (total,) = fresh_names(graph, add.output)
+        made = replace(add, inputs=(scores, bias), outputs=(total,))
+        nodes = tuple(n for old in graph.nodes for n in ((old, made) if old is add else (old,)))
+        graph = graph.replace(nodes=nodes, values={**graph.values, total: graph.values[add.output]})
+        return _under(graph, node, total, condition, inverted=inverted)
     return None
 
 

@@ -15,6 +15,7 @@ from intonly.core.graph import Graph, Node, Value
 from intonly.core.spec import check
 from intonly.ops import OPS
 from intonly.steps.canonicalize.attention import fold_factor, recognize_mask
+from intonly.steps.canonicalize.beginnings import fold_beginnings
 from intonly.steps.canonicalize.functions import with_known_functions
 from intonly.steps.canonicalize.masks import choose_by_mask
 from intonly.steps.canonicalize.pooling import recognize_masked_mean
@@ -44,6 +45,7 @@ def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
             _affine_of(graph, node)
     rules: Sequence[Rule] = (
         _fold_constants,
+        fold_beginnings,
         _drop_identity,
         _fold_batch_norm,
         _fold_channel_constant,
