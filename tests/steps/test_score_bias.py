@@ -13,9 +13,12 @@ from intonly.backends.native.engine import NativeEngine
 from intonly.backends.torch import TorchIntegers
 from intonly.core.bounds import bounds
 from intonly.core.composites import LARGEST_BIAS
-from intonly.core.graph import Graph
+from intonly.core.errors import LoweringError
+from intonly.core.graph import Graph, Value
 from intonly.core.number_format import INT8, QParams
+from intonly.core.records import InputSpec
 from intonly.ops.score_bias import parts
+from intonly.steps.lower import lower
 from tests.steps.graphs import CODES, Journey, N, Net, journey
 from tests.steps.quantized import quantized
 
@@ -214,3 +217,16 @@ def test_sums_that_keep_their_units(case):
 def test_the_largest_bias_leaves_room():
     """A limit with which scores and bias could pass what stands for a masked key."""
     assert 2 * LARGEST_BIAS + (128 * 255 * 255) < 1 << 30
+
+
+def test_a_sum_of_integers_is_refused():
+    """A sum of token ids or positions taken for scores, and a message that does not say what to do."""
+    n = Net(1)
+    ids = [n.input(name, (N, 3)) for name in "ab"]
+    graph = n.graph([n.emit("identity", [n.add(*ids)], {}, origin="out")])
+    quantized_graph = quantized(graph)
+    total = next(node.output for node in quantized_graph.nodes if node.op == "add")
+    values = {**quantized_graph.values, total: Value(quantized_graph.values[total].shape)}
+    specs = [InputSpec(name) for name in graph.inputs]
+    with pytest.raises(LoweringError, match=r"add.*no units.*before they enter"):
+        lower(quantized_graph.replace(values=values), specs)

@@ -33,14 +33,21 @@ def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowere
     """Scores plus a bias, both int32: exact but for the bias's own rounding, half a step of the scores, which products of codes have.
 
     A bias beyond 2^28 steps is cut there. The unit of the scores is made coarser, if need be, until a key that is cut has
-    weight 0 beside one of bias 0, whatever the scores: then 2^28 steps are 6.9 nats and twice what a score can reach.
+    weight 0 beside one of bias 0, whatever the scores: then 2^28 steps are 6.9 nats and twice what a score can reach. (Where
+    a mask that is computed takes away all keys but such, those weigh as their scores say.)
+
+    Raises:
+        LoweringError: when neither operand is scores.
     """
     names = [name for name in node.inputs if name not in low.graph.params and low.target(name) is None]
-    if len(names) != 1 or low.graph.values[names[0]].shape != low.graph.values[node.output].shape:
-        raise LoweringError(f"{node.origin} (add): its sum has no units, so one operand of its shape must be scores without units")
-    index = node.inputs.index(names[0])
+    index, sign = node.inputs.index(names[0]) if len(names) == 1 else -1, int(node.attrs["sign"])
+    if index < 0 or (index > 0 and sign < 0) or low.graph.values[names[0]].shape != low.graph.values[node.output].shape:
+        raise LoweringError(
+            f"{node.origin} (add): its sum has no units, but adds nothing to scores of an attention; "
+            "a sum of integers, of positions say, must be made before they enter the network",
+            origin=node.origin,
+        )
     scores, other = per_tensor(inputs[index], node), inputs[1 - index]
-    sign = int(node.attrs["sign"])
     if other is not None:
         return _plus_value(scores, per_tensor(other, node), sign, low)
     constant = constant_input(node, 1 - index, low)
