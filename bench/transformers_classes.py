@@ -22,13 +22,15 @@ from intonly.data import Dataset
 def classes(size: int) -> dict[str, Any]:
     """Return what makes the networks, by name: default configurations (ResNet-50, MobileNetV2 1.0, RegNet-Y, ConvNeXt-T, Swin-T).
 
-    ViT and DeiT are as wide as DeiT-tiny, BERT as MiniLM-L6; Llama has 4 layers of 8 heads that share 2 of keys and values.
+    ViT and DeiT are as wide as DeiT-tiny, BERT as MiniLM-L6; T5 is an encoder of 4 layers, Llama has 4 of 8
+    heads that share 2 of keys and values.
     """
     import transformers as t
 
     tiny = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "image_size": size}
     mini = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "num_hidden_layers": 6}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 4}
+    t5 = {"vocab_size": 8192, "d_model": 256, "d_kv": 32, "d_ff": 688, "num_layers": 4, "num_heads": 8, "feed_forward_proj": "gated-gelu"}
     llama = {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 688, "max_position_embeddings": 512, **heads}
     return {
         "ResNet-50": lambda: t.ResNetForImageClassification(t.ResNetConfig()),
@@ -39,11 +41,12 @@ def classes(size: int) -> dict[str, Any]:
         "DeiT": lambda: t.DeiTForImageClassification(t.DeiTConfig(**tiny)),
         "Swin": lambda: t.SwinForImageClassification(t.SwinConfig(image_size=size)),
         "BERT": lambda: t.BertModel(t.BertConfig(**mini)),
+        "T5": lambda: t.T5EncoderModel(t.T5Config(**t5)),
         "Llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**llama)),
     }
 
 
-TEXT = {"BERT": 30522, "Llama": 8192}
+TEXT = {"BERT": 30522, "T5": 8192, "Llama": 8192}
 """Networks that read token ids and a mask, and how many words they know."""
 
 
@@ -58,13 +61,17 @@ def samples(name: str, count: int, size: int, length: int, rng: np.random.Genera
 def settle(net: torch.nn.Module, x: dict[str, torch.Tensor]) -> torch.nn.Module:
     """Give batch norms the statistics of some data, and linear layers and tokens of transformers the usual spread of trained ones.
 
-    Random weights would explode in the one case, and hardly depend on the image in the other.
+    Random weights would explode in the one case, and hardly depend on the image in the other. T5 keeps its own queries, because
+    no factor makes its scores smaller.
     """
-    for module in net.modules():
-        if isinstance(module, torch.nn.Linear):
+    for name, module in net.named_modules():
+        if isinstance(module, torch.nn.Linear) and not name.endswith("SelfAttention.q"):
             torch.nn.init.xavier_uniform_(module.weight)
     for name, parameter in net.named_parameters():
-        if name.endswith(("_token", "position_embeddings", "relative_position_bias_table")) or "embeddings.weight" in name:
+        if (
+            name.endswith(("_token", "position_embeddings", "relative_position_bias_table", "relative_attention_bias.weight"))
+            or "embeddings.weight" in name
+        ):
             torch.nn.init.normal_(parameter, 0.0, 0.5)
     for module in net.modules():
         if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):

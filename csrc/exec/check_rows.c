@@ -34,7 +34,8 @@ const char *intonly_check_attention(checker *c, const intonly_attention *s) {
     REQUIRE(s->shift >= 0 || s->weight_multiplier >= 1 << 14, "a shift to the left goes with a multiplier of 2^14 or more");
     REQUIRE(is_int32(s->multiplier) && in_range(s->y_shift, 1, 62), "multiplier must fit in int32, y_shift be 1..62");
     OBEY(check_limits(s->y_type, s->zero_point, s->lo, s->hi));
-    REQUIRE(strides_sane(s->extent, s->mask_strides, INTONLY_RANK), "the strides of the mask are too large");
+    REQUIRE(strides_sane(s->extent, s->bias_strides, INTONLY_RANK) && strides_sane(s->extent, s->mask_strides, INTONLY_RANK),
+            "the strides of the bias or the mask are too large");
     REQUIRE(s->k_strides[INTONLY_RANK - 1] == 0 && s->v_strides[INTONLY_RANK - 1] == 0, "queries share their keys");
     REQUIRE(intonly_reach_along(&k, s->keys, s->k_key) && intonly_reach_along(&v, s->keys, s->v_key) &&
                 intonly_reach_along(&mask, s->keys, s->mask_key),
@@ -43,6 +44,10 @@ const char *intonly_check_attention(checker *c, const intonly_attention *s) {
             "q lies outside its space");
     REQUIRE(runs_stand(c, s->k_ref, k, INTONLY_RANK, s->extent, s->k_strides, READ), "k lies outside its space");
     REQUIRE(runs_stand(c, s->v_ref, v, INTONLY_RANK, s->extent, s->v_strides, READ), "v lies outside its space");
+    if (!is_absent(s->bias_ref))
+        REQUIRE(spreads(c, s->bias_ref, INTONLY_S32, intonly_reach_of((s->keys - 1) * (int64_t)sizeof(int32_t)), s->extent,
+                        s->bias_strides, READ),
+                "the bias lies outside its space");
     if (!is_absent(s->mask_ref))
         REQUIRE(runs_stand(c, s->mask_ref, mask, INTONLY_RANK, s->extent, s->mask_strides, READ),
                 "the mask lies outside its space");

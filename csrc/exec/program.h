@@ -152,20 +152,21 @@ enum { INTONLY_FORM_ACC = 0, INTONLY_FORM_WIDE = 1, INTONLY_FORM_NARROW = 2 };
 
 /* For queries q[r], keys k[t] and values v[t], at each place of the outer axes:
  *
- *     score[t]  = sum over `depth` bytes of (q[r] - q_zero) * k[t]
+ *     score[t]  = sum over `depth` bytes of (q[r] - q_zero) * k[t], plus bias[r][t]
  *     weight[t] = 255 * 2^(-(largest score - score[t]) in octaves), 0 where the mask is 0  (kernels/attention/weights.h)
  *     mean[c]   = sum over t of weight[t] * (v[t][c] - v_zero) / sum of the weights, in units of 2^-22
  *     y[r][c]   = clamp(zero_point + ((mean[c] * multiplier + 2^(y_shift-1)) >> y_shift), lo, hi) for `width` c
  *
  * The zero point of k moves all scores of a row alike, so nobody asks for it. Codes of 8 bits; depth and width are
  * contiguous. extent, strides: outer axes, and the queries as the last (0 for k and v); k_key, v_key and mask_key: bytes
- * from one key to the next. shift, weight_multiplier: from differences of scores to 1024ths of octaves. mask_ref -1: all
- * keys count. scratch: [parts][scratch_bytes] of the arena, of which each part has its own; at least
+ * from one key to the next. bias: int32, contiguous along the keys, at most 2^29, so that no difference of scores leaves
+ * int32; -1: none. shift, weight_multiplier: from differences of scores to 1024ths of octaves. mask_ref -1: all keys
+ * count. scratch: [parts][scratch_bytes] of the arena, of which each part has its own; at least
  * intonly_attention_scratch (kernels/attention/scratch.h). */
 #define INTONLY_ATTENTION_FIELDS(S, V)                                                                                 \
-    INTONLY_HEAD(S) S(q_ref) S(q_type) S(q_zero) S(k_ref) S(k_type) S(v_ref) S(v_type) S(v_zero) S(mask_ref)           \
-    S(y_ref) S(y_type) V(extent, INTONLY_RANK) V(q_strides, INTONLY_RANK) V(k_strides, INTONLY_RANK)                   \
-    V(v_strides, INTONLY_RANK) V(mask_strides, INTONLY_RANK) V(y_strides, INTONLY_RANK)                                \
+    INTONLY_HEAD(S) S(q_ref) S(q_type) S(q_zero) S(k_ref) S(k_type) S(v_ref) S(v_type) S(v_zero) S(bias_ref)           \
+    S(mask_ref) S(y_ref) S(y_type) V(extent, INTONLY_RANK) V(q_strides, INTONLY_RANK) V(k_strides, INTONLY_RANK)       \
+    V(v_strides, INTONLY_RANK) V(bias_strides, INTONLY_RANK) V(mask_strides, INTONLY_RANK) V(y_strides, INTONLY_RANK)  \
     S(keys) S(depth) S(width) S(k_key) S(v_key) S(mask_key) S(shift) S(weight_multiplier)                              \
     S(multiplier) S(y_shift) S(zero_point) S(lo) S(hi) S(scratch) S(scratch_bytes)
 

@@ -19,13 +19,14 @@ from intonly.core.arith import Rescale
 from intonly.core.bounds import bounds
 from intonly.core.composites import composite
 from intonly.core.graph import Dim, Graph, Node, Stage, Value
-from intonly.core.number_format import INT8, INT16, INT32, UINT8, UINT16, NumberFormat
+from intonly.core.number_format import INT8, INT16, INT32, UINT8, UINT16, NumberFormat, uniform
 from intonly.core.primitives import PRIMITIVES
 
 ISAS = _native.isas()
 ROOT = Path(__file__).resolve().parents[2]
 N = Dim("N", 1, 4)
 T = Dim("T", 1, 200)
+BIAS = uniform(29, signed=True)
 
 
 class Build:
@@ -93,14 +94,18 @@ def attention(
     out: NumberFormat = INT8,
     mask: tuple | None = None,
     formats=(INT8,) * 3,
+    biases: Sequence[np.ndarray | tuple] = (),
 ) -> Graph:
-    """Return an attention of queries (.., M, K), keys (.., T, K) and values (.., T, D)."""
+    """Return an attention of queries (.., M, K), keys (.., T, K) and values (.., T, D). Biases are constants, or shapes of inputs."""
     b = Build()
     for name, shape, fmt in zip("qkv", (q, k, v), formats, strict=True):
         b.operand(name, shape, fmt)
     keys = [b.operand("mask", mask, UINT8)] if mask is not None else []
     nothing = b.constant("nothing", np.zeros(()), INT32)
     scores = b.node("matmul", "q", "k", nothing, a_zero_point=zeros[0], b_zero_point=zeros[1], rescale=None)
+    for at, bias in enumerate(biases):
+        added = b.operand(f"bias{at}", bias, BIAS) if isinstance(bias, tuple) else b.constant(f"bias{at}", bias, INT32)
+        scores = b.node("add", scores, added, a_zero_point=0, b_zero_point=0, sign=1)
     weights = b.node("softmax_weights", scores, *keys, shift=weigh[0], multiplier=weigh[1])
     turned = b.node("transpose", "v", perm=(*range(len(v) - 2), len(v) - 1, len(v) - 2))
     rescale = Rescale.from_real(2.0**-22 * 1.7, zero_point=out.qmin // 3, lo=out.qmin, hi=out.qmax, narrow=False)
@@ -166,6 +171,79 @@ def test_attention_under_masks(mask):
     arrays = draw(graph, np.random.default_rng(3))
     arrays["mask"].reshape(-1, mask[-1])[0] = 0
     assert_same(graph, arrays)
+
+
+def numbers(shape: tuple, reach: int = 4000) -> np.ndarray:
+    """Return biases of the size of scores; some of a row stand out."""
+    rng = np.random.default_rng(sum(shape) + reach)
+    return np.where(rng.random(shape) < 0.1, -reach, rng.integers(-reach, reach + 1, shape) // 20)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("formats", [(INT8, INT8, INT8), (UINT8, UINT8, UINT8)], ids=["s8", "u8"])
+def test_a_bias_of_any_size(size, formats):
+    """A tile that reads the bias of other queries or keys, or past the last of them."""
+    m, t, k, d = size
+    graph = attention((2, m, k), (2, t, k), (2, t, d), weigh=(6, 20000), formats=formats, biases=[numbers((2, m, t), 200 * k)])
+    assert kinds(graph) == ["attention"]
+    arrays = draw(graph, np.random.default_rng(m * t + d))
+    arrays["q"] = (arrays["q"] // 4).astype(arrays["q"].dtype)
+    assert_same(graph, arrays, threads=(1, 2, 3))
+
+
+@pytest.mark.parametrize("mask", [None, (2, 1, 1, 77), (1, 1, 15, 77)], ids=str)
+@pytest.mark.parametrize("bias", [(2, 3, 15, 77), (3, 15, 77), (2, 1, 15, 77), (3, 1, 77), (15, 1), (77,), (), (1, 3, 15, 77)], ids=str)
+def test_biases_broadcast(bias, mask):
+    """A bias that goes to another sample, head, query or key, or that a masked key brings in."""
+    graph = attention((2, 3, 15, 24), (2, 3, 77, 24), (2, 3, 77, 16), weigh=(6, 20000), mask=mask, biases=[numbers(bias)])
+    assert kinds(graph)[-1:] == ["attention"]
+    assert_same(graph, draw(graph, np.random.default_rng(3)))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_windows_that_share_biases(batch):
+    """Windows of 49 tokens, each with a bias for every head and a mask of its own, in a batch of images."""
+    shape = (N, 4, 3, 49, 32)
+    biases = [numbers((3, 49, 49)), numbers((4, 1, 49, 49), 50_000)]
+    graph = attention(shape, shape, shape, weigh=(6, 20000), biases=biases)
+    assert kinds(graph, N=batch) == ["attention"]
+    assert_same(graph, draw(graph, np.random.default_rng(batch), N=batch), threads=(1, 2, 3))
+
+
+@pytest.mark.parametrize("bias", [(N, 1, T, T), (2, T, T), (1, 1, 1, T), (N, 2, T, 1)], ids=str)
+@pytest.mark.parametrize("size", [1, 17, 64])
+def test_a_computed_bias(bias, size):
+    """A bias that is made at run time, of an extent that only then is known."""
+    graph = attention((N, 2, T, 32), (N, 2, T, 32), (N, 2, T, 32), weigh=(9, 20000), biases=[bias])
+    assert kinds(graph, N=2, T=size)[-1] == "attention"
+    arrays = draw(graph, np.random.default_rng(size), N=2, T=size)
+    arrays["bias0"] //= np.where(np.random.default_rng(size).random(arrays["bias0"].shape) < 0.5, 1, 1 << 14)
+    assert_same(graph, arrays)
+
+
+@pytest.mark.parametrize("weigh", [(-13, 16384), (0, 16384), (12, 25000), (29, 32767)], ids=str)
+@pytest.mark.parametrize("mask", [None, (9, 70)], ids=str)
+def test_the_largest_biases(weigh, mask):
+    """Scores at both ends of what a bias may be, whose difference leaves 32 bits in one of the kernels."""
+    bias = np.where(np.random.default_rng(1).random((9, 70)) < 0.5, -(1 << 29), 1 << 29)
+    bias[0], bias[1], bias[2, 1:] = 1 << 29, -(1 << 29), -(1 << 29)
+    graph = attention((3, 9, 16), (3, 70, 16), (3, 70, 20), weigh=weigh, mask=mask, biases=[bias])
+    assert kinds(graph) == ["attention"]
+    assert_same(graph, draw(graph, np.random.default_rng(2)))
+
+
+def test_biases_that_the_kernels_cannot_add_are_run_as_sums():
+    """A bias beyond the limit, two that are computed, or a sum that counts from another zero point or is read elsewhere."""
+    shape = (2, 9, 16)
+    large = attention(shape, shape, shape, biases=[np.full((9, 9), (1 << 29) + 1)])
+    two = attention(shape, shape, shape, biases=[(9, 9), (9, 9)])
+    plain = attention(shape, shape, shape, biases=[numbers((9, 9))])
+    total = next(n for n in plain.nodes if n.op == "add")
+    moved = plain.replace(nodes=tuple(n.with_attrs(b_zero_point=3) if n is total else n for n in plain.nodes))
+    read = plain.replace(outputs=(*plain.outputs, total.output))
+    for graph in (large, two, moved, read):
+        assert "attention" not in kinds(graph)
+        assert_same(graph, draw(graph, np.random.default_rng(6)), isas=ISAS[-1:], threads=(1,))
 
 
 @pytest.mark.parametrize("size", [1, 5, 64, 200])

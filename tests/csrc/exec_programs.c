@@ -386,6 +386,13 @@ static void add_attention(void) {
     strides_of(s.q_strides, 0, depth);
     s.keys = keys, s.depth = s.width = s.k_key = s.v_key = depth;
     s.q_zero = between(-256, 256), s.v_zero = between(-256, 256);
+    s.bias_ref = INTONLY_ABSENT;
+    if (one_in(2)) {
+        int32_t bias[15 * 40];
+        for (int64_t i = 0; i < rows * keys; ++i) bias[i] = (int32_t)between(-(1 << 12), one_in(9) ? 1 << 29 : 1 << 12);
+        s.bias_ref = constant(bias, rows * keys * 4);
+        strides_of(s.bias_strides, 0, one_in(2) ? keys * 4 : 0);
+    }
     s.mask_ref = one_in(2) && b.count >= keys ? b.ref : INTONLY_ABSENT;
     s.mask_key = 1;
     s.shift = between(-13, 29), s.weight_multiplier = between(1 << 14, INT16_MAX);

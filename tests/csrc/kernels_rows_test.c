@@ -35,6 +35,12 @@ static void fill_codes(int64_t ref, int64_t type, int64_t bytes, int64_t reach) 
     for (int64_t i = 0; i < bytes; ++i) put(at(ref) + i, type, between(middle - reach, middle + reach - 1));
 }
 
+/* Numbers of the size of scores, or as large as they may be. */
+static void fill_bias(int64_t ref, int64_t bytes) {
+    const int64_t most = one_in(2) ? 1 << 12 : INT64_C(1) << 29;
+    for (int64_t i = 0; i < bytes; i += 4) put(at(ref) + i, INTONLY_S32, one_in(4) ? (one_in(2) ? most : -most) : between(-most, most));
+}
+
 static wide floored(wide x, int64_t shift) {
     const wide unit = (wide)1 << shift;
     return x >= 0 ? x / unit : -((-x + unit - 1) / unit);
@@ -98,15 +104,19 @@ void test_attention(const intonly_kernels *table, outcome *o) {
     s.mask_key = 1 + below(2);
     const int64_t m_bytes = laid_out(s.extent, (s.keys - 1) * s.mask_key + 1, 1, s.mask_strides);
     const int64_t y_bytes = laid_out(s.extent, s.width, y_size, s.y_strides);
+    const int64_t b_bytes = laid_out(s.extent, s.keys, 4, s.bias_strides);
     broadcast(s.k_strides, LAST);
     broadcast(s.v_strides, LAST);
+    broadcast(s.bias_strides, INTONLY_RANK);
     broadcast(s.mask_strides, INTONLY_RANK);
     s.q_ref = place(q_bytes, 0, 1), s.k_ref = place(k_bytes, 0, 1), s.v_ref = place(v_bytes, 0, 1);
+    s.bias_ref = one_in(2) ? INTONLY_ABSENT : place(b_bytes, 0, 4);
     s.mask_ref = one_in(2) ? INTONLY_ABSENT : place(m_bytes, 0, 1);
     const int64_t reach = one_in(2) ? 128 : 1 + below(20);
     fill_codes(s.q_ref, s.q_type, q_bytes, reach);
     fill_codes(s.k_ref, s.k_type, k_bytes, reach);
     fill_codes(s.v_ref, s.v_type, v_bytes, 128);
+    if (s.bias_ref >= 0) fill_bias(s.bias_ref, b_bytes);
     if (s.mask_ref >= 0) fill(s.mask_ref, INTONLY_U8, m_bytes, 0, 2);
     s.y_ref = place(y_bytes, 0, y_size);
     s.scratch_bytes = intonly_attention_scratch(s.keys, s.depth, s.width), s.scratch = place_scratch(s.parts * s.scratch_bytes);
@@ -117,10 +127,11 @@ void test_attention(const intonly_kernels *table, outcome *o) {
         const uint8_t *q = at(s.q_ref) + dot(index, s.q_strides, INTONLY_RANK);
         const uint8_t *k = at(s.k_ref) + dot(index, s.k_strides, INTONLY_RANK);
         const uint8_t *v = at(s.v_ref) + dot(index, s.v_strides, INTONLY_RANK);
+        const uint8_t *bias = s.bias_ref < 0 ? NULL : at(s.bias_ref) + dot(index, s.bias_strides, INTONLY_RANK);
         const uint8_t *mask = s.mask_ref < 0 ? NULL : at(s.mask_ref) + dot(index, s.mask_strides, INTONLY_RANK);
         int64_t largest = INT64_MIN, total = 0;
         for (int64_t t = 0; t < s.keys; ++t) {
-            score[t] = 0;
+            score[t] = bias == NULL ? 0 : get(bias + 4 * t, INTONLY_S32);
             for (int64_t c = 0; c < s.depth; ++c)
                 score[t] += (get(q + c, s.q_type) - s.q_zero) * get(k + t * s.k_key + c, s.k_type);
             if ((mask == NULL || mask[t * s.mask_key] != 0) && score[t] > largest) largest = score[t];

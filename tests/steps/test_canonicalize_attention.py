@@ -102,6 +102,24 @@ def test_choices_become_masks(lowest, inverted, added):
     np.testing.assert_array_equal(after.params[after.nodes[-1].inputs[1]], keys)
 
 
+@pytest.mark.parametrize("inverted", [True, False])
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_choice_of_a_bias_or_a_mask(inverted, constant):
+    """A position bias that is chosen where a mask leaves a key (T5), lost with the mask, or rounded over the range of masked scores."""
+    n = Scores(5)
+    s, mask = n.product(), n.clip(n.input("m", (N, 1, 5)), 0.0, 1.0)
+    bias = n.const(n.rng.normal(size=(4, 5))) if constant else n.relu(n.input("b", (4, 5)))
+    low = n.const(LOWEST)
+    graph = n.graph([n.softmax(n.add(s, n.where(mask, *((low, bias) if inverted else (bias, low)))))])
+    after = canonicalize(graph)
+    assert [node.op for node in after.nodes if node.op in ("add", "softmax")] == ["add", "softmax"]
+    fed = samples(graph)
+    fed["m"] = np.random.default_rng(0).integers(0, 2, fed["m"].shape).astype(np.float32)
+    fed["m"][..., 0] = not inverted
+    assert_same_meaning(graph, after, fed)
+    assert all((p > -10).all() for p in after.params.values())
+
+
 def test_a_constant_of_biases_and_masks():
     """A relative position bias and a mask in one constant, whose range would be that of the mask."""
     n = Scores(6)

@@ -15,11 +15,11 @@
 #include "kernels/elements.h"
 #include "kernels/walk.h"
 
-enum { QUERY, KEY, VALUE, COUNTS, MEAN };
+enum { QUERY, KEY, VALUE, BIAS, COUNTS, MEAN };
 
 typedef struct attention {
     const intonly_attention *step;
-    const uint8_t *q, *k, *v, *mask; /* mask may be null */
+    const uint8_t *q, *k, *v, *bias, *mask; /* bias and mask may be null */
     uint8_t *y;
     intonly_walk walk;
 } attention;
@@ -31,6 +31,7 @@ static inline void attention_begin(attention *g, const intonly_attention *s, uin
     g->q = intonly_at(bases, s->q_ref);
     g->k = intonly_at(bases, s->k_ref);
     g->v = intonly_at(bases, s->v_ref);
+    g->bias = intonly_at_or_null(bases, s->bias_ref);
     g->mask = intonly_at_or_null(bases, s->mask_ref);
     g->y = intonly_at(bases, s->y_ref);
     g->walk.extent = s->extent;
@@ -38,6 +39,7 @@ static inline void attention_begin(attention *g, const intonly_attention *s, uin
     intonly_walk_operand(&g->walk, s->q_strides); /* in the order of QUERY, KEY, ... */
     intonly_walk_operand(&g->walk, s->k_strides);
     intonly_walk_operand(&g->walk, s->v_strides);
+    intonly_walk_operand(&g->walk, s->bias_strides);
     intonly_walk_operand(&g->walk, s->mask_strides);
     intonly_walk_operand(&g->walk, s->y_strides);
     intonly_walk_start(&g->walk, part, parts);
@@ -64,6 +66,18 @@ static inline void attention_scores(const attention *g, const uint8_t *q, const 
     }
 }
 
+/* Add the bias of a row, which may be null. Sums wrap like those of vectors, so that wrong programs are harmless, too. */
+static inline void attention_biased(const attention *g, const uint8_t *bias, int32_t *score) {
+    const int32_t *from = (const int32_t *)(const void *)bias;
+    if (bias == NULL) return;
+    for (int64_t t = 0; t < g->step->keys; ++t) score[t] = (int32_t)((uint32_t)score[t] + (uint32_t)from[t]);
+}
+
+/* Return the bias of the query `row` of a place. */
+static inline const uint8_t *attention_bias(const attention *g, int64_t row) {
+    return g->bias == NULL ? NULL : g->bias + g->walk.offset[BIAS] + row * g->step->bias_strides[INTONLY_LAST];
+}
+
 /* Replace scores by weights; return their sum. */
 static inline int32_t attention_weights(const attention *g, const uint8_t *mask, int32_t *score) {
     const intonly_attention *s = g->step;
@@ -86,6 +100,7 @@ static inline void attention_row(const attention *g, const int64_t *places) {
     int16_t value[INTONLY_MOST_DEPTH];
     int64_t codes[INTONLY_MOST_DEPTH];
     attention_scores(g, g->q + places[QUERY], g->k + places[KEY], weight);
+    attention_biased(g, g->bias == NULL ? NULL : g->bias + places[BIAS], weight);
     int32_t total = attention_weights(g, mask, weight);
     for (int64_t t = 0; t < s->keys; ++t) {
         attention_codes(g->v + places[VALUE] + t * s->v_key, s->v_type, s->width, value);

@@ -59,9 +59,10 @@ static inline void tiles_pack_values(tiles *g, const uint8_t *v) {
     }
 }
 
-/* Scores of some queries and all keys. */
-static inline void tiles_scores(tiles *g, const uint8_t *q, int64_t rows) {
+/* Scores of some queries, from `row` on, and all keys. */
+static inline void tiles_scores(tiles *g, int64_t row, int64_t rows) {
     const intonly_attention *s = g->any.step;
+    const uint8_t *q = g->any.q + g->any.walk.offset[QUERY] + row * s->q_strides[INTONLY_LAST];
     for (int64_t r = 0; r < rows; ++r) {
         g->left[r][s->depth] = 0;
         attention_codes(q + r * s->q_strides[INTONLY_LAST], s->q_type, s->depth, g->left[r]);
@@ -71,6 +72,7 @@ static inline void tiles_scores(tiles *g, const uint8_t *q, int64_t rows) {
         PRODUCT_TILE(g->left, (void *)(g->k + panel * g->pairs * COLUMNS * 2), g->pairs, g->tile);
         for (int64_t r = 0; r < rows; ++r) memcpy(g->scores + r * g->pitch + panel * COLUMNS, g->tile[r], sizeof *g->tile);
     }
+    for (int64_t r = 0; r < rows; ++r) attention_biased(&g->any, attention_bias(&g->any, row + r), g->scores + r * g->pitch);
 }
 
 /* Weigh the keys of one query; return the sum of the weights. The loops have no branch in them, so that a compiler makes
@@ -78,17 +80,18 @@ static inline void tiles_scores(tiles *g, const uint8_t *q, int64_t rows) {
 static inline int32_t tiles_weigh(tiles *g, int64_t r, const uint8_t *mask) {
     const intonly_attention *s = g->any.step;
     const int right = s->shift > 0 ? (int)s->shift : 0, left = s->shift < 0 ? (int)-s->shift : 0;
-    const int32_t half = (1 << right) >> 1, near = WEIGHT_NEAR >> left, multiplier = (int32_t)s->weight_multiplier;
+    const uint32_t half = (1u << right) >> 1, near = (uint32_t)WEIGHT_NEAR >> left;
+    const int32_t multiplier = (int32_t)s->weight_multiplier;
     int32_t *score = g->scores + r * g->pitch, largest = INT32_MIN, total = 0;
     int16_t *weight = g->weights + r * g->pitch;
     if (mask != NULL)
         for (int64_t t = 0; t < g->keys; ++t) score[t] = mask[t * s->mask_key] != 0 ? score[t] : INT32_MIN / 2;
     for (int64_t t = 0; t < g->keys; ++t) largest = score[t] > largest ? score[t] : largest;
     for (int64_t t = 0; t < g->keys; ++t) {
-        /* As of a score that counts, both are above -2^25; a distance that is cut before a shift to the left is beyond
-         * the farthest all the same, because the multiplier then is 2^14 or more. */
-        const int32_t moved = (largest - score[t] + half) >> right;
-        const int32_t cut = (moved < near ? moved : near) << left, scaled = (cut * multiplier + (1 << 14)) >> 15;
+        /* Both are -2^30 or more, and below 2^25 + 2^29; a distance that is cut before a shift to the left is beyond the
+         * farthest all the same, because the multiplier then is 2^14 or more. */
+        const uint32_t moved = ((uint32_t)largest - (uint32_t)score[t] + half) >> right;
+        const int32_t cut = (int32_t)((moved < near ? moved : near) << left), scaled = (cut * multiplier + (1 << 14)) >> 15;
         score[t] = scaled < WEIGHT_FARTHEST ? scaled : WEIGHT_FARTHEST;
     }
     for (int64_t t = 0; t < g->keys; ++t) {
@@ -153,7 +156,7 @@ static inline void attention_by_tiles(const void *step, uint8_t *const *bases, u
         for (int64_t row = g.any.walk.first; row < g.any.walk.end; row += TILE_ROWS) {
             const int64_t rows = g.any.walk.end - row < TILE_ROWS ? g.any.walk.end - row : TILE_ROWS;
             int32_t total[TILE_ROWS], divisor[TILE_ROWS], reciprocal[TILE_ROWS];
-            tiles_scores(&g, g.any.q + offset[QUERY] + row * s->q_strides[INTONLY_LAST], rows);
+            tiles_scores(&g, row, rows);
             for (int64_t r = 0; r < TILE_ROWS; ++r) {
                 const uint8_t *mask = g.any.mask;
                 if (mask != NULL) mask += offset[COUNTS] + (row + r) * s->mask_strides[INTONLY_LAST];

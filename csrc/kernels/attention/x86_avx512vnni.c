@@ -24,11 +24,12 @@ typedef struct scratch {
     uint8_t *keys;    /* [keys / 16][depth / 4][16][4] */
     uint8_t *values;  /* [keys / 4][groups][16][4] */
     int32_t *start;   /* of the sums of a key: minus q_zero times the sum of its codes */
+    const uint8_t *bias[ROWS]; /* of each query, or null */
     int32_t *scores;  /* [row][pitch] */
     uint8_t *weights; /* [row][pitch] */
     uint8_t queries[ROWS][INTONLY_MOST_DEPTH];
     __m512i largest[ROWS]; /* sixteen scores each, the largest of the row among them */
-    int32_t totals[ROWS + 4], reciprocals[ROWS + 4]; /* two vectors of eight */
+    int32_t totals[GROUP], reciprocals[GROUP];
 } scratch;
 
 /* What all rows of a step share. */
@@ -92,7 +93,7 @@ static void pack_keys(const attention_512 *g, const uint8_t *k, scratch *t) {
         }
         const int64_t left = g->keys - key;
         const __mmask16 exist = (__mmask16)(left < GROUP ? (1u << left) - 1 : 0xFFFFu);
-        const __m512i never = _mm512_set1_epi32(INT32_MIN / 2); /* is the largest: others are above -2^25 */
+        const __m512i never = _mm512_set1_epi32(INT32_MIN / 2); /* is the largest: others are above -2^25 - 2^29 */
         _mm512_storeu_si512(t->start + key, _mm512_mask_mullo_epi32(never, exist, sum, from));
     }
 }
@@ -131,6 +132,17 @@ ALWAYS_INLINE void scores_tile(const attention_512 *g, int row, int rows, int64_
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) acc[r][v] = load64(t->start + (at + v) * GROUP);
+    if (t->bias[0] != NULL) {
+        const int64_t left = g->keys - (at + vectors - 1) * GROUP;
+        const __mmask16 last = (__mmask16)(left < GROUP ? (1u << left) - 1 : 0xFFFFu);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; ++v) {
+                const uint8_t *bias = t->bias[row + r] + (at + v) * BLOCK;
+                acc[r][v] = _mm512_add_epi32(acc[r][v], _mm512_maskz_loadu_epi32(v + 1 < vectors ? 0xFFFF : last, bias));
+            }
+    }
     for (int64_t c = 0; c < g->depth; ++c, keys += BLOCK) {
         __m512i key[4];
 #pragma GCC unroll 4
@@ -268,24 +280,18 @@ ALWAYS_INLINE int32_t weigh(const attention_512 *g, weighing w, __m512i largest,
     return sum_of_lanes(sum);
 }
 
-/* Set reciprocals[r] = floor(2^38 / totals[r]) for ROWS totals of 255 to 2^31, by restoring division side by side. */
+/* Set reciprocals[r] = floor(2^38 / totals[r]) for sixteen totals of 255 to 2^31, by restoring division side by side. The
+ * difference that is too small wraps, so the lesser of both is the rest. */
 static void reciprocals_of(const int32_t *totals, int32_t *reciprocals) {
-    const __m512i first = _mm512_cvtepi32_epi64(load32(totals)), second = _mm512_cvtepi32_epi64(load32(totals + 8));
-    const __m512i one = _mm512_set1_epi64(1);
-    __m512i a = _mm512_set1_epi64(INT64_C(1) << (RECIPROCAL_BITS - 31)), b = a, p = _mm512_setzero_si512(), q = p;
+    const __m512i total = load64(totals), one = _mm512_set1_epi32(1);
+    __m512i rest = _mm512_set1_epi32(1 << (RECIPROCAL_BITS - 31)), quotient = _mm512_setzero_si512();
     for (int bit = 0; bit < 31; ++bit) {
-        a = _mm512_add_epi64(a, a);
-        b = _mm512_add_epi64(b, b);
-        const __mmask8 a_takes = _mm512_cmpge_epi64_mask(a, first), b_takes = _mm512_cmpge_epi64_mask(b, second);
-        a = _mm512_mask_sub_epi64(a, a_takes, a, first);
-        b = _mm512_mask_sub_epi64(b, b_takes, b, second);
-        p = _mm512_add_epi64(p, p);
-        q = _mm512_add_epi64(q, q);
-        p = _mm512_mask_add_epi64(p, a_takes, p, one);
-        q = _mm512_mask_add_epi64(q, b_takes, q, one);
+        const __m512i twice = _mm512_add_epi32(rest, rest);
+        quotient = _mm512_add_epi32(quotient, quotient);
+        quotient = _mm512_mask_add_epi32(quotient, _mm512_cmpge_epu32_mask(twice, total), quotient, one);
+        rest = _mm512_min_epu32(twice, _mm512_sub_epi32(twice, total));
     }
-    _mm256_storeu_si256((__m256i *)(void *)reciprocals, _mm512_cvtepi64_epi32(p));
-    _mm256_storeu_si256((__m256i *)(void *)(reciprocals + 8), _mm512_cvtepi64_epi32(q));
+    _mm512_storeu_si512(reciprocals, quotient);
 }
 
 typedef struct finishing {
@@ -390,6 +396,7 @@ static void rows_at(const attention_512 *g, const finishing *f, int64_t row, int
         if (s->q_type == INTONLY_U8)
             for (int64_t c = 0; c < s->depth; ++c) t->queries[r][c] ^= 0x80;
     }
+    for (int64_t r = 0; r < ROWS; ++r) t->bias[r] = attention_bias(&g->any, row + (r < exist ? r : 0));
     scores_of_rows(g, exist, t);
     const weighing w = weighing_of(s);
     const int all = g->any.mask == NULL;
@@ -402,8 +409,8 @@ static void rows_at(const attention_512 *g, const finishing *f, int64_t row, int
         const __m512i largest = all ? t->largest[r] : largest_counting(g, scores, counts);
         t->totals[r] = weigh(g, w, largest, scores, counts, t->weights + r * g->pitch);
     }
-    int32_t divisors[ROWS + 4];
-    for (int64_t r = 0; r < ROWS + 4; ++r)
+    int32_t divisors[GROUP];
+    for (int64_t r = 0; r < GROUP; ++r)
         divisors[r] = r < exist && t->totals[r] > WEIGHT_LARGEST ? t->totals[r] : WEIGHT_LARGEST;
     reciprocals_of(divisors, t->reciprocals);
     means_of_rows(g, f, exist, t, y);

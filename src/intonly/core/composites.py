@@ -30,7 +30,9 @@ SHIFTS = (-13, 29)
 """Right shifts of a distance for which `NEAR` keeps that promise and the rescale is legal."""
 LOWEST = -(1 << 30)
 """What stands for the score of a masked key while the maximum is found. Scores reach half of it at most, 2^13 products of
-bytes, so that no difference leaves int32."""
+bytes, and a quarter more with their bias, so that no difference leaves int32."""
+LARGEST_BIAS = (1 << 28) - 1
+"""What is added to scores, in their unit, is cut to this."""
 LARGEST_WEIGHT = 255
 RECIPROCAL_BITS, MEAN_BITS = 38, 22
 """1 / total is held as reciprocal / 2^38, below 2^31; a mean of codes as mean / 2^22, below 2^30."""

@@ -14,6 +14,7 @@ from intonly.core.graph import Node, Shape, Value, broadcast_shapes, shape_text
 from intonly.core.lowering import Lowered, Lowering
 from intonly.core.number_format import INT16
 from intonly.core.opspec import Call, Example, OpSpec, constant_input
+from intonly.ops import score_bias
 
 
 def infer(node: Node, inputs: Sequence[Value]) -> Shape:
@@ -28,7 +29,9 @@ def run_torch(node: Node, inputs: Sequence[Any]) -> Any:
 
 
 def lower(node: Node, inputs: Sequence[Lowered | None], low: Lowering) -> Lowered:
-    """One requantize with a residual: both operands meet before the result is rounded."""
+    """One requantize with a residual: both operands meet before the result is rounded. Scores of an attention stay what they are."""
+    if low.target(node.output) is None:
+        return score_bias.lower(node, inputs, low)
     shape = low.graph.values[node.output].shape
     sign = float(node.attrs["sign"])
     a, b = inputs

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,8 +83,19 @@ def separated(call: Call, name: str) -> tuple[list[str], list[str]]:
     if constant.dtype == np.bool_:
         return [], _mask(call, constant)
     keys = constant > MASKING
-    bias = np.where(keys, constant, 0)
-    return ([call.param(bias.astype(np.float32), "bias")] if bias.any() else []), _mask(call, keys)
+    bias = bias_of(constant, keys)
+    return ([call.param(bias, "bias")] if bias.any() else []), _mask(call, keys)
+
+
+def bias_of(constant: npt.NDArray[Any], keys: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Return what a constant adds to the scores of the keys that it leaves; masked ones get the largest number of their row, or 0.
+
+    So they stretch no range, and nothing in a row is larger than what counts.
+    """
+    if not keys.ndim:
+        return np.where(keys, constant, 0).astype(np.float32)
+    largest = np.where(keys, constant, -np.inf).max(axis=-1, keepdims=True)
+    return np.where(keys, constant, np.where(np.isfinite(largest), largest, 0)).astype(np.float32)
 
 
 def _mask(call: Call, keys: npt.NDArray[np.bool_]) -> list[str]:

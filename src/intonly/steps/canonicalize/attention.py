@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from intonly.core.graph import Graph, Node, Value
 from intonly.ops import OPS
-from intonly.ops.attention import MASKING
+from intonly.ops.attention import MASKING, bias_of
 from intonly.ops.beginning import WHOLE
 from intonly.steps.canonicalize.rewrite import fresh_names, rewired
 
@@ -101,7 +101,7 @@ def recognize_mask(
             chooser = producers.get(bias)
             found = None
             if chooser is not None and chooser.op == "where" and bias not in pinned:
-                found = _added_choice(graph, node, chooser, other)
+                found = _added_choice(graph, node, producer, chooser, other)
             elif chooser is not None and chooser.op == "beginning" and bias not in pinned:
                 found = _added_beginning(graph, node, producer, chooser, other)
             if found is not None:
@@ -124,16 +124,21 @@ def _chosen(graph: Graph, node: Node, where: Node) -> Graph | None:
     return None
 
 
-def _added_choice(graph: Graph, node: Node, where: Node, scores: str) -> Graph | None:
-    """0 where a condition holds, or does not, and masking numbers elsewhere, added to the scores."""
+def _added_choice(graph: Graph, node: Node, add: Node, where: Node, scores: str) -> Graph | None:
+    """A bias where a condition holds, or does not, and masking numbers elsewhere, added to the scores."""
     condition, a, b = where.inputs
-    zeros = [name in graph.params and not graph.params[name].any() for name in (a, b)]
     if not _covers(graph, node, scores):
         return None
-    if zeros[0] and _is_masking(graph, b):
-        return _under(graph, node, scores, condition)
-    if zeros[1] and _is_masking(graph, a):
-        return _under(graph, node, scores, condition, inverted=True)
+    for bias, other, inverted in ((a, b, False), (b, a, True)):
+        if not _is_masking(graph, other):
+            continue
+        if bias in graph.params and not graph.params[bias].any():
+            return _under(graph, node, scores, condition, inverted=inverted)
+        (total,) = fresh_names(graph, add.output)
+        made = replace(add, inputs=(scores, bias), outputs=(total,))
+        nodes = tuple(n for old in graph.nodes for n in ((old, made) if old is add else (old,)))
+        graph = graph.replace(nodes=nodes, values={**graph.values, total: graph.values[add.output]})
+        return _under(graph, node, total, condition, inverted=inverted)
     return None
 
 
@@ -145,7 +150,7 @@ def _added_constant(graph: Graph, node: Node, add: Node, scores: str, bias: str)
         return None
     mask, rest = fresh_names(graph, f"{node.origin}.mask", bias)
     graph = _with_constants(graph, {mask: keys})
-    left = np.where(keys, constant, 0).astype(np.float32)
+    left = bias_of(constant, keys)
     if not left.any():
         return _under(graph, node, scores, mask)
     nodes = tuple(replace(n, inputs=tuple(rest if i == bias else i for i in n.inputs)) if n is add else n for n in graph.nodes)
@@ -165,7 +170,7 @@ def _added_beginning(graph: Graph, node: Node, add: Node, beginning: Node, score
     shape = Value((1,) * lead + graph.values[beginning.output].shape)
     parts = [replace(beginning_of, inputs=(table, beginning.inputs[1]), outputs=(mask,))]
     constants: dict[str, Array] = {table: keys}
-    left = np.where(keys, constant, 0).astype(np.float32)
+    left = bias_of(constant, keys)
     if left.any():
         parts.append(replace(beginning_of, inputs=(rest_table, beginning.inputs[1]), outputs=(rest,)))
         constants[rest_table] = left

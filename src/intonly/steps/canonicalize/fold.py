@@ -15,11 +15,13 @@ from intonly.core.graph import Graph, Node, Value
 from intonly.core.spec import check
 from intonly.ops import OPS
 from intonly.steps.canonicalize.attention import fold_factor, recognize_mask
+from intonly.steps.canonicalize.beginnings import fold_beginnings
 from intonly.steps.canonicalize.functions import with_known_functions
 from intonly.steps.canonicalize.masks import choose_by_mask
 from intonly.steps.canonicalize.pooling import recognize_masked_mean
 from intonly.steps.canonicalize.rewrite import fresh_names, rewired
 from intonly.steps.canonicalize.rms_norm import recognize_rms_norm, weigh_rms_norm
+from intonly.steps.canonicalize.windows import move_views
 
 Array = npt.NDArray[Any]
 Rule = Callable[[Graph, Node, "dict[str, list[Node]]", "dict[str, Node]", Collection[str]], "Graph | None"]
@@ -43,12 +45,14 @@ def canonicalize(graph: Graph, pinned: Collection[str] = ()) -> Graph:
             _affine_of(graph, node)
     rules: Sequence[Rule] = (
         _fold_constants,
+        fold_beginnings,
         _drop_identity,
         _fold_batch_norm,
         _fold_channel_constant,
         _fold_pad,
         choose_by_mask,
         fold_factor,
+        move_views,
         recognize_mask,
         recognize_masked_mean,
         recognize_rms_norm,

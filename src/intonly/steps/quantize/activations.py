@@ -15,13 +15,18 @@ from intonly.core.number_format import INT8, INT32, UINT8, QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe
 from intonly.ops import OPS
-from intonly.steps.quantize.groups import Groups, accumulators, asked_observers, attention_weights, consumer_bits, needed_bits
+from intonly.steps.quantize.groups import (
+    Groups,
+    accumulators,
+    asked_observers,
+    consumer_bits,
+    needed_bits,
+    scores_and_weights,
+    wide_readers,
+)
 from intonly.steps.quantize.observers import SMALLEST_RANGE, Function, activation_qparams, choose_qparams
-from intonly.steps.quantize.rotations import rotations_of
 from intonly.steps.quantize.settings import LayerSettings
 
-WEIGHT_BITS = 8
-"""The weights of an attention have this width; a recipe that asks activations for more gets its probabilities so."""
 OUTPUT_HEADROOM = 1 << 16
 """An int32 output spans this many times its calibrated range: it never saturates in practice, and keeps 15 bits of it."""
 
@@ -66,9 +71,7 @@ def quantize_activations(graph: Graph, asked: Asked) -> Graph:
     groups = Groups(graph, asked.pinned)
     needs = needed_bits(graph, groups, asked.settings, asked.recipe)
     observers = asked_observers(graph, groups, asked.settings, needs)
-    kept = accumulators(graph, asked.pinned)
-    if asked.recipe.activation_bits <= WEIGHT_BITS:
-        kept |= attention_weights(graph, asked.pinned)
+    kept = _without_units(graph, asked)
     chosen: dict[str, QParams] = {}
     values = dict(graph.values)
     for name, value in graph.values.items():
@@ -82,6 +85,16 @@ def quantize_activations(graph: Graph, asked: Asked) -> Graph:
             chosen[root] = groups.pinned(root) or _group_qparams(graph, root, groups.members(root), bits, observer, asked)
         values[name] = replace(value, qparams=chosen[root])
     return _with_narrow_copies(graph.replace(values=values), groups, asked)
+
+
+def _without_units(graph: Graph, asked: Asked) -> set[str]:
+    """Return the values that carry no QParams: accumulators, weights of attentions, and their scores.
+
+    What is added to scores has units, whoever makes it: two accumulators never meet.
+    """
+    inside = scores_and_weights(graph, asked.pinned, asked.recipe)
+    added = {name for node in graph.nodes if node.op == "add" and node.output in inside for name in node.inputs}
+    return (accumulators(graph, asked.pinned) - added) | inside
 
 
 def input_qparams(graph: Graph, node: Node, bits: int, asked: Asked) -> QParams:
@@ -157,12 +170,12 @@ def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
     nodes: list[Node] = []
     values = dict(graph.values)
     copies: dict[tuple[str, int, str], str] = {}
-    producers, rotations = graph.producers(), rotations_of(graph)
+    producers, wide = graph.producers(), wide_readers(graph, asked.pinned, asked.recipe)
     for node in graph.nodes:
         inputs = list(node.inputs)
         for k, name in enumerate(inputs):
             qparams = graph.values[name].qparams if name and name not in graph.params else None
-            bits = consumer_bits(node, name, asked.settings, asked.recipe, rotations) if qparams is not None else None
+            bits = consumer_bits(node, name, asked.settings, asked.recipe, wide) if qparams is not None else None
             # A residual of up to 16 bits joins as it is: to narrow it would cost a step, and bits.
             joins = qparams is not None and OPS[node.op].accepts_acc and qparams.format.bits <= RESIDUAL_BITS
             kept = name in asked.pinned or joins or graph.values[name].format is not None or _is_table(producers.get(name))

@@ -7,14 +7,19 @@ costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
 from intonly.core.records import Recipe
 from intonly.ops import OPS
-from intonly.steps.quantize.rotations import ROTATION_BITS, rotations_of
+from intonly.steps.quantize.rotations import rotations_of
 from intonly.steps.quantize.settings import LayerSettings, norm_input_bits
+
+WEIGHT_BITS = 8
+"""The weights of an attention have this width; a recipe that asks activations for more gets its probabilities so."""
+WIDE_BITS = 16
+"""Width of what rotations read, and of what is added to scores."""
 
 
 class Groups:
@@ -27,6 +32,7 @@ class Groups:
     def __init__(self, graph: Graph, pinned: Mapping[str, QParams]) -> None:
         self._root = {name: name for name in graph.values}
         self._members = {name: [name] for name in graph.values}
+        self._fixed = pinned
         self._pinned = {name: pinned[name] for name in graph.values if name in pinned}
         for node in graph.nodes:
             if OPS[node.op].shares_input and node.inputs[0] not in graph.params:
@@ -50,6 +56,11 @@ class Groups:
         """Return the QParams that the source file fixes for the group of `name`."""
         return self._pinned.get(self._root[name])
 
+    @property
+    def all_pinned(self) -> Mapping[str, QParams]:
+        """What the source file fixes, by value."""
+        return self._fixed
+
     def _join(self, name: str, to: str) -> None:
         """Let the group of `name` take over the units of the group of `to`, unless both are pinned differently."""
         old, new = self._root[name], self._root[to]
@@ -72,19 +83,17 @@ class Groups:
         )
 
 
-def consumer_bits(
-    node: Node, name: str, settings: Mapping[str, LayerSettings], recipe: Recipe, rotations: Collection[str] = ()
-) -> int | None:
+def consumer_bits(node: Node, name: str, settings: Mapping[str, LayerSettings], recipe: Recipe, wide: Collection[str] = ()) -> int | None:
     """Return the width that `node` asks of its input `name`; None when it only passes it on.
 
     Args:
-        rotations: what the parts of rotations make, see `rotations_of`.
+        wide: what nodes make that read more bits than others, see `wide_readers`.
     """
     spec = OPS[node.op]
     if spec.shares_input or spec.limits_output:
         return None
-    if node.output in rotations:
-        return ROTATION_BITS
+    if node.output in wide:
+        return WIDE_BITS
     if node.origin in settings and spec.weight is not None:
         return settings[node.origin].activation_bits
     if spec.accepts_acc:
@@ -96,15 +105,21 @@ def consumer_bits(
     return max(8, recipe.activation_bits)
 
 
+def wide_readers(graph: Graph, pinned: Mapping[str, QParams], recipe: Recipe) -> set[str]:
+    """Return what nodes make that read `WIDE_BITS`, because they add no rounding of their own: rotations, biases of scores."""
+    inside = scores_and_weights(graph, pinned, recipe)
+    return rotations_of(graph) | {node.output for node in graph.nodes if node.op == "add" and node.output in inside}
+
+
 def needed_bits(graph: Graph, groups: Groups, settings: Mapping[str, LayerSettings], recipe: Recipe) -> dict[str, int]:
     """Return the widest width that any reader asks of each group, by root."""
     needs: dict[str, int] = {}
-    rotations = rotations_of(graph)
+    wide = wide_readers(graph, groups.all_pinned, recipe)
     for node in graph.nodes:
         for name in node.inputs:
             if not name or name in graph.params:
                 continue
-            bits = consumer_bits(node, name, settings, recipe, rotations)
+            bits = consumer_bits(node, name, settings, recipe, wide)
             if bits is not None:
                 root = groups.root(name)
                 needs[root] = max(needs.get(root, 0), bits)
@@ -159,35 +174,53 @@ def accumulators(graph: Graph, pinned: Collection[str]) -> set[str]:
     return kept
 
 
+def scores_and_weights(graph: Graph, pinned: Mapping[str, QParams], recipe: Recipe) -> set[str]:
+    """Return `attention_weights`, or nothing where a recipe wants probabilities of more bits than weights have."""
+    return attention_weights(graph, pinned) if recipe.activation_bits <= WEIGHT_BITS else set()
+
+
 def attention_weights(graph: Graph, pinned: Mapping[str, QParams]) -> set[str]:
     """Return the values of attentions that need no units: softmaxes over keys that one product alone reads, and their scores.
 
     The product divides by the sum of the weights, so that these are as fine as their width allows in every row; the
-    scores stay accumulators, as exact as they are.
+    scores stay accumulators, as exact as they are, also where something is added to them.
     """
     consumers, producers = graph.consumers(), graph.producers()
 
     def inner(name: str, reader: Node) -> bool:
         return name in producers and name not in pinned and graph.sole_consumer(name, consumers) is reader
 
+    def scores(name: str, reader: Node) -> list[str]:
+        """Return the values from what `reader` reads down to a product of queries and keys; none where there is no such product."""
+        if not inner(name, reader):
+            return []
+        node = producers[name]
+        if node.op == "matmul":
+            return [name] if node.attrs.get("factor", 1) > 0 else []
+        for below in _scores_in(graph, node):
+            found = scores(below, node)
+            if found:
+                return [name, *found]
+        return []
+
     kept: set[str] = set()
     for product in graph.nodes:
         if product.op != "matmul" or product.inputs[0] == product.inputs[1] or not inner(product.inputs[0], product):
             continue
         softmax = producers[product.inputs[0]]
-        if softmax.op != "softmax" or softmax.attrs["axis"] != len(graph.values[softmax.output].shape) - 1:
-            continue
-        kept.add(softmax.output)
-        reader = softmax
-        chain: list[str] = []
-        while inner(reader.inputs[0], reader):
-            chain.append(reader.inputs[0])
-            reader = producers[reader.inputs[0]]
-            if reader.op == "matmul" and reader.attrs.get("factor", 1) > 0:
-                kept.update(chain)
-            if reader.op != "mul" or not _scales(graph, reader):
-                break
+        if softmax.op == "softmax" and softmax.attrs["axis"] == len(graph.values[softmax.output].shape) - 1:
+            kept.update((softmax.output, *scores(softmax.inputs[0], softmax)))
     return kept
+
+
+def _scores_in(graph: Graph, node: Node) -> Sequence[str]:
+    """Return what may be the scores among the operands of a node that multiplies them with a positive number, or adds to them."""
+    if node.op == "mul" and _scales(graph, node):
+        return node.inputs[:1]
+    if node.op != "add" or node.inputs[0] == node.inputs[1]:
+        return ()
+    whole = [name for name in node.inputs if graph.values[name].shape == graph.values[node.output].shape]
+    return [name for name in whole if name not in graph.params and (node.attrs["sign"] > 0 or name == node.inputs[0])]
 
 
 def _scales(graph: Graph, node: Node) -> bool:

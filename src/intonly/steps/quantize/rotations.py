@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from intonly.core.graph import Graph, Node
 from intonly.ops import OPS
 
-ROTATION_BITS = 16
-"""Width of what the parts of a rotation read."""
-
 
 def rotations_of(graph: Graph) -> set[str]:
     """Return what the parts of rotations make: sums of two products with constants or tables, and negations before them.
