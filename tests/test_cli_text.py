@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="networks to quantize are made with 
 import intonly  # noqa: E402
 from intonly.cli import app  # noqa: E402
 from intonly.core.graph import Dim  # noqa: E402
+from intonly.core.records import recipe_of  # noqa: E402
 
 NETS = "text_nets_of_the_command_line_tests"
 FACTORY = """
@@ -149,6 +150,18 @@ def test_search_finds_a_plan_that_quantize_takes(here):
     intonly_("search", f"{NETS}:make", "--budget", "size=98.5%", "--data", "data.npz", "-o", "plan.json", *choices, *LENGTHS)
     intonly_("quantize", f"{NETS}:make", "-o", "less.intonly", "--data", "data.npz", "--recipe", "plan.json", *LENGTHS)
     assert (here / "less.intonly").stat().st_size < (here / "net.intonly").stat().st_size
+
+
+def test_a_search_under_a_limit_of_memory_says_what_the_stream_has(here):
+    """Nobody would learn from the command which width was chosen, or what the other ones would lose."""
+    (here / "free.json").write_text('{"first_last_bits": null}', encoding="utf-8")
+    limits = ("--budget", "ram=100%", "--candidates", "4,8", "--recipe", "free.json")
+    words = ("search", f"{NETS}:make", "--data", "data.npz", "-o", "plan.json", *limits, *LENGTHS)
+    allocation = printed(*words)["results"][0]["allocation"]
+    chosen = (allocation["residual_bits"], allocation["norm_bits"])
+    assert f"residual stream: additions read {chosen[0]} bits, norms {chosen[1]}; loss" in intonly_(*words).stdout
+    made = recipe_of(here / "plan.json")
+    assert (made.residual_bits, made.norm_bits) == chosen
 
 
 def test_bench_times_texts_as_long_as_the_data(here):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_memory_decides_the_stream(source: FloatModel) -> None:
         again = intonly.quantize(source, q.plan, X)
         assert to_bytes(again.artifact) == to_bytes(q.artifact)
         assert q.size == result.chosen.size_bytes
+        assert len(json.loads(json.dumps(result.to_json()))["problem"]["streams"]) == len(result.problem.streams)
 
 
 def test_latency_decides_the_stream(source: FloatModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
