@@ -11,7 +11,7 @@ import pytest
 from intonly.core.graph import Graph
 from intonly.core.number_format import INT8, QParams
 from intonly.steps.calibrate import calibrate
-from intonly.steps.quantize import with_stream_width
+from intonly.steps.quantize import stream_values, with_stream_width
 from tests.steps.graphs import PLAIN, N, Net, samples
 from tests.steps.quantized import quantized
 
@@ -48,3 +48,23 @@ def test_what_the_file_fixes_has_no_say():
     graph = stream(80.0)
     pinned = {graph.nodes[0].output: QParams(INT8, np.asarray(0.1))}
     assert with_stream_width(graph, calibrate(graph, [samples(graph, 16)]), PLAIN, pinned).residual_bits == 8
+
+
+def test_biases_of_scores_have_no_say():
+    """A relative position bias with a far entry would make a stream wide that has none of it."""
+    n = Net(41)
+    x = n.input("x", (N, 32, 32))
+    q, k = (n.linear(x, 32) for _ in range(2))
+    bias = np.zeros((32, 32))
+    bias[0, 1] = -90.0
+    turned = n.emit("transpose", [k], {"perm": (0, 2, 1)}, origin="keys")
+    scores = n.add(n.emit("matmul", [q, turned], {}, origin="scores"), n.const(bias))
+    weights = n.emit("softmax", [n.add(scores, n.const(np.tri(32)))], {"axis": 2}, origin="softmax")
+    y = n.add(n.emit("matmul", [weights, n.linear(x, 32)], {}, origin="mean"), n.linear(x, 32), name="sum")
+    graph = n.graph([n.linear(y, 4)])
+    ranges = calibrate(graph, [samples(graph, 16)])
+    assert with_stream_width(graph, ranges, PLAIN, {}).residual_bits == 8
+    (read,) = [node.inputs for node in graph.nodes if node.origin == "sum"]
+    asked = replace(PLAIN, residual_bits=16)
+    assert set(stream_values(graph, asked, {})) <= set(read)
+    assert stream_values(graph, asked, {})

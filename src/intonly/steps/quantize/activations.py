@@ -19,6 +19,7 @@ from intonly.steps.quantize.groups import (
     Groups,
     accumulators,
     asked_observers,
+    biased_scores,
     consumer_bits,
     needed_bits,
     scores_and_weights,
@@ -92,9 +93,9 @@ def _without_units(graph: Graph, asked: Asked) -> set[str]:
 
     What is added to scores has units, whoever makes it: two accumulators never meet.
     """
-    inside = scores_and_weights(graph, asked.pinned, asked.recipe)
-    added = {name for node in graph.nodes if node.op == "add" and node.output in inside for name in node.inputs}
-    return (accumulators(graph, asked.pinned) - added) | inside
+    sums = biased_scores(graph, asked.pinned, asked.recipe)
+    added = {name for node in graph.nodes if node.output in sums for name in node.inputs}
+    return (accumulators(graph, asked.pinned) - added) | scores_and_weights(graph, asked.pinned, asked.recipe)
 
 
 def input_qparams(graph: Graph, node: Node, bits: int, asked: Asked) -> QParams:

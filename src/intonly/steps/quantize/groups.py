@@ -107,8 +107,7 @@ def consumer_bits(node: Node, name: str, settings: Mapping[str, LayerSettings], 
 
 def wide_readers(graph: Graph, pinned: Mapping[str, QParams], recipe: Recipe) -> set[str]:
     """Return what nodes make that read `WIDE_BITS`, because they add no rounding of their own: rotations, biases of scores."""
-    inside = scores_and_weights(graph, pinned, recipe)
-    return rotations_of(graph) | {node.output for node in graph.nodes if node.op == "add" and node.output in inside}
+    return rotations_of(graph) | biased_scores(graph, pinned, recipe)
 
 
 def needed_bits(graph: Graph, groups: Groups, settings: Mapping[str, LayerSettings], recipe: Recipe) -> dict[str, int]:
@@ -177,6 +176,12 @@ def accumulators(graph: Graph, pinned: Collection[str]) -> set[str]:
 def scores_and_weights(graph: Graph, pinned: Mapping[str, QParams], recipe: Recipe) -> set[str]:
     """Return `attention_weights`, or nothing where a recipe wants probabilities of more bits than weights have."""
     return attention_weights(graph, pinned) if recipe.activation_bits <= WEIGHT_BITS else set()
+
+
+def biased_scores(graph: Graph, pinned: Mapping[str, QParams], recipe: Recipe) -> set[str]:
+    """Return the scores of attentions that are sums of scores and something else."""
+    inside = scores_and_weights(graph, pinned, recipe)
+    return {node.output for node in graph.nodes if node.op == "add" and node.output in inside}
 
 
 def attention_weights(graph: Graph, pinned: Mapping[str, QParams]) -> set[str]:
