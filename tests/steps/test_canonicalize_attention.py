@@ -128,6 +128,25 @@ def test_a_constant_of_biases_and_masks():
     assert max(float(np.abs(p).max()) for p in after.params.values()) < 10
 
 
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("choice", [True, False])
+@pytest.mark.parametrize("reader", ["output", "node", "softmax"])
+def test_a_sum_that_somebody_else_reads_keeps_its_masking_numbers(reader, choice, biased):
+    """Scores that a network also returns, or works on, would lose the numbers that only a softmax does not need."""
+    n = Scores(9)
+    bias, keys = n.rng.normal(size=(4, 5)) * biased, np.tri(4, 5, dtype=bool)
+    if choice:
+        added = n.where(n.param(keys, "keys"), n.const(bias), n.const(-2e4))
+    else:
+        added = n.const(np.where(keys, bias, -2e4))
+    total = n.add(n.product(), added)
+    others = {"output": [total], "node": [n.relu(total)], "softmax": [n.softmax(total)]}[reader]
+    graph = n.graph([n.softmax(total), *others])
+    after = canonicalize(graph)
+    assert all(len(node.inputs) == 2 for node in after.nodes if node.op == "softmax"), "the masks are not recognized"
+    assert_same_meaning(graph, after, samples(graph))
+
+
 def test_several_masks():
     """The second of two masks that stays a number, or replaces the first."""
     n = Scores(7)

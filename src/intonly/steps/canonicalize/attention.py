@@ -134,10 +134,7 @@ def _added_choice(graph: Graph, node: Node, add: Node, where: Node, scores: str)
             continue
         if bias in graph.params and not graph.params[bias].any():
             return _under(graph, node, scores, condition, inverted=inverted)
-        (total,) = fresh_names(graph, add.output)
-        made = replace(add, inputs=(scores, bias), outputs=(total,))
-        nodes = tuple(n for old in graph.nodes for n in ((old, made) if old is add else (old,)))
-        graph = graph.replace(nodes=nodes, values={**graph.values, total: graph.values[add.output]})
+        graph, total = _sum_beside(graph, add, scores, bias)
         return _under(graph, node, total, condition, inverted=inverted)
     return None
 
@@ -153,8 +150,8 @@ def _added_constant(graph: Graph, node: Node, add: Node, scores: str, bias: str)
     left = bias_of(constant, keys)
     if not left.any():
         return _under(graph, node, scores, mask)
-    nodes = tuple(replace(n, inputs=tuple(rest if i == bias else i for i in n.inputs)) if n is add else n for n in graph.nodes)
-    return _under(_with_constants(graph.replace(nodes=nodes), {rest: left}), node, add.output, mask)
+    graph, total = _sum_beside(_with_constants(graph, {rest: left}), add, scores, rest)
+    return _under(graph, node, total, mask)
 
 
 def _added_beginning(graph: Graph, node: Node, add: Node, beginning: Node, scores: str) -> Graph | None:
@@ -179,8 +176,16 @@ def _added_beginning(graph: Graph, node: Node, add: Node, beginning: Node, score
     graph = graph.replace(nodes=nodes, values={**graph.values, **{part.output: shape for part in parts}})
     if not left.any():
         return _under(graph, node, scores, mask)
-    nodes = tuple(replace(n, inputs=tuple(rest if i == beginning.output else i for i in n.inputs)) if n is add else n for n in graph.nodes)
-    return _under(graph.replace(nodes=nodes), node, add.output, mask)
+    graph, total = _sum_beside(graph, add, scores, rest)
+    return _under(graph, node, total, mask)
+
+
+def _sum_beside(graph: Graph, add: Node, scores: str, bias: str) -> tuple[Graph, str]:
+    """Return the graph with scores plus another bias beside `add`, whose own sum somebody else may read, and the name of the new sum."""
+    (total,) = fresh_names(graph, add.output)
+    made = replace(add, inputs=(scores, bias), outputs=(total,))
+    nodes = tuple(n for old in graph.nodes for n in ((old, made) if old is add else (old,)))
+    return graph.replace(nodes=nodes, values={**graph.values, total: graph.values[add.output]}), total
 
 
 def _covers(graph: Graph, node: Node, scores: str) -> bool:
