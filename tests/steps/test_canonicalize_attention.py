@@ -146,11 +146,12 @@ def test_a_sum_that_somebody_else_reads_keeps_its_masking_numbers(reader, choice
     assert_same_meaning(graph, after, samples(graph))
 
 
+@pytest.mark.parametrize("last", [0, 1, 2], ids=["scores", "bias", "mask"])
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("shape", [(4, 5), (5,), (1, 4, 1)], ids=str)
 @pytest.mark.parametrize("kind", ["bias", "bias and masks", "computed bias"])
-def test_a_mask_that_joins_a_bias_first(kind, shape, order):
-    """A padding mask that is added to a position bias (T5), and their sum to the scores, would be rounded over the range of both."""
+def test_a_mask_and_a_bias_in_any_order(kind, shape, order, last):
+    """A padding mask that joins a position bias first (T5), or the scores before a bias does, would be rounded over the range of both."""
     n = Scores(11)
     s, keys = n.product(), n.clip(n.input("m", (N, 1, 5)), 0.0, 1.0)
     bias = n.rng.normal(size=shape)
@@ -158,7 +159,10 @@ def test_a_mask_that_joins_a_bias_first(kind, shape, order):
         bias = np.where(np.arange(bias.size).reshape(shape) % 4 == 3, LOWEST, bias)
     first = n.relu(n.input("b", (4, 5))) if kind == "computed bias" else n.const(bias)
     second = n.where(keys, n.const(0.0), n.const(LOWEST))
-    graph = n.graph([n.softmax(n.add(s, n.add(*((first, second) if order else (second, first)))))])
+    three = [s, first, second]
+    outer = three.pop(last)
+    inner = n.add(*(three if order else three[::-1]))
+    graph = n.graph([n.softmax(n.add(*((inner, outer) if order else (outer, inner))))])
     after = canonicalize(graph)
     assert [node.op for node in after.nodes if node.op in ("add", "softmax")] == ["add", "softmax"]
     assert len(next(node for node in after.nodes if node.op == "softmax").inputs) == 2

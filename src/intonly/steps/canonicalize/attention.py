@@ -100,10 +100,10 @@ def recognize_mask(
     if producer.op == "add" and producer.attrs["sign"] > 0:
         for k in (0, 1):
             other, bias = producer.inputs[k], producer.inputs[1 - k]
-            if bias in graph.params and other not in graph.params:
-                return _added_constant(graph, node, producer, other, bias)
             chooser = producers.get(bias)
             found = None
+            if bias in graph.params and other not in graph.params:
+                found = _added_constant(graph, node, producer, other, bias)
             if chooser is not None and chooser.op == "add" and not any(name in pinned for name in (bias, *chooser.inputs)):
                 found = _added_sum(graph, node, producer, chooser, other, producers)
             elif chooser is not None and chooser.op == "where" and bias not in pinned:
@@ -145,17 +145,18 @@ def _added_choice(graph: Graph, node: Node, add: Node, where: Node, scores: str)
     return None
 
 
-def _added_sum(graph: Graph, node: Node, add: Node, inner: Node, scores: str, producers: dict[str, Node]) -> Graph | None:
-    """A sum of a mask and a bias, or of two masks, added to the scores: they are added one after the other, a mask last.
+def _added_sum(graph: Graph, node: Node, add: Node, inner: Node, other: str, producers: dict[str, Node]) -> Graph | None:
+    """A sum of three of which one is a mask, in any order: the mask is added last.
 
-    Of two it is one that is chosen, which leaves no bias behind that hides the other.
+    Of two masks it is one that is chosen, which leaves no bias behind that hides the other.
     """
-    if inner.attrs["sign"] < 0 or not _covers(graph, node, scores):
+    if inner.attrs["sign"] < 0:
         return None
     chosen_last = sorted(inner.inputs, key=lambda name: name in producers and producers[name].op == "where")
     for bias, mask in (chosen_last, chosen_last[::-1]):
-        if _holds_masking(graph, mask, producers):
-            graph, total = _sum_beside(graph, add, scores, bias)
+        whole = _covers(graph, node, other) or _covers(graph, node, bias)
+        if whole and _holds_masking(graph, mask, producers):
+            graph, total = _sum_beside(graph, add, other, bias)
             made = replace(add, inputs=(total, mask), outputs=tuple(fresh_names(graph, add.output)))
             graph = graph.replace(values={**graph.values, made.output: graph.values[add.output]})
             return _replaced(graph, node, made, replace(node, inputs=(made.output, *node.inputs[1:])))
