@@ -125,6 +125,15 @@ def test_what_is_refused(args, words):
         ATTENTION(call)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_mask_of_what_is_no_number_is_refused(number):
+    """NaN in a mask taken for a key that does not count."""
+    mask = np.array([0.5, number, -np.inf, 0], np.float32)
+    call = onnx_call("scaled_dot_product_attention", [normal(4, 4)] * 3, {3: mask}, {}, 0)
+    with pytest.raises(Refusal, match="NaN" if np.isnan(number) else r"\+inf"):
+        ATTENTION(call)
+
+
 @pytest.mark.parametrize(
     ("q", "kv", "attrs"),
     [

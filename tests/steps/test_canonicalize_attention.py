@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from intonly.core.errors import InvalidGraphError
 from intonly.core.graph import Graph
 from intonly.steps.canonicalize import canonicalize
 from tests.steps.folding import folded, ops
@@ -126,6 +127,62 @@ def test_a_constant_of_biases_and_masks():
     bias = np.where(np.tri(4, 5, dtype=bool), n.rng.normal(size=(4, 5)), LOWEST)
     after = folded(n.graph([n.softmax(n.add(n.product(), n.const(bias)))]), "transpose", "matmul", "add", "softmax")
     assert max(float(np.abs(p).max()) for p in after.params.values()) < 10
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("choice", [True, False])
+@pytest.mark.parametrize("reader", ["output", "node", "softmax"])
+def test_a_sum_that_somebody_else_reads_keeps_its_masking_numbers(reader, choice, biased):
+    """Scores that a network also returns, or works on, would lose the numbers that only a softmax does not need."""
+    n = Scores(9)
+    bias, keys = n.rng.normal(size=(4, 5)) * biased, np.tri(4, 5, dtype=bool)
+    low = np.where(keys, bias, -2e4)
+    added = n.where(n.param(keys, "keys"), n.const(bias), n.const(-2e4)) if choice else n.const(low)
+    total = n.add(n.product(), added)
+    others = {"output": [total], "node": [n.relu(total)], "softmax": [n.softmax(total)]}[reader]
+    graph = n.graph([n.softmax(total), *others])
+    after = canonicalize(graph)
+    assert all(len(node.inputs) == 2 for node in after.nodes if node.op == "softmax"), "the masks are not recognized"
+    assert_same_meaning(graph, after, samples(graph))
+
+
+@pytest.mark.parametrize("last", [0, 1, 2], ids=["scores", "bias", "mask"])
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("shape", [(4, 5), (5,), (1, 4, 1)], ids=str)
+@pytest.mark.parametrize("kind", ["bias", "bias and masks", "computed bias"])
+def test_a_mask_and_a_bias_in_any_order(kind, shape, order, last):
+    """A padding mask that joins a position bias first (T5), or the scores before a bias does, would be rounded over the range of both."""
+    n = Scores(11)
+    s, keys = n.product(), n.clip(n.input("m", (N, 1, 5)), 0.0, 1.0)
+    bias = n.rng.normal(size=shape)
+    if kind == "bias and masks":
+        bias = np.where(np.arange(bias.size).reshape(shape) % 4 == 3, LOWEST, bias)
+    first = n.relu(n.input("b", (4, 5))) if kind == "computed bias" else n.const(bias)
+    second = n.where(keys, n.const(0.0), n.const(LOWEST))
+    three = [s, first, second]
+    outer = three.pop(last)
+    inner = n.add(*(three if order else three[::-1]))
+    graph = n.graph([n.softmax(n.add(*((inner, outer) if order else (outer, inner))))])
+    after = canonicalize(graph)
+    assert [node.op for node in after.nodes if node.op in ("add", "softmax")] == ["add", "softmax"]
+    assert len(next(node for node in after.nodes if node.op == "softmax").inputs) == 2
+    assert all((p > -10).all() for p in after.params.values())
+    fed = samples(graph)
+    fed["m"] = (np.arange(5) < np.arange(1, 1 + len(fed["m"]))[:, None, None] % 5 + 1).astype(np.float32)
+    if kind != "bias and masks":  # else a query may have no key left
+        assert_same_meaning(graph, after, fed)
+
+
+@pytest.mark.parametrize(("number", "what"), [(np.nan, "NaN"), (np.inf, r"\+inf")])
+@pytest.mark.parametrize("shape", [(4, 5), (5,), (1, 4, 1)], ids=str)
+def test_a_constant_that_is_no_bias_is_refused(shape, number, what):
+    """NaN among biases would be taken for a mask, because it is not above the numbers that mask a key."""
+    n = Scores(10)
+    bias = n.rng.normal(size=shape)
+    bias.flat[-1] = number
+    graph = n.graph([n.softmax(n.add(n.product(), n.const(bias)))])
+    with pytest.raises(InvalidGraphError, match=rf"add.* \(add\): the constant .* of softmax.* holds {what}"):
+        canonicalize(graph)
 
 
 def test_several_masks():

@@ -71,3 +71,15 @@ def test_arithmetic_that_stays(case):
     else:
         made = n.add(a, n.begun(RNG.normal(size=(1, 9)), (-1, 2)))
     assert "add" in ops_of(n.graph([n.emit("mul", [n.x, made], {}, origin="mul")]))
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_sum_that_somebody_else_reads_keeps_its_masking_numbers(biased):
+    """Scores of a free length that a network also works on would lose the numbers that only a softmax does not need."""
+    n = Positions()
+    bias = n.begun(np.where(np.tri(9, 9, dtype=bool), RNG.normal(size=(9, 9)) * biased, -2e4))
+    total = n.add(n.x, bias)
+    weights = n.emit("softmax", [total], {"axis": 2}, origin="softmax")
+    graph = n.graph([n.add(weights, n.relu(n.emit("mul", [total, n.const(-1.0)], {}, origin="mul")))])
+    assert "softmax" in ops_of(graph)
+    assert all(len(node.inputs) == 2 for node in canonicalize(graph).nodes if node.op == "softmax")

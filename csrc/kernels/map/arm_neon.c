@@ -6,7 +6,7 @@
 
 #include <arm_neon.h>
 
-#include "kernels/map/any.h"
+#include "kernels/map/narrow_rows.h"
 #include "kernels/map/table.h"
 
 void intonly_look_up_neon(const uint8_t *table, const uint8_t *x, uint8_t *y, int64_t count) {
@@ -23,5 +23,5 @@ void intonly_look_up_neon(const uint8_t *table, const uint8_t *x, uint8_t *y, in
 }
 
 void intonly_map_neon(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
-    intonly_map_by_table(step, bases, part, parts, intonly_look_up_neon, map_any);
+    intonly_map_by_table(step, bases, part, parts, intonly_look_up_neon, map_rows);
 }

@@ -7,7 +7,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/map/any.h"
+#include "kernels/map/narrow_rows.h"
 #include "kernels/map/table.h"
 
 static inline __m256i row(const uint8_t *table, int k, __m256i lower) {
@@ -38,5 +38,5 @@ void intonly_look_up_avx2(const uint8_t *table, const uint8_t *x, uint8_t *y, in
 }
 
 void intonly_map_avx2(const void *step, uint8_t *const *bases, unsigned part, unsigned parts) {
-    intonly_map_by_table(step, bases, part, parts, intonly_look_up_avx2, map_any);
+    intonly_map_by_table(step, bases, part, parts, intonly_look_up_avx2, map_rows);
 }

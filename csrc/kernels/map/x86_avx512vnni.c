@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-#include "kernels/map/any.h"
+#include "kernels/map/narrow_rows.h"
 #include "kernels/map/table.h"
 #include "kernels/map/x86_avx512vnni_wide.h"
 
@@ -30,5 +30,5 @@ void intonly_map_avx512vnni(const void *step, uint8_t *const *bases, unsigned pa
     if (is_wide_rows(s))
         wide_rows(s, bases, part, parts);
     else
-        intonly_map_by_table(s, bases, part, parts, intonly_look_up_avx512vnni, map_any);
+        intonly_map_by_table(s, bases, part, parts, intonly_look_up_avx512vnni, map_rows);
 }

@@ -82,9 +82,18 @@ def separated(call: Call, name: str) -> tuple[list[str], list[str]]:
         return ([], [name]) if call.kind(name) == "bool" else ([name], [])
     if constant.dtype == np.bool_:
         return [], _mask(call, constant)
+    if what := no_bias(constant):
+        call.refuse(f"a mask that holds {what}; give the keys that do not count -inf, all others finite numbers")
     keys = constant > MASKING
     bias = bias_of(constant, keys)
     return ([call.param(bias, "bias")] if bias.any() else []), _mask(call, keys)
+
+
+def no_bias(constant: npt.NDArray[Any]) -> str:
+    """Return what in a constant of reals cannot be added to scores, because the weights of its row would not be numbers; "" = nothing."""
+    if np.isnan(constant).any():
+        return "NaN"
+    return "+inf" if np.isposinf(constant).any() else ""
 
 
 def bias_of(constant: npt.NDArray[Any], keys: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:

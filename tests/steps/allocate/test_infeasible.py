@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intonly.core.errors import InfeasibleBudgetError
-from intonly.core.tables import Problem
+from intonly.core.tables import Problem, SensitivityTable
 from intonly.steps.allocate import SOLVERS, allocate
-from tests.steps.allocate.problems import every_plan, random_problem, weights_only
+from tests.steps.allocate.problems import every_plan, random_problem, table, weights_only
 
 
 @given(st.integers(0, 1 << 30))
@@ -47,6 +47,17 @@ def test_the_message_names_limits_what_can_be_reached_and_who_holds_it_up():
     assert "size at most 1,200 bytes: cannot be met; the least is 2,500 bytes" in text
     assert "layer0 (layer0 is fixed at 8 bits) takes 2,000 bytes" in text
     assert caught.value.nearest == {"size": 2500}
+
+
+def test_the_message_says_so_when_no_width_on_offer_changes_a_cost():
+    """The user would read that nothing holds a cost up, as with RAM where activations have one width."""
+    widths, inputs = (4, 8), (8,)
+    layers = ("layer0", "layer1")
+    sensitivity = SensitivityTable("given", "1", layers, widths, inputs, ((1, 0), (1, 0)), ((0,), (0,)))
+    free = np.zeros((2, 2, 1))
+    problem = Problem(sensitivity, (table("ram", layers, widths, inputs, free, constant=4096),), {"ram": 1000.0})
+    with pytest.raises(InfeasibleBudgetError, match="What holds ram up: 4,096 bytes at 0, which none of the widths on offer changes"):
+        allocate(problem)
 
 
 def test_limits_that_only_clash_are_told_from_those_that_cannot_be_met():

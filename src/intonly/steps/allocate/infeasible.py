@@ -101,5 +101,8 @@ def _blame(problem: Problem, quantity: str, unit: str) -> str:
     worst = sorted(((cost, layers, why) for layers, (cost, why) in held.items() if cost > 0), key=lambda entry: -entry[0])[:SHOWN]
     parts = [f"{', '.join(layers[:SHOWN])} ({why}) takes {_text(cost, unit)}" for cost, layers, why in worst]
     constant = instance.rows[row].constant
+    if not parts:
+        moment = f" at {instance.rows[row].name}" if quantity == "ram" else ""
+        return f"What holds {quantity} up: {_text(constant, unit)}{moment}, which none of the widths on offer changes."
     rest = f"; {_text(constant, unit)} do not depend on the widths" if constant else ""
     return f"What holds {quantity} up: {'; '.join(parts)}{rest}."

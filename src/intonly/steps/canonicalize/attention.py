@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from intonly.core.errors import InvalidGraphError
 from intonly.core.graph import Graph, Node, Value
 from intonly.ops import OPS
-from intonly.ops.attention import MASKING, bias_of
+from intonly.ops.attention import MASKING, bias_of, no_bias
 from intonly.ops.beginning import WHOLE
 from intonly.steps.canonicalize.rewrite import fresh_names, rewired
 
@@ -84,6 +85,9 @@ def recognize_mask(
 
     Exactness: a masked key gets 0; in float it has exp(-10^4) of the weight of a key whose score is as large. A row that has no
     key left is 0 then, where in float it was uniform or not a number.
+
+    Raises:
+        InvalidGraphError: when a constant that is added to the scores holds NaN or +inf.
     """
     del consumers
     if node.op != "softmax" or node.inputs[0] in pinned:
@@ -96,11 +100,13 @@ def recognize_mask(
     if producer.op == "add" and producer.attrs["sign"] > 0:
         for k in (0, 1):
             other, bias = producer.inputs[k], producer.inputs[1 - k]
-            if bias in graph.params and other not in graph.params:
-                return _added_constant(graph, node, producer, other, bias)
             chooser = producers.get(bias)
             found = None
-            if chooser is not None and chooser.op == "where" and bias not in pinned:
+            if bias in graph.params and other not in graph.params:
+                found = _added_constant(graph, node, producer, other, bias)
+            if chooser is not None and chooser.op == "add" and not any(name in pinned for name in (bias, *chooser.inputs)):
+                found = _added_sum(graph, node, producer, chooser, other, producers)
+            elif chooser is not None and chooser.op == "where" and bias not in pinned:
                 found = _added_choice(graph, node, producer, chooser, other)
             elif chooser is not None and chooser.op == "beginning" and bias not in pinned:
                 found = _added_beginning(graph, node, producer, chooser, other)
@@ -134,17 +140,41 @@ def _added_choice(graph: Graph, node: Node, add: Node, where: Node, scores: str)
             continue
         if bias in graph.params and not graph.params[bias].any():
             return _under(graph, node, scores, condition, inverted=inverted)
-        (total,) = fresh_names(graph, add.output)
-        made = replace(add, inputs=(scores, bias), outputs=(total,))
-        nodes = tuple(n for old in graph.nodes for n in ((old, made) if old is add else (old,)))
-        graph = graph.replace(nodes=nodes, values={**graph.values, total: graph.values[add.output]})
+        graph, total = _sum_beside(graph, add, scores, bias)
         return _under(graph, node, total, condition, inverted=inverted)
     return None
 
 
+def _added_sum(graph: Graph, node: Node, add: Node, inner: Node, other: str, producers: dict[str, Node]) -> Graph | None:
+    """A sum of three of which one is a mask, in any order: the mask is added last.
+
+    Of two masks it is one that is chosen, which leaves no bias behind that hides the other.
+    """
+    if inner.attrs["sign"] < 0:
+        return None
+    chosen_last = sorted(inner.inputs, key=lambda name: name in producers and producers[name].op == "where")
+    for bias, mask in (chosen_last, chosen_last[::-1]):
+        whole = _covers(graph, node, other) or _covers(graph, node, bias)
+        if whole and _holds_masking(graph, mask, producers):
+            graph, total = _sum_beside(graph, add, other, bias)
+            made = replace(add, inputs=(total, mask), outputs=tuple(fresh_names(graph, add.output)))
+            graph = graph.replace(values={**graph.values, made.output: graph.values[add.output]})
+            return _replaced(graph, node, made, replace(node, inputs=(made.output, *node.inputs[1:])))
+    return None
+
+
+def _holds_masking(graph: Graph, name: str, producers: dict[str, Node]) -> bool:
+    """Whether a value is a constant, the beginning of one, or a choice between values, that masks some scores that it is added to."""
+    producer = producers.get(name)
+    if producer is not None and producer.op == "where":
+        return any(_is_masking(graph, choice) for choice in producer.inputs[1:])
+    constant = graph.params.get(producer.inputs[0] if producer is not None and producer.op == "beginning" else name)
+    return constant is not None and bool((constant <= MASKING).any())
+
+
 def _added_constant(graph: Graph, node: Node, add: Node, scores: str, bias: str) -> Graph | None:
     """A constant that holds masking numbers, which are taken out of it."""
-    constant = graph.params[bias]
+    constant = _checked(node, add, graph.params[bias])
     keys = constant > MASKING
     if keys.all() or not _covers(graph, node, scores):
         return None
@@ -153,14 +183,14 @@ def _added_constant(graph: Graph, node: Node, add: Node, scores: str, bias: str)
     left = bias_of(constant, keys)
     if not left.any():
         return _under(graph, node, scores, mask)
-    nodes = tuple(replace(n, inputs=tuple(rest if i == bias else i for i in n.inputs)) if n is add else n for n in graph.nodes)
-    return _under(_with_constants(graph.replace(nodes=nodes), {rest: left}), node, add.output, mask)
+    graph, total = _sum_beside(_with_constants(graph, {rest: left}), add, scores, rest)
+    return _under(graph, node, total, mask)
 
 
 def _added_beginning(graph: Graph, node: Node, add: Node, beginning: Node, scores: str) -> Graph | None:
     """The beginning of a constant that holds masking numbers, which are taken out of it."""
     constant = graph.params.get(beginning.inputs[0])
-    if constant is None or (constant > MASKING).all() or not _covers(graph, node, scores):
+    if constant is None or (_checked(node, add, constant) > MASKING).all() or not _covers(graph, node, scores):
         return None
     table, mask, rest_table, rest = fresh_names(graph, *(f"{node.origin}.{hint}" for hint in ("keys", "mask", "rest", "bias")))
     lead = len(graph.values[scores].shape) - constant.ndim  # as many axes as the scores: a reshape names one Dim at most
@@ -179,8 +209,31 @@ def _added_beginning(graph: Graph, node: Node, add: Node, beginning: Node, score
     graph = graph.replace(nodes=nodes, values={**graph.values, **{part.output: shape for part in parts}})
     if not left.any():
         return _under(graph, node, scores, mask)
-    nodes = tuple(replace(n, inputs=tuple(rest if i == beginning.output else i for i in n.inputs)) if n is add else n for n in graph.nodes)
-    return _under(graph.replace(nodes=nodes), node, add.output, mask)
+    graph, total = _sum_beside(graph, add, scores, rest)
+    return _under(graph, node, total, mask)
+
+
+def _checked(node: Node, add: Node, constant: Array) -> Array:
+    """Return a constant that is added to scores; NaN is no mask, although it is not above `MASKING` either.
+
+    Raises:
+        InvalidGraphError: when it holds NaN or +inf.
+    """
+    if what := no_bias(constant):
+        raise InvalidGraphError(
+            f"{add.origin} (add): the constant that it adds to the scores of {node.origin} (softmax) holds {what}, with which the "
+            "weights are not numbers; expected -inf for keys that do not count, and finite numbers",
+            origin=add.origin,
+        )
+    return constant
+
+
+def _sum_beside(graph: Graph, add: Node, scores: str, bias: str) -> tuple[Graph, str]:
+    """Return the graph with scores plus another bias beside `add`, whose own sum somebody else may read, and the name of the new sum."""
+    (total,) = fresh_names(graph, add.output)
+    made = replace(add, inputs=(scores, bias), outputs=(total,))
+    nodes = tuple(n for old in graph.nodes for n in ((old, made) if old is add else (old,)))
+    return graph.replace(nodes=nodes, values={**graph.values, total: graph.values[add.output]}), total
 
 
 def _covers(graph: Graph, node: Node, scores: str) -> bool:
