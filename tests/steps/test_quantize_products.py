@@ -88,7 +88,9 @@ def test_a_rule_gives_operands_their_width(source: FloatModel) -> None:
     assert [bits for found in widths(source, every).values() for bits in found] == [4, 4, 4]
     last = list(products_of(source.graph))[-1]
     one = replace(every, product_rules=(*every.product_rules, ProductRule(last, 6)))
-    assert [bits for found in widths(source, one).values() for bits in found] == ([6, 6, 6] if len(products_of(source.graph)) == 1 else [4, 4, 6])
+    assert [bits for found in widths(source, one).values() for bits in found] == (
+        [6, 6, 6] if len(products_of(source.graph)) == 1 else [4, 4, 6]
+    )
     assert operand_bits(last, one) == 6
 
 

@@ -149,6 +149,8 @@ def _show(results: tuple[SearchResult, ...]) -> None:
             typer.echo(f"{result.sensitivity.metric}: {whole}; the table was corrected")
         if result.problem.streams:
             typer.echo(f"{result.sensitivity.metric}: {result.stream_text}")
+        if result.product_text:
+            typer.echo(f"{result.sensitivity.metric}: {result.product_text}")
         for note in result.notes:
             console.hint(note)
 

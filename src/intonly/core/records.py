@@ -236,6 +236,9 @@ class NormRule:
         _settle(self, RecipeError, f"norm rule {self.match!r}")
 
 
+LEAST_OPERAND_BITS = 2
+
+
 @dataclass(frozen=True)
 class ProductRule:
     """What is asked of the products of two activations whose name matches the glob `match`: the width of what they read, 2 to 8.
@@ -249,8 +252,10 @@ class ProductRule:
     def __post_init__(self) -> None:
         where = f"product rule {self.match!r}"
         _settle(self, RecipeError, where)
-        if not 2 <= self.operand_bits <= 8:
-            raise RecipeError(f"{where}: operand_bits must be 2 to 8, which is what products of two activations take; got {self.operand_bits}")
+        if not LEAST_OPERAND_BITS <= self.operand_bits <= 8:
+            raise RecipeError(
+                f"{where}: operand_bits must be 2 to 8, which is what products of two activations take; got {self.operand_bits}"
+            )
 
 
 @dataclass(frozen=True)

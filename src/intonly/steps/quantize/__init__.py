@@ -25,6 +25,7 @@ from intonly.steps.quantize.settings import (
     norm_names,
     operand_bits,
     plan_of,
+    product_rules_of,
     weighted_nodes,
 )
 from intonly.steps.quantize.streams import stream_values, with_stream_width
@@ -40,6 +41,7 @@ __all__ = [
     "norm_names",
     "operand_bits",
     "plan_of",
+    "product_rules_of",
     "quantize_graph",
     "stream_values",
     "value_qparams",

@@ -116,9 +116,12 @@ def operand_bits(origin: str, recipe: Recipe) -> int:
     return next((rule.operand_bits for rule in reversed(recipe.product_rules) if fnmatchcase(origin, rule.match)), OPERAND_BITS)
 
 
-def product_rules(recipe: Recipe, products: Sequence[str]) -> tuple[ProductRule, ...]:
-    """Return a rule for each product that reads another width than OPERAND_BITS."""
-    widths = {origin: operand_bits(origin, recipe) for origin in products}
+def product_rules_of(widths: Mapping[str, int]) -> tuple[ProductRule, ...]:
+    """Return a rule for each product that reads another width than OPERAND_BITS.
+
+    Args:
+        widths: product -> width of its operands.
+    """
     return tuple(ProductRule(exactly(origin), bits) for origin, bits in widths.items() if bits != OPERAND_BITS)
 
 
@@ -126,7 +129,7 @@ def plan_of(recipe: Recipe, settings: Mapping[str, LayerSettings], norms: Sequen
     """Return the plan: the recipe with what was chosen for each layer, and each of `norms` and `products`, spelled out."""
     widths = tuple(NormRule(exactly(origin), norm_input_bits(origin, recipe)) for origin in norms)
     rules = tuple(_rule_of(origin, s) for origin, s in settings.items())
-    named = product_rules(recipe, products) if products else recipe.product_rules
+    named = product_rules_of({origin: operand_bits(origin, recipe) for origin in products}) if products else recipe.product_rules
     return replace(recipe, rules=rules, norm_rules=widths or recipe.norm_rules, product_rules=named)
 
 
