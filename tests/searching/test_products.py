@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from intonly.core.records import Plan, ProductRule, from_json, to_json
 from intonly.data import load_data
 from intonly.model import FloatModel
 from intonly.ops.products import products_of
+from intonly.report.search import write_search_report
 from intonly.searching import SearchResult, compare_searches, split
 from intonly.searching.prepared import Prepared, prepare
 from intonly.searching.products import product_probes
@@ -52,7 +54,7 @@ def ready(source: FloatModel, recipe: Any = RECIPE, activation_bits: tuple[int, 
     return prepare(source, recipe, split(load_data(X, source.specs))[0], weight_bits=(4, 8), activation_bits=activation_bits)
 
 
-def test_bit_operations_decide_the_operands(source: FloatModel) -> None:
+def test_bit_operations_decide_the_operands(source: FloatModel, tmp_path: Path) -> None:
     """Operands would stay wide whatever a budget says, narrow ones would be no plan, or the plan would make other bytes."""
     products = tuple(products_of(source.graph))
     roomy, tight = (found(source, f"bops={share}%") for share in (100, 34))
@@ -67,6 +69,8 @@ def test_bit_operations_decide_the_operands(source: FloatModel) -> None:
     assert q.plan.product_rules == tight.plan.product_rules
     assert to_bytes(intonly.quantize(source, q.plan, X).artifact) == to_bytes(q.artifact)
     assert tight.reference.predicted["bops"] == tight.costs("bops").baseline
+    write_search_report(tmp_path / "page.html", tight, compared=(tight, roomy))
+    assert tight.product_text.removeprefix("operands of products: ") in (tmp_path / "page.html").read_text()
 
 
 def test_only_several_widths_make_a_choice(source: FloatModel) -> None:
@@ -167,6 +171,22 @@ def test_a_budget_out_of_reach_names_products(source: FloatModel) -> None:
     name = list(products_of(source.graph))[-1]
     with pytest.raises(InfeasibleBudgetError, match=rf"{name} \(at 4 bits\)(.|\n)* {name} -/4"):
         found(source, "bops=1%")
+
+
+class Given(Attention):
+    """A product that reads what callers hand in."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (N, L, WIDTH)."""
+        return self.out(torch.softmax(x @ self.k(x).transpose(-1, -2), -1) @ self.v(x))
+
+
+def test_a_product_that_no_width_reaches_is_not_up_for_choice() -> None:
+    """A search would narrow, in its tables alone, what comes in as it is."""
+    prepared = ready(captured(Given))
+    scores, mean = products_of(prepared.graph)
+    assert prepared.choices.free_products == (mean,)
+    assert scores not in prepared.sensitivity("fisher").layers
 
 
 class Shared(Attention):

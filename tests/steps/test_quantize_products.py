@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 import intonly
+from intonly import _native
 from intonly.artifact.file import to_bytes
 from intonly.core.errors import RecipeError
 from intonly.core.records import PRESETS, LayerRule, Plan, ProductRule, Recipe, from_json, to_json
@@ -102,7 +104,7 @@ def test_rules_for_layers_leave_products_alone(source: FloatModel) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 7])
-def test_any_width_runs_and_its_plan_makes_the_same_file(source: FloatModel, bits: int) -> None:
+def test_any_width_runs_and_its_plan_makes_the_same_file(source: FloatModel, bits: int, tmp_path: Path) -> None:
     """A width that a rule may ask for would not lower, not verify, differ on the engine, or get lost in the plan."""
     q = intonly.quantize(source, replace(RECIPE, product_rules=(ProductRule("*", bits),)), X)
     intonly.verify(q).raise_if_failed()
@@ -112,7 +114,9 @@ def test_any_width_runs_and_its_plan_makes_the_same_file(source: FloatModel, bit
     wide = intonly.quantize(source, RECIPE, X)
     codes = q(X)
     assert not np.array_equal(codes, wide(X)), "narrow operands change no code"
-    np.testing.assert_array_equal(codes, intonly.QuantizedModel(q.artifact, backend="interpreter")(X))
+    q.save(tmp_path / "narrow.intonly")
+    for how in ({"backend": "interpreter"}, *({"isa": isa} for isa in _native.isas())):
+        np.testing.assert_array_equal(codes, intonly.QuantizedModel.load(tmp_path / "narrow.intonly", **how)(X), err_msg=str(how))
 
 
 def test_weights_of_an_attention_keep_their_width(source: FloatModel) -> None:

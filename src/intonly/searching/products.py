@@ -30,17 +30,18 @@ if TYPE_CHECKING:
 def product_widths(graph: Graph, recipe: Recipe, pinned: Mapping[str, QParams]) -> dict[str, int | None]:
     """Return product -> the width of its operands that is settled, None = it is up for choice.
 
-    Settled are those that a rule names, whose units the source file fixes, that read what callers hand in, that no metric can be asked
-    about, and whose name is that of a layer, too.
+    Settled are those that a rule names, whose units the source file fixes, that read what callers hand in or a part of a constant
+    table, that no metric can be asked about, and whose name is that of a layer, too.
     """
     root, layers, read = unmoved(graph), {node.origin for node in weighted_nodes(graph)}, operands_of(graph)
+    given = {*graph.inputs, *(node.output for node in graph.nodes if OPS[node.op].output_bits is not None)}
     found: dict[str, int | None] = {}
     for name, nodes in products_of(graph).items():
         operands = {operand for node in nodes for operand in read[node.output]}
         sources = {root[operand] for operand in operands}
         ruled = any(fnmatchcase(name, rule.match) for rule in recipe.product_rules)
-        given = any(source in graph.inputs or not can_be_tapped(graph.values[source]) for source in sources)
-        kept = ruled or given or name in layers or any(operand in pinned for operand in operands | sources)
+        asked = all(can_be_tapped(graph.values[source]) for source in sources)
+        kept = ruled or not asked or name in layers or bool((operands | sources) & {*given, *pinned})
         found[name] = (operand_bits(name, recipe) if ruled else OPERAND_BITS) if kept else None
     return found
 
@@ -62,7 +63,7 @@ def product_probes(
         """Append what makes the value for one product alone, from a tap on; return its name."""
         if (product, name) not in moved:
             producer = producers.get(name)
-            if producer is not None and OPS[producer.op].shares_input:
+            if producer is not None and OPS[producer.op].shares_input and producer.inputs[0] not in graph.params:
                 inputs = (through(product, producer.inputs[0]), *producer.inputs[1:])
                 made = unused(f"{name}@{product}", taps.values)
                 taps.values[made] = taps.values[name]
