@@ -243,7 +243,7 @@ LEAST_OPERAND_BITS = 2
 class ProductRule:
     """What is asked of the products of two activations whose name matches the glob `match`: the width of what they read, 2 to 8.
 
-    Weights of an attention, which a softmax makes, have 8 bits whatever is asked.
+    Weights of an attention, which a softmax makes, have 8 bits whatever is asked, and pinned operands the units of their source file.
     """
 
     match: str
