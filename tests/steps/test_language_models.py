@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 import intonly
 from intonly.core.graph import Dim
+from intonly.core.records import PRESETS, ProductRule
 from intonly.model import QuantizedModel
 from intonly.steps.canonicalize import canonicalize
 
@@ -104,3 +106,16 @@ def test_a_tied_head_is_the_embedding(network: Any) -> None:
     name, _, q = network
     tables = [array for array in q.graph.params.values() if array.shape == (WORDS, 32)]
     assert len(tables) == (2 if name == "llama" else 1)
+
+
+def test_narrow_operands_of_attentions_run_everywhere(network: Any, text: dict[str, Any]) -> None:
+    """Rotated, masked or shared queries and keys of less than 8 bits would not lower, or differ from backend to backend."""
+    _, source, wide = network
+    q = intonly.quantize(source, replace(PRESETS["w8a8"], product_rules=(ProductRule("*", 4),)), text)
+    intonly.verify(q).raise_if_failed()
+    made = q(text)
+    first, before = (y[0] if isinstance(y, tuple) else y for y in (made, wide(text)))
+    assert not np.array_equal(first, before)
+    for backend in ("interpreter", "torch"):
+        other = QuantizedModel(q.artifact, backend=backend)(text)
+        np.testing.assert_array_equal(other[0] if isinstance(other, tuple) else other, first)

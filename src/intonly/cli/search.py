@@ -33,7 +33,10 @@ def command(  # noqa: PLR0913, PLR0917 - every argument is an option
     solver: Annotated[str, typer.Option("--solver", help="Who chooses; commas between with --compare.")] = "exact",
     candidates: Annotated[str, typer.Option("--candidates", help="Weight widths to choose from.")] = "2,3,4,5,6,7,8",
     act_candidates: Annotated[
-        str | None, typer.Option("--act-candidates", help="Activation widths to choose from; the recipe's when not given.")
+        str | None,
+        typer.Option(
+            "--act-candidates", help="Widths of layers' inputs, and of operands of products, to choose from; the recipe's when not given."
+        ),
     ] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="Everything but the widths: a preset, or a JSON file.")] = "w8a8",
     compare: Annotated[
@@ -149,6 +152,8 @@ def _show(results: tuple[SearchResult, ...]) -> None:
             typer.echo(f"{result.sensitivity.metric}: {whole}; the table was corrected")
         if result.problem.streams:
             typer.echo(f"{result.sensitivity.metric}: {result.stream_text}")
+        if result.product_text:
+            typer.echo(f"{result.sensitivity.metric}: {result.product_text}")
         for note in result.notes:
             console.hint(note)
 

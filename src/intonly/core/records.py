@@ -236,6 +236,28 @@ class NormRule:
         _settle(self, RecipeError, f"norm rule {self.match!r}")
 
 
+LEAST_OPERAND_BITS = 2
+
+
+@dataclass(frozen=True)
+class ProductRule:
+    """What is asked of the products of two activations whose name matches the glob `match`: the width of what they read, 2 to 8.
+
+    Weights of an attention, which a softmax makes, have 8 bits whatever is asked, and pinned operands the units of their source file.
+    """
+
+    match: str
+    operand_bits: int
+
+    def __post_init__(self) -> None:
+        where = f"product rule {self.match!r}"
+        _settle(self, RecipeError, where)
+        if not LEAST_OPERAND_BITS <= self.operand_bits <= 8:
+            raise RecipeError(
+                f"{where}: operand_bits must be 2 to 8, which is what products of two activations take; got {self.operand_bits}"
+            )
+
+
 @dataclass(frozen=True)
 class MigrationRule:
     """What is asked of the outlier channels behind the norms, or behind the functions between two layers, that `match` names.
@@ -289,6 +311,7 @@ class Recipe:
         samples: most calibration samples to use. seed: for everything random.
         rules: for layers with weights; later rules win. Each must match at least one layer.
         norm_rules: the same for norms. migration_rules: the same for places where outlier channels can be migrated.
+        product_rules: the same for products of two activations; what none names reads 8 bits.
     """
 
     name: str = "custom"
@@ -316,6 +339,7 @@ class Recipe:
     rules: tuple[LayerRule, ...] = ()
     norm_rules: tuple[NormRule, ...] = ()
     migration_rules: tuple[MigrationRule, ...] = ()
+    product_rules: tuple[ProductRule, ...] = ()
 
     def __post_init__(self) -> None:
         _settle(self, RecipeError, f"recipe {self.name!r}")

@@ -157,6 +157,8 @@ class Problem:
         fixed: layer -> (weight width, activation width) that is not up for choice, such as the first and last layer's.
         joint: whether a layer's two widths must be equal (kernels of one width, as HAWQV3's).
         weight_candidates, activation_candidates: the widths on offer to layers that are not fixed; () = all of the table's.
+        products: those of the layers that are products of two activations: they have no weights, and the width of their input is
+            that of their operands.
         streams: the widths of the residual stream on offer, narrowest first; () = it is not up for choice.
         stream: the one that `costs` are for; None = not chosen yet, or not up for choice.
     """
@@ -170,6 +172,7 @@ class Problem:
     joint: bool = False
     weight_candidates: tuple[int, ...] = ()
     activation_candidates: tuple[int, ...] = ()
+    products: tuple[str, ...] = ()
     streams: tuple[StreamOption, ...] = ()
     stream: StreamOption | None = None
 

@@ -76,5 +76,7 @@ def _facts(result: SearchResult) -> tuple[tuple[str, str], ...]:
     ]
     if "latency" in units:
         lines.append(("Whole network / sum of its layers", f"{result.latency_factor:.3g}"))
+    if result.product_text:
+        lines.append(("Operands of products of two activations", result.product_text.removeprefix("operands of products: ")))
     excluded = "; ".join(f"{name}: {why}" for name, why in table.excluded.items())
     return (*lines, *([("Layers without a finite loss", excluded)] if excluded else []))

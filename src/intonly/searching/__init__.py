@@ -93,7 +93,8 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     Args:
         model, budget, data: as for `search`.
         candidates: weight widths to choose from, 1 to 8. activation_candidates: the same for layers' inputs; the
-            recipe's own width when not given.
+            recipe's own width when not given. Where there are several, operands of products of two activations choose among
+            them, too, from 2 bits on, unless a rule of the recipe names the product; else they have 8 bits.
         recipe: everything else of the plan (observers, corrections, first and last layer, rules). Where it leaves `residual_bits`
             open, and the budget limits memory or latency, the widths of the residual stream are up for choice, too.
         time_limit: seconds for each solution. run_dir: folder in which finished pieces are kept, and found again.
@@ -136,7 +137,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
     )
     priced = any(limit.quantity in PRICED for limit in limits.limits)
     offered = stream_tables(ready, costs, batch=batch) if priced else ()
-    weight_ties, activation_ties = ties(ready.graph)
+    weight_ties, activation_ties = ties(ready.graph, ready.choices.free_products)
     if len(ready.choices.activation_bits) > 1:
         _check_looks_at_activations(metrics)
     if refine:
@@ -154,6 +155,7 @@ def compare_searches(  # noqa: PLR0913 - every argument is an option
             ready.choices.fixed,
             weight_candidates=ready.choices.weight_bits,
             activation_candidates=ready.choices.activation_bits,
+            products=ready.choices.products,
             streams=tuple(
                 StreamOption(width.residual_bits, width.norm_bits, loss, tables)
                 for width, loss, tables in zip(ready.streams.widths, lost, offered, strict=True)

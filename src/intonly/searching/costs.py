@@ -12,7 +12,7 @@ from intonly.model import QuantizedModel
 from intonly.pipeline import Progress, journey
 from intonly.searching.planning import uniform
 from intonly.searching.prepared import Prepared
-from intonly.steps.allocate import bops_cost, ram_cost, size_cost
+from intonly.steps.allocate import bops_cost, ram_cost, size_cost, with_products
 from intonly.steps.quantize import norm_input_bits, norm_names, stream_values
 
 SAMPLES = 32
@@ -38,9 +38,9 @@ def cost_tables(
     reference = {origin: made.fixed.get(origin, (8, 8)) for origin in made.layers}
     norms = {name: norm_input_bits(name, ready.recipe) for name in norm_names(ready.graph)}
     tables = (
-        size_cost(ready.graph, *widths, reference_bytes, made_at=reference, baseline=reference_bytes),
-        bops_cost(ready.graph, *widths),
-        ram_cost(ready.graph, *widths, residual_bits=ready.recipe.residual_bits or 8, norm_bits=norms),
+        with_products(size_cost(ready.graph, *widths, reference_bytes, made_at=reference, baseline=reference_bytes), made.products),
+        bops_cost(ready.graph, *widths, made.products),
+        ram_cost(ready.graph, *widths, residual_bits=ready.recipe.residual_bits or 8, norm_bits=norms, products=made.products),
     )
     if not latency:
         return tables
@@ -54,7 +54,7 @@ def cost_tables(
             progress=lambda done, total: progress("latency", done, total),
         )
     )
-    return (*tables, measured)
+    return (*tables, with_products(measured, made.products))
 
 
 def stream_tables(ready: Prepared, tables: Sequence[CostTable], *, batch: int) -> tuple[tuple[CostTable, ...], ...]:
@@ -81,7 +81,12 @@ def stream_tables(ready: Prepared, tables: Sequence[CostTable], *, batch: int) -
     for i, recipe in enumerate(recipes):
         norms = {name: norm_input_bits(name, recipe) for name in norm_names(ready.graph)}
         ram = ram_cost(
-            ready.graph, made.table_weight_bits, made.table_activation_bits, residual_bits=recipe.residual_bits or 8, norm_bits=norms
+            ready.graph,
+            made.table_weight_bits,
+            made.table_activation_bits,
+            residual_bits=recipe.residual_bits or 8,
+            norm_bits=norms,
+            products=made.products,
         )
         others = (raised(by_quantity[quantity], values[i] - values[own]) for quantity, values in more.items())
         found.append((replace(ram, baseline=by_quantity["ram"].baseline), *others))
@@ -96,6 +101,6 @@ def raised(table: CostTable, by: float) -> CostTable:
 def _quickly_made(ready: Prepared, bits: int) -> QuantizedModel:
     """Return a network whose layers all have one weight width, fixed or not; its accuracy does not matter."""
     plain = replace(ready.recipe, rounding="nearest", bias_correction=False, reconstruction="none", weight_observer="minmax")
-    free = replace(ready.choices, fixed={})
+    free = replace(ready.choices, fixed={}, products=())
     plan = uniform(ready.graph, plain, free, bits, 8, f"w{bits}")
     return journey(ready.source, plan, ready.calibration.take(SAMPLES)).model

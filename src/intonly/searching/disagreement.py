@@ -86,7 +86,7 @@ def _correlations(problems: Mapping[str, Problem]) -> tuple[tuple[float | None, 
             free = [
                 i
                 for i, name in enumerate(tables[0].layers)
-                if name not in one.fixed and name not in tables[0].excluded and name not in tables[1].excluded
+                if name not in one.fixed and name not in one.products and name not in tables[0].excluded and name not in tables[1].excluded
             ]
             offered = one.weight_candidates or tables[0].weight_bits
             columns = [tables[0].weight_bits.index(bits) for bits in offered]

@@ -12,11 +12,13 @@ from fnmatch import fnmatchcase
 from intonly.core.errors import RecipeError
 from intonly.core.graph import Graph
 from intonly.core.number_format import QParams
-from intonly.core.records import LayerRule, Plan, Recipe, to_json
+from intonly.core.records import LEAST_OPERAND_BITS, LayerRule, Plan, Recipe, to_json
 from intonly.core.tables import Allocation
 from intonly.formats import weight_format
 from intonly.ops import OPS
-from intonly.steps.quantize import layer_settings, plan_of, weighted_nodes
+from intonly.ops.products import OPERAND_BITS, products_of
+from intonly.searching.products import product_widths
+from intonly.steps.quantize import layer_settings, operand_bits, plan_of, product_rules_of, weighted_nodes
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,20 @@ class Choices:
         layers: all weighted layers by origin, in the graph's order.
         fixed: layer -> (weight width, activation width) that the recipe, or the source file, settles.
         weight_bits, activation_bits: the widths that the other layers choose from, ascending.
+        products: of two activations, those that have rows in tables: up for choice, or in `fixed` at another width than 8. They have
+            no weights, which tables show as OPERAND_BITS.
     """
 
     layers: tuple[str, ...]
     fixed: Mapping[str, tuple[int, int]]
     weight_bits: tuple[int, ...]
     activation_bits: tuple[int, ...]
+    products: tuple[str, ...] = ()
+
+    @property
+    def free_products(self) -> tuple[str, ...]:
+        """The products that are up for choice."""
+        return tuple(name for name in self.products if name not in self.fixed)
 
     @property
     def table_weight_bits(self) -> tuple[int, ...]:
@@ -51,7 +61,8 @@ def choices(
     """Return what of a canonical graph may be chosen.
 
     Fixed are the first and last layer (unless `first_last_bits` is None), layers whose weight width or format a rule of
-    the recipe gives, and layers whose codes the source file brings.
+    the recipe gives, and layers whose codes the source file brings. Products of two activations are up for choice where more
+    than one activation width is on offer, see `product_widths`.
 
     Raises:
         RecipeError: when a width is not 1 to 8, or no layer is left to choose for.
@@ -74,11 +85,21 @@ def choices(
             f"recipe {recipe.name!r} settles the width of every layer ({len(names)}); there is nothing to search; "
             "free the first and last layer with first_last_bits null, or leave out rules that give widths"
         )
-    return Choices(tuple(names), fixed, tuple(sorted(set(weight_bits))), tuple(sorted(set(activation_bits))))
+    offered = tuple(sorted(set(activation_bits)))
+    found = product_widths(graph, recipe, pinned)
+    if len([bits for bits in offered if bits >= LEAST_OPERAND_BITS]) < 2:
+        found = {name: OPERAND_BITS if bits is None else bits for name, bits in found.items()}
+    found = {name: bits for name, bits in found.items() if bits != OPERAND_BITS}
+    fixed.update((name, (OPERAND_BITS, bits)) for name, bits in found.items() if bits is not None)
+    return Choices(tuple(names), fixed, tuple(sorted(set(weight_bits))), offered, tuple(found))
 
 
 def plan_for(graph: Graph, recipe: Recipe, weight_bits: Mapping[str, int], activation_bits: Mapping[str, int], name: str) -> Plan:
-    """Return the plan that gives each layer of a canonical graph these widths, all else as the recipe says."""
+    """Return the plan that gives each layer of a canonical graph these widths, all else as the recipe says.
+
+    Args:
+        activation_bits: of layers, and of those products of two activations that do not keep what the recipe says.
+    """
     plain = layer_settings(graph, recipe)
     rules = tuple(rule for rule in plan_of(recipe, plain).rules)
     widths = dict(zip(plain, rules, strict=True))
@@ -96,7 +117,8 @@ def plan_for(graph: Graph, recipe: Recipe, weight_bits: Mapping[str, int], activ
                 activation_observer=rule.activation_observer,
             )
         )
-    return replace(recipe, name=name, rules=tuple(made))
+    named = {o: operand_bits(o, recipe) if o in plain else activation_bits.get(o, operand_bits(o, recipe)) for o in products_of(graph)}
+    return replace(recipe, name=name, rules=tuple(made), product_rules=product_rules_of(named))
 
 
 def plan_of_allocation(graph: Graph, recipe: Recipe, allocation: Allocation, name: str = "searched") -> Plan:
@@ -107,10 +129,19 @@ def plan_of_allocation(graph: Graph, recipe: Recipe, allocation: Allocation, nam
 
 
 def uniform(graph: Graph, recipe: Recipe, made: Choices, weight_bits: int, activation_bits: int, name: str) -> Plan:
-    """Return the plan that gives every layer that is not fixed the same widths."""
-    weights = {o: made.fixed.get(o, (weight_bits, activation_bits))[0] for o in made.layers}
-    activations = {o: made.fixed.get(o, (weight_bits, activation_bits))[1] for o in made.layers}
-    return plan_for(graph, recipe, weights, activations, name)
+    """Return the plan that gives every layer that is not fixed the same widths; products of two activations have 8 bits."""
+    return plan_for(graph, recipe, *uniform_widths(made, weight_bits, activation_bits, OPERAND_BITS), name)
+
+
+def uniform_widths(made: Choices, weight_bits: int, activation_bits: int, operands: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Return (weight widths, activation widths) of all layers and products, equal for those that are not fixed.
+
+    Args:
+        operands: width of the products' operands.
+    """
+    widths = {**dict.fromkeys(made.layers, (weight_bits, activation_bits)), **dict.fromkeys(made.products, (OPERAND_BITS, operands))}
+    chosen = {name: made.fixed.get(name, pair) for name, pair in widths.items()}
+    return {name: w for name, (w, _) in chosen.items()}, {name: a for name, (_, a) in chosen.items()}
 
 
 def plan_hash(plan: Plan) -> str:

@@ -23,6 +23,7 @@ from intonly.pipeline import Progress, batches_of, calibrated, calibration_batch
 from intonly.probing import probes_of
 from intonly.processes import ALONE, Processes
 from intonly.searching.planning import Choices, choices
+from intonly.searching.products import product_probes, with_products
 from intonly.searching.streams import NARROW, Streams, stream_losses, stream_probes, streams_of
 from intonly.steps.quantize import Asked, layer_settings, value_qparams
 
@@ -63,10 +64,11 @@ class Prepared:
         run_dir: Path | None = None,
         progress: Progress | None = None,
     ) -> SensitivityTable:
-        """Return the losses of every layer and width, by one metric.
+        """Return the losses of every layer, product of two activations and width, by one metric.
 
         Args:
-            around: see `steps.sensitivity.sensitivity`. run_dir: where finished pieces are kept, and found again.
+            around: see `steps.sensitivity.sensitivity`; products lose what they lose around the float network.
+            run_dir: where finished pieces are kept, and found again.
         """
         probes = probes_of(
             self.graph,
@@ -78,7 +80,23 @@ class Prepared:
             activation_bits=self.choices.table_activation_bits,
             batches=calibration_batches(self.calibration, self.graph, self.specs),
         )
-        return self._table(self.graph, probes, metric, around, device, run_dir, progress)
+        around = None if around is None else {layer: around[layer] for layer in self.choices.layers}
+        table = self._table(self.graph, probes, metric, around, device, run_dir, progress)
+        products = self.choices.free_products
+        if not products:
+            return with_products(table, self.choices.products, None, {})
+        graph, probes, of_layer = product_probes(self.graph, products, self.choices.table_activation_bits, self._units, self._digest)
+        asked = self._table(graph, probes, metric, None, device, run_dir, progress)
+        return with_products(table, self.choices.products, asked, of_layer)
+
+    def _units(self, name: str, bits: int) -> QParams:
+        """Return the units of a value whose widest reader asks for `bits` bits."""
+        asked = Asked(self.recipe, layer_settings(self.graph, self.recipe), self.ranges, {s.name: s for s in self.specs}, self.pinned)
+        return value_qparams(self.graph, name, bits, asked)
+
+    @property
+    def _digest(self) -> str:
+        return f"{self.ranges.data_digest} {self.ranges.samples} {json.dumps(to_json(self.recipe), sort_keys=True)}"
 
     def stream_losses(
         self, metric: str, *, device: str = "cpu", run_dir: Path | None = None, progress: Progress | None = None
@@ -88,9 +106,7 @@ class Prepared:
         Args:
             metric: one that looks at activations. run_dir: as for `sensitivity`.
         """
-        asked = Asked(self.recipe, layer_settings(self.graph, self.recipe), self.ranges, {s.name: s for s in self.specs}, self.pinned)
-        digest = f"{self.ranges.data_digest} {self.ranges.samples} {json.dumps(to_json(self.recipe), sort_keys=True)}"
-        made = stream_probes(self.graph, self.streams.sites, lambda name: value_qparams(self.graph, name, NARROW, asked), digest)
+        made = stream_probes(self.graph, self.streams.sites, lambda name: self._units(name, NARROW), self._digest)
         if made is None:
             return ()
         table = self._table(*made, metric, None, device, run_dir, progress)

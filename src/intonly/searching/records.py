@@ -94,6 +94,12 @@ class SearchResult:
             return chosen
         return f"{chosen}; loss {problem.stream.loss:.3g}, of other widths {', '.join(others)} {self.sensitivity.unit}"
 
+    @property
+    def product_text(self) -> str:
+        """Widths of the operands of products of two activations in one line; "" where none was up for choice, or is narrow."""
+        widths = {name: self.allocation.activation_bits[name] for name in self.problem.products}
+        return f"operands of products: {', '.join(f'{name} {bits}' for name, bits in widths.items())}" if widths else ""
+
     def costs(self, quantity: str) -> CostTable:
         """Return the table of one quantity.
 

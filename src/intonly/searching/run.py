@@ -10,15 +10,17 @@ from functools import partial
 from itertools import product
 
 from intonly.core.errors import InfeasibleBudgetError
-from intonly.core.records import Plan
+from intonly.core.records import LEAST_OPERAND_BITS, Plan
 from intonly.core.tables import Allocation, CostTable, Problem, SensitivityTable
 from intonly.latency import latencies
+from intonly.ops.products import OPERAND_BITS
 from intonly.searching.costs import raised
 from intonly.searching.judging import Judge
-from intonly.searching.planning import plan_of_allocation, uniform
+from intonly.searching.planning import plan_of_allocation, uniform, uniform_widths
 from intonly.searching.prepared import Prepared
 from intonly.searching.records import Measured, SearchResult
 from intonly.steps.allocate import allocate, allocation_of, each_stream, frontier
+from intonly.steps.quantize import operand_bits
 
 LATENCY_TOLERANCE = 0.05
 """How far the predicted latency of a plan may be from the measured one, as a share of it."""
@@ -112,7 +114,8 @@ class Run:
             nearest = allocate(replace(problem, limits=room), time_limit=self.time_limit)
             free = len(self.ready.choices.activation_bits) > 1
             widths = ", ".join(
-                f"{layer} {bits}{f'/{nearest.activation_bits[layer]}' if free else ''}" for layer, bits in nearest.weight_bits.items()
+                f"{layer} {'-' if layer in problem.products else bits}{f'/{nearest.activation_bits[layer]}' if free else ''}"
+                for layer, bits in nearest.weight_bits.items()
             )
             what = "weight/input bits" if free else "weight bits"
             raise InfeasibleBudgetError(
@@ -126,6 +129,8 @@ class Run:
     def _predicted(self, problem: Problem, plan: Plan) -> dict[str, float]:
         widths = [(rule.weight_bits or 8, rule.activation_bits or 8) for rule in plan.rules]
         weights, activations = ({o: w[i] for o, w in zip(self.ready.choices.layers, widths, strict=True)} for i in (0, 1))
+        for name in self.ready.choices.products:
+            weights[name], activations[name] = OPERAND_BITS, operand_bits(name, plan)
         return {table.quantity: table.cost(weights, activations) for table in problem.costs}
 
     def _corrected(self, reference: Plan) -> tuple[Problem, Allocation, float]:
@@ -195,9 +200,9 @@ class Run:
     def _uniform_within(self, problem: Problem) -> Allocation | None:
         """Return the uniform choice of least predicted loss that keeps to the limits, file included; None when none does."""
         made, best = self.ready.choices, None
-        for settled, *bits in product(each_stream(problem), made.weight_bits, made.activation_bits):
-            widths = [{o: made.fixed.get(o, bits)[i] for o in made.layers} for i in (0, 1)]
-            tried = allocation_of(settled, widths[0], widths[1], "uniform")
+        operands = tuple(b for b in made.activation_bits if b >= LEAST_OPERAND_BITS) if made.free_products else (OPERAND_BITS,)
+        for settled, *bits in product(each_stream(problem), made.weight_bits, made.activation_bits, operands):
+            tried = allocation_of(settled, *uniform_widths(made, *bits), "uniform")
             within = all(tried.costs[quantity] <= limit for quantity, limit in problem.limits.items())
             if within and (best is None or tried.loss < best.loss):
                 best = tried

@@ -14,14 +14,12 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from intonly.core.graph import Graph, Node, Value
+from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
 from intonly.core.records import Recipe
 from intonly.core.tables import SensitivityTable
 from intonly.ops import OPS
+from intonly.searching.taps import Taps
 from intonly.steps.quantize import stream_values
 
 if TYPE_CHECKING:
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 NARROW, WIDE = 8, 16
 LESS = 4.0 ** (NARROW - WIDE)
 """What of the loss at NARROW bits is left at WIDE: steps are 2^8 times as fine, and a loss grows with the square of the error."""
-LARGEST_LINEAR = 4096
-"""Channels up to which a value can go through a linear layer that does nothing."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +97,13 @@ def stream_probes(graph: Graph, sites: Sequence[str], units: Callable[[str], QPa
     Args:
         sites: values that additions or norms read. units: of a site at NARROW bits.
     """
-    from intonly.steps.sensitivity import Probes
-
-    params, values = dict(graph.params), dict(graph.values)
+    made = Taps(graph)
     taps: dict[str, Node] = {}
-    origins = {node.origin for node in graph.nodes}
     for name in sites:
-        kind = _layer_for(graph.values[name])
-        if kind is None:
+        tap = made.on(name, f"{name}@stream")
+        if tap is None:
             return None
-        op, weight, attrs = kind
-        made, held = _unused(f"{name}@stream", values), _unused(f"{name}@stream.weight", values)
-        values[made], values[held], params[held] = graph.values[name], Value(weight.shape), weight
-        taps[name] = Node(op, (name, held), (made,), attrs, _unused(f"{name}@stream", origins))
+        taps[name] = tap
     nodes: list[Node] = []
     placed: set[str] = set()
     for node in graph.nodes:
@@ -123,32 +113,4 @@ def stream_probes(graph: Graph, sites: Sequence[str], units: Callable[[str], QPa
         nodes += [taps[name] for name in dict.fromkeys(here) if name not in placed]
         placed.update(here)
         nodes.append(replace(node, inputs=tuple(taps[n].output if n in here else n for n in node.inputs)))
-    of_layer = {tap.origin: name for name, tap in taps.items()}
-    probes = Probes(
-        layers=tuple(of_layer),
-        weight_bits=(NARROW,),
-        activation_bits=(NARROW,),
-        weight=lambda origin, bits: params[taps[of_layer[origin]].inputs[1]],
-        activation=lambda origin, bits: units(of_layer[origin]),
-        digest=digest,
-    )
-    return graph.replace(nodes=tuple(nodes), values=values, params=params), probes
-
-
-def _layer_for(value: Value) -> tuple[str, npt.NDArray[np.float32], dict[str, object]] | None:
-    """Return (operator, weight, attributes) of a layer that passes a value on as it is; None where its channels are open or many."""
-    shape = value.shape
-    channels = shape[1] if len(shape) == 4 else None
-    if isinstance(channels, int):
-        attrs = {"strides": (1, 1), "dilations": (1, 1), "pads": (0, 0, 0, 0), "groups": channels}
-        return "conv2d", np.ones((channels, 1, 1, 1), np.float32), attrs
-    last = shape[-1] if len(shape) > 1 else None
-    if isinstance(last, int) and last <= LARGEST_LINEAR:
-        return "linear", np.eye(last, dtype=np.float32), {}
-    return None
-
-
-def _unused(hint: str, taken: Mapping[str, Value] | set[str]) -> str:
-    while hint in taken:
-        hint += "'"
-    return hint
+    return made.graph(graph, nodes), made.probes((NARROW,), lambda name, _: units(name), digest)

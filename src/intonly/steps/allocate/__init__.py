@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from intonly.core.errors import RecipeError
 from intonly.core.tables import Allocation, Problem
-from intonly.steps.allocate.costs import bops_cost, size_cost
+from intonly.steps.allocate.costs import bops_cost, size_cost, with_products
 from intonly.steps.allocate.exact import exact
 from intonly.steps.allocate.frontier import FrontierPoint, frontier, solve_frontier
 from intonly.steps.allocate.greedy import greedy
@@ -21,7 +21,7 @@ from intonly.steps.allocate.ompq import ompq, projection
 from intonly.steps.allocate.ordering import ordering
 from intonly.steps.allocate.ram import ram_cost
 from intonly.steps.allocate.streams import each_stream, over_streams
-from intonly.steps.allocate.ties import ties
+from intonly.steps.allocate.ties import ties, unmoved
 from intonly.steps.allocate.variables import Variable, variables_of
 
 __all__ = [
@@ -37,7 +37,9 @@ __all__ = [
     "ram_cost",
     "size_cost",
     "ties",
+    "unmoved",
     "variables_of",
+    "with_products",
 ]
 
 

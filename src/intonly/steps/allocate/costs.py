@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from intonly.core.errors import RecipeError
 from intonly.core.graph import Graph
 from intonly.core.tables import CostRow, CostTable, Row
 from intonly.ops import OPS
+from intonly.ops.products import operands_of, products_of
 from intonly.steps.allocate.ties import unmoved, weight_of, weighted_nodes
 
 REFERENCE_BITS = 8
@@ -97,16 +98,39 @@ def _read_by_others(graph: Graph) -> set[str]:
     return {layer for name, layer in readers.items() if name in asked}
 
 
-def bops_cost(graph: Graph, weight_bits: Sequence[int], activation_bits: Sequence[int]) -> CostTable:
-    """Return the bit operations of one sample: multiply-accumulates * weight width * activation width.
+def bops_cost(graph: Graph, weight_bits: Sequence[int], activation_bits: Sequence[int], products: Collection[str] = ()) -> CostTable:
+    """Return the bit operations of one sample: multiply-accumulates * width of one operand * width of the other.
 
-    Products of two activations are made at 8 bits and counted as a constant. Source: HAWQV3, section 3.8.
+    Source: HAWQV3, section 3.8.
+
+    Args:
+        products: those of two activations whose operands have a width in the table; all others are made at 8 bits, as are the
+            weights of attentions, and counted as a constant.
     """
     macs = {node.output: OPS[node.op].macs(node, graph.values) for node in graph.nodes}
-    layers = weighted_nodes(graph)
-    constant = (sum(macs.values()) - sum(macs[node.output] for node in layers)) * REFERENCE_BITS**2
+    layers, read = weighted_nodes(graph), operands_of(graph)
     prices = {node.origin: _product(macs[node.output]) for node in layers}
+    made = {name: nodes for name, nodes in products_of(graph).items() if name in products}
+    for name, nodes in made.items():
+        both = [all(operand in read[node.output] for operand in node.inputs) for node in nodes]
+        prices[name] = _operands(
+            *(sum(macs[n.output] for n, pair in zip(nodes, both, strict=True) if pair == kind) for kind in (True, False))
+        )
+    counted = {node.output for node in (*layers, *(node for nodes in made.values() for node in nodes))}
+    constant = sum(count for output, count in macs.items() if output not in counted) * REFERENCE_BITS**2
     return tabled("bops", "bit operations", prices, weight_bits, activation_bits, constant)
+
+
+def with_products(table: CostTable, products: Sequence[str]) -> CostTable:
+    """Return a table of layers in which products of two activations have a row each and cost nothing."""
+    nothing = tuple((0.0,) * len(table.activation_bits) for _ in table.weight_bits)
+    rows = tuple(replace(row, cost=(*row.cost, *(nothing for _ in products))) for row in table.rows)
+    return replace(table, layers=(*table.layers, *products), rows=rows)
+
+
+def _operands(both: int, one: int) -> Price:
+    """Return the price of products: `both`, `one` multiply-accumulates of two operands of the width, of one and REFERENCE_BITS."""
+    return lambda _, a: float((both * a + one * REFERENCE_BITS) * a)
 
 
 def _product(macs: int) -> Price:

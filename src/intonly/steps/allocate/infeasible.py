@@ -94,10 +94,11 @@ def _blame(problem: Problem, quantity: str, unit: str) -> str:
     held: dict[tuple[str, ...], tuple[float, str]] = {}  # a layer's two widths may be two items; their costs only make sense together
     for i, item in enumerate(items):
         slots = [(instance.variables[v], int(b)) for v, b in zip(item.variables, item.bits[picks[i]], strict=True)]
-        why = next((v.why for v, _ in slots if v.why), f"at {' and '.join(str(b) for _, b in slots)} bits")
+        told = [(v, b) for v, b in slots if not (set(v.layers) <= set(problem.products) and all(k == "weight" for _, k in v.slots))]
+        why = next((v.why for v, _ in told if v.why), f"at {' and '.join(str(b) for _, b in told)} bits" if told else "")
         layers = tuple(dict.fromkeys(layer for v, _ in slots for layer in v.layers))
         before, first = held.get(layers, (0.0, why))
-        held[layers] = before + float(spent[i, row]), first
+        held[layers] = before + float(spent[i, row]), first or why
     worst = sorted(((cost, layers, why) for layers, (cost, why) in held.items() if cost > 0), key=lambda entry: -entry[0])[:SHOWN]
     parts = [f"{', '.join(layers[:SHOWN])} ({why}) takes {_text(cost, unit)}" for cost, layers, why in worst]
     constant = instance.rows[row].constant

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from intonly.core.graph import Graph, Node, sample_elements
 from intonly.core.tables import CostRow, CostTable
 from intonly.ops import OPS
+from intonly.ops.products import operands_of
 from intonly.steps.allocate.costs import REFERENCE_BITS, packed_bytes
 from intonly.steps.allocate.ties import unmoved, weight_of, weighted_nodes
 
@@ -49,6 +50,7 @@ def ram_cost(
     *,
     residual_bits: int = REFERENCE_BITS,
     norm_bits: Mapping[str, int] | None = None,
+    products: Sequence[str] = (),
 ) -> CostTable:
     """Return the peak bytes of live activations of one sample; one row for each moment that can be the peak.
 
@@ -59,9 +61,10 @@ def ram_cost(
     Args:
         graph: canonical FLOAT graph.
         norm_bits: width of what each norm reads, by origin, where it is not that of the operator.
+        products: those of two activations whose operands have a width in the table; the others' have 8 bits.
     """
-    stays = list(_stays(graph, residual_bits, norm_bits or {}))
-    layers = [node.origin for node in weighted_nodes(graph)]
+    stays = list(_stays(graph, residual_bits, norm_bits or {}, products))
+    layers = [*(node.origin for node in weighted_nodes(graph)), *products]
     moments = []
     for moment in range(2 * len(graph.nodes)):
         alive = [s for s in stays if s.first <= moment <= s.last]
@@ -90,14 +93,14 @@ def _peaks(table: np.ndarray, constants: np.ndarray) -> list[int]:
     return sorted(kept)
 
 
-def _stays(graph: Graph, residual_bits: int, norm_bits: Mapping[str, int]) -> Iterator[_Stay]:
+def _stays(graph: Graph, residual_bits: int, norm_bits: Mapping[str, int], products: Collection[str]) -> Iterator[_Stay]:
     """Yield what is in memory, and from when to when."""
-    consumers, root = graph.consumers(), unmoved(graph)
+    consumers, root, read = graph.consumers(), unmoved(graph), operands_of(graph)
     position = {node.output: i for i, node in enumerate(graph.nodes)}
     merged = _merged(graph, consumers)
     runs = {node.output: _runs_at(graph, node, merged, position) for node in graph.nodes}
     end = 2 * len(graph.nodes) - 1
-    asked, elements = _asked(graph, root, residual_bits, norm_bits), sample_elements(graph)
+    asked, elements = _asked(graph, root, residual_bits, norm_bits, products), sample_elements(graph)
     for name in graph.values:
         if name in graph.params or name in merged:
             continue
@@ -105,7 +108,8 @@ def _stays(graph: Graph, residual_bits: int, norm_bits: Mapping[str, int]) -> It
         reads = {r.output: 2 * runs[r.output] + 1 for r in consumers[name]}
         last = end if name in graph.outputs else max(reads.values(), default=first)
         widest, layers = asked[root[name]]
-        narrow = [reads[r.output] for r in consumers[name] if weight_of(graph, r)]
+        asking = {r.output for r in consumers[name] if weight_of(graph, r) or (r.origin in products and name in read.get(r.output, ()))}
+        narrow = [reads[output] for output in asking]
         if not widest and len(layers) == 1:
             yield _Stay(count, first, last, layer=layers[0])
             continue
@@ -113,7 +117,7 @@ def _stays(graph: Graph, residual_bits: int, norm_bits: Mapping[str, int]) -> It
             yield _Stay(count, first, last, bits=widest or REFERENCE_BITS)
             continue
         made, used = min(narrow) - 1, max(narrow)
-        others = [reads[r.output] for r in consumers[name] if not weight_of(graph, r)]
+        others = [reads[r.output] for r in consumers[name] if r.output not in asking]
         wide = max([made, *others, *([end] if name in graph.outputs else [])])
         yield _Stay(count, first, wide, bits=widest)
         yield _Stay(count, made, min(used, wide), layer=layers[0], below=widest)
@@ -144,11 +148,17 @@ def _runs_at(graph: Graph, node: Node, merged: Mapping[str, Node], position: Map
     return position[node.output]
 
 
-def _asked(graph: Graph, root: Mapping[str, str], residual_bits: int, norm_bits: Mapping[str, int]) -> dict[str, tuple[int, list[str]]]:
-    """Return, for each unmoved value, (the widest fixed width that is asked of it, 0 = none; one layer of each tie that asks)."""
-    layers = {node.origin: root[node.inputs[0]] for node in weighted_nodes(graph)}
+def _asked(
+    graph: Graph, root: Mapping[str, str], residual_bits: int, norm_bits: Mapping[str, int], products: Collection[str]
+) -> dict[str, tuple[int, list[str]]]:
+    """Return, for each unmoved value, (the widest fixed width that is asked of it, 0 = none; one layer of each tie that asks).
+
+    Layers are tied that read one value; so is a product of `products`.
+    """
+    layers = {node.origin for node in weighted_nodes(graph)}
+    read = operands_of(graph)
     fixed = dict.fromkeys(root.values(), 0)
-    asking: dict[str, list[str]] = {name: [] for name in root.values()}
+    asking: dict[str, dict[str, str]] = {name: {} for name in root.values()}  # value that is read -> the first that reads it
     passed: list[tuple[str, str]] = []
     consumers = graph.consumers()
     for name in graph.values:
@@ -164,13 +174,13 @@ def _asked(graph: Graph, root: Mapping[str, str], residual_bits: int, norm_bits:
             if spec.limits_output:
                 if len(consumers[name]) == 1:
                     passed.append((to, root[node.output]))
-            elif node.origin in layers and spec.weight is not None:
-                asking[to].append(node.origin)
+            elif (node.origin in layers and spec.weight is not None) or (node.origin in products and name in read.get(node.output, ())):
+                asking[to].setdefault(to, node.origin)
             else:
                 own = norm_bits.get(node.origin, spec.input_bits) if name == node.inputs[0] else None
                 bits = residual_bits if spec.accepts_acc else own
                 fixed[to] = max(fixed[to], bits or REFERENCE_BITS)
     for before, after in reversed(passed):
         fixed[before] = max(fixed[before], fixed[after])
-        asking[before] += asking[after]
-    return {name: (fixed[name], list({layers[n]: n for n in reversed(asking[name])}.values())[::-1]) for name in fixed}
+        asking[before] = {**asking[after], **asking[before]}
+    return {name: (fixed[name], list(asking[name].values())) for name in fixed}

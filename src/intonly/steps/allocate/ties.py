@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from intonly.core.graph import Graph
 from intonly.ops import OPS, weight_of, weighted_nodes
+from intonly.ops.products import operands_of, products_of
 
 __all__ = ["Ties", "ties", "unmoved", "weight_of", "weighted_nodes"]
 
@@ -22,17 +23,23 @@ def unmoved(graph: Graph) -> dict[str, str]:
     return root
 
 
-def ties(graph: Graph) -> tuple[Ties, Ties]:
+def ties(graph: Graph, products: Collection[str] = ()) -> tuple[Ties, Ties]:
     """Return (weight ties, activation ties): layers that share one weight tensor, and layers that read the same value.
 
     One value has one width, so all who read it must want the same; a value that was only moved is still the same.
+
+    Args:
+        products: those of two activations that are up for choice; they are tied like layers.
     """
-    root = unmoved(graph)
+    root, read = unmoved(graph), operands_of(graph)
     by_weight: dict[str, list[str]] = {}
     by_input: dict[str, list[str]] = {}
     for node in weighted_nodes(graph):
         by_weight.setdefault(weight_of(graph, node), []).append(node.origin)
         by_input.setdefault(root[node.inputs[0]], []).append(node.origin)
+    for name, nodes in products_of(graph).items():
+        for source in dict.fromkeys(root[operand] for node in nodes for operand in read[node.output] if name in products):
+            by_input.setdefault(source, []).append(name)
     return _several(list(by_weight.values())), _several(list(by_input.values()))
 
 

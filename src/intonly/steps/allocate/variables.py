@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from intonly.core.errors import RecipeError
+from intonly.core.records import LEAST_OPERAND_BITS
 from intonly.core.tables import CostTable, Problem
 
 Slot = tuple[str, str]
@@ -95,11 +96,15 @@ def _ties(problem: Problem) -> Iterable[Sequence[Slot]]:
     for kind, ties in (("weight", problem.weight_ties), ("activation", problem.activation_ties)):
         yield from ([(layer, kind) for layer in tie] for tie in ties if tie)
     if problem.joint:
-        yield from ([(layer, "weight"), (layer, "activation")] for layer in problem.sensitivity.layers)
+        weighted = (layer for layer in problem.sensitivity.layers if layer not in problem.products)
+        yield from ([(layer, "weight"), (layer, "activation")] for layer in weighted)
 
 
 def _variable(problem: Problem, group: tuple[Slot, ...]) -> Variable:
     table = problem.sensitivity
+    products = [layer for layer, _ in group if layer in problem.products]
+    if products and ("weight" in {kind for _, kind in group}):
+        return Variable(group, table.weight_bits[-1:], f"{products[0]} has no weights")
     fixed = {problem.fixed[layer][kind == "activation"]: layer for layer, kind in group if layer in problem.fixed}
     kinds = {kind for _, kind in group}
     known = [table.weight_bits] * ("weight" in kinds) + [table.activation_bits] * ("activation" in kinds)
@@ -117,6 +122,8 @@ def _variable(problem: Problem, group: tuple[Slot, ...]) -> Variable:
             return Variable(group, (common[-1],), f"{layer} has no finite loss ({table.excluded[layer]}) and keeps {common[-1]} bits")
     offered = [problem.weight_candidates] * ("weight" in kinds) + [problem.activation_candidates] * ("activation" in kinds)
     bits_left = tuple(b for b in common if all(not offer or b in offer for offer in offered))
+    if products:
+        bits_left = tuple(b for b in bits_left if b >= LEAST_OPERAND_BITS)
     if not bits_left:
         raise RecipeError(f"{group[0][0]}: no width fits both its weights and its input; offer one that both have", origin=group[0][0])
     return Variable(group, bits_left)

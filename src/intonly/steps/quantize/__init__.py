@@ -15,9 +15,19 @@ from intonly.core.number_format import QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Plan, Recipe
 from intonly.core.spec import check
+from intonly.ops.products import products_of
 from intonly.steps.quantize.activations import Asked, input_qparams, quantize_activations, value_qparams
 from intonly.steps.quantize.published import with_published_forms
-from intonly.steps.quantize.settings import LayerSettings, layer_settings, norm_input_bits, norm_names, plan_of, weighted_nodes
+from intonly.steps.quantize.settings import (
+    LayerSettings,
+    layer_settings,
+    norm_input_bits,
+    norm_names,
+    operand_bits,
+    plan_of,
+    product_rules_of,
+    weighted_nodes,
+)
 from intonly.steps.quantize.streams import stream_values, with_stream_width
 from intonly.steps.quantize.weights import guarded_scale, quantize_weights, unshared_weights, weight_qparams, weight_scale
 
@@ -29,7 +39,9 @@ __all__ = [
     "layer_settings",
     "norm_input_bits",
     "norm_names",
+    "operand_bits",
     "plan_of",
+    "product_rules_of",
     "quantize_graph",
     "stream_values",
     "value_qparams",
@@ -56,4 +68,4 @@ def quantize_graph(
     graph = quantize_activations(graph, Asked(recipe, settings, ranges, specs, pinned))
     graph = quantize_weights(graph, settings, pinned).replace(stage=Stage.QUANTIZED)
     check(graph)
-    return graph, plan_of(recipe, settings, norm_names(graph))
+    return graph, plan_of(recipe, settings, norm_names(graph), list(products_of(graph)))

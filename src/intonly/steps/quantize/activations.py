@@ -15,6 +15,7 @@ from intonly.core.number_format import INT8, INT32, UINT8, QParams
 from intonly.core.ranges import Ranges
 from intonly.core.records import InputSpec, Recipe
 from intonly.ops import OPS
+from intonly.ops.products import operands_of
 from intonly.steps.quantize.groups import (
     Groups,
     accumulators,
@@ -171,12 +172,12 @@ def _with_narrow_copies(graph: Graph, groups: Groups, asked: Asked) -> Graph:
     nodes: list[Node] = []
     values = dict(graph.values)
     copies: dict[tuple[str, int, str], str] = {}
-    producers, wide = graph.producers(), wide_readers(graph, asked.pinned, asked.recipe)
+    producers, wide, operands = graph.producers(), wide_readers(graph, asked.pinned, asked.recipe), operands_of(graph)
     for node in graph.nodes:
         inputs = list(node.inputs)
         for k, name in enumerate(inputs):
             qparams = graph.values[name].qparams if name and name not in graph.params else None
-            bits = consumer_bits(node, name, asked.settings, asked.recipe, wide) if qparams is not None else None
+            bits = consumer_bits(node, name, asked.settings, asked.recipe, wide, operands) if qparams is not None else None
             # A residual of up to 16 bits joins as it is: to narrow it would cost a step, and bits.
             joins = qparams is not None and OPS[node.op].accepts_acc and qparams.format.bits <= RESIDUAL_BITS
             kept = name in asked.pinned or joins or graph.values[name].format is not None or _is_table(producers.get(name))

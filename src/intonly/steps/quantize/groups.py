@@ -8,13 +8,15 @@ costs nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from intonly.core.graph import Graph, Node
 from intonly.core.number_format import QParams
 from intonly.core.records import Recipe
 from intonly.ops import OPS
+from intonly.ops.products import operands_of
 from intonly.steps.quantize.rotations import rotations_of
-from intonly.steps.quantize.settings import LayerSettings, norm_input_bits
+from intonly.steps.quantize.settings import LayerSettings, norm_input_bits, operand_bits
 
 WEIGHT_BITS = 8
 """The weights of an attention have this width; a recipe that asks activations for more gets its probabilities so."""
@@ -83,11 +85,19 @@ class Groups:
         )
 
 
-def consumer_bits(node: Node, name: str, settings: Mapping[str, LayerSettings], recipe: Recipe, wide: Collection[str] = ()) -> int | None:
+def consumer_bits(
+    node: Node,
+    name: str,
+    settings: Mapping[str, LayerSettings],
+    recipe: Recipe,
+    wide: Collection[str] = (),
+    operands: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> int | None:
     """Return the width that `node` asks of its input `name`; None when it only passes it on.
 
     Args:
         wide: what nodes make that read more bits than others, see `wide_readers`.
+        operands: what products read at a width of their own, see `operands_of`.
     """
     spec = OPS[node.op]
     if spec.shares_input or spec.limits_output:
@@ -102,7 +112,7 @@ def consumer_bits(node: Node, name: str, settings: Mapping[str, LayerSettings], 
         return norm_input_bits(node.origin, recipe)
     if spec.input_bits is not None and name == node.inputs[0]:
         return spec.input_bits
-    return max(8, recipe.activation_bits)
+    return operand_bits(node.origin, recipe) if name in operands.get(node.output, ()) else max(8, recipe.activation_bits)
 
 
 def wide_readers(graph: Graph, pinned: Mapping[str, QParams], recipe: Recipe) -> set[str]:
@@ -113,12 +123,12 @@ def wide_readers(graph: Graph, pinned: Mapping[str, QParams], recipe: Recipe) ->
 def needed_bits(graph: Graph, groups: Groups, settings: Mapping[str, LayerSettings], recipe: Recipe) -> dict[str, int]:
     """Return the widest width that any reader asks of each group, by root."""
     needs: dict[str, int] = {}
-    wide = wide_readers(graph, groups.all_pinned, recipe)
+    wide, operands = wide_readers(graph, groups.all_pinned, recipe), operands_of(graph)
     for node in graph.nodes:
         for name in node.inputs:
             if not name or name in graph.params:
                 continue
-            bits = consumer_bits(node, name, settings, recipe, wide)
+            bits = consumer_bits(node, name, settings, recipe, wide, operands)
             if bits is not None:
                 root = groups.root(name)
                 needs[root] = max(needs.get(root, 0), bits)

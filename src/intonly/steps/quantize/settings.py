@@ -12,9 +12,10 @@ from typing import Literal
 from intonly.core.errors import InvalidGraphError, RecipeError
 from intonly.core.graph import Graph
 from intonly.core.number_format import NumberFormat
-from intonly.core.records import LayerRule, NormRule, Plan, Recipe, exactly
+from intonly.core.records import LayerRule, NormRule, Plan, ProductRule, Recipe, exactly
 from intonly.formats import weight_format
 from intonly.ops import OPS, weighted_nodes
+from intonly.ops.products import OPERAND_BITS, products_of
 
 __all__ = ["LayerSettings", "layer_settings", "plan_of", "weighted_nodes"]
 
@@ -47,13 +48,18 @@ def layer_settings(graph: Graph, recipe: Recipe) -> dict[str, LayerSettings]:
             raise InvalidGraphError(f"two layers are called {name!r}; each needs a name of its own", origin=name)
     for rule in recipe.rules:
         _check_rule(rule, recipe, names)
-    norms = norm_names(graph)
-    for asked in recipe.norm_rules:
-        if not any(fnmatchcase(name, asked.match) for name in norms):
-            close = difflib.get_close_matches(asked.match, norms, SHOWN_LAYERS, 0.4) or norms[:SHOWN_LAYERS]
-            said = f"norms are {', '.join(close)}" if norms else "the network has none"
-            raise RecipeError(f"recipe {recipe.name!r}: norm rule {asked.match!r} matches no norm; {said}")
+    _check_matches(recipe, "norm", [rule.match for rule in recipe.norm_rules], norm_names(graph))
+    _check_matches(recipe, "product", [rule.match for rule in recipe.product_rules], list(products_of(graph)))
     return {name: _resolved(name, recipe, is_edge=name in (names[0], names[-1])) for name in names}
+
+
+def _check_matches(recipe: Recipe, kind: str, matches: Sequence[str], names: Sequence[str]) -> None:
+    """Raise RecipeError when a rule for norms or products matches none of them."""
+    for match in matches:
+        if not any(fnmatchcase(name, match) for name in names):
+            close = difflib.get_close_matches(match, names, SHOWN_LAYERS, 0.4) or names[:SHOWN_LAYERS]
+            said = f"{kind}s are {', '.join(close)}" if names else "the network has none"
+            raise RecipeError(f"recipe {recipe.name!r}: {kind} rule {match!r} matches no {kind}; {said}")
 
 
 def _check_rule(rule: LayerRule, recipe: Recipe, names: list[str]) -> None:
@@ -105,10 +111,26 @@ def norm_input_bits(origin: str, recipe: Recipe) -> Literal[8, 16]:
     return next((rule.input_bits for rule in reversed(recipe.norm_rules) if fnmatchcase(origin, rule.match)), recipe.norm_bits)
 
 
-def plan_of(recipe: Recipe, settings: Mapping[str, LayerSettings], norms: Sequence[str] = ()) -> Plan:
-    """Return the plan: the recipe with what was chosen for each layer, and each of `norms`, spelled out."""
+def operand_bits(origin: str, recipe: Recipe) -> int:
+    """Return the width of what a product of two activations reads; later rules win."""
+    return next((rule.operand_bits for rule in reversed(recipe.product_rules) if fnmatchcase(origin, rule.match)), OPERAND_BITS)
+
+
+def product_rules_of(widths: Mapping[str, int]) -> tuple[ProductRule, ...]:
+    """Return a rule for each product that reads another width than OPERAND_BITS.
+
+    Args:
+        widths: product -> width of its operands.
+    """
+    return tuple(ProductRule(exactly(origin), bits) for origin, bits in widths.items() if bits != OPERAND_BITS)
+
+
+def plan_of(recipe: Recipe, settings: Mapping[str, LayerSettings], norms: Sequence[str] = (), products: Sequence[str] = ()) -> Plan:
+    """Return the plan: the recipe with what was chosen for each layer, and each of `norms` and `products`, spelled out."""
     widths = tuple(NormRule(exactly(origin), norm_input_bits(origin, recipe)) for origin in norms)
-    return replace(recipe, rules=tuple(_rule_of(origin, s) for origin, s in settings.items()), norm_rules=widths or recipe.norm_rules)
+    rules = tuple(_rule_of(origin, s) for origin, s in settings.items())
+    named = product_rules_of({origin: operand_bits(origin, recipe) for origin in products}) if products else recipe.product_rules
+    return replace(recipe, rules=rules, norm_rules=widths or recipe.norm_rules, product_rules=named)
 
 
 def _rule_of(origin: str, settings: LayerSettings) -> LayerRule:
