@@ -20,6 +20,8 @@ LAW = [ROOT / "csrc" / name for name in ("arith.c", "pack.c")]
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-pedantic"]
 C11 = ["-std=c11", *WARNINGS]
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+ALIGNED = {"ASAN_OPTIONS": "detect_stack_use_after_return=0"}
+"""gcc 13 aligns the frames of that check to less than vectors of 64 bytes need, and stops there itself (its bug 110027)."""
 
 
 def compiler(variable: str, *names: str) -> str:
@@ -32,7 +34,7 @@ def compiler(variable: str, *names: str) -> str:
 
 def run(*command: str | Path) -> str:
     """Return what a command prints; a failure shows its messages."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **ALIGNED})
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
     return done.stdout
 

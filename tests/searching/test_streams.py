@@ -17,6 +17,7 @@ from intonly.artifact.file import to_bytes
 from intonly.core.records import PRESETS, Plan, Recipe, from_json, to_json
 from intonly.core.tables import Problem, StreamOption
 from intonly.data import load_data
+from intonly.latency import measure_latency
 from intonly.model import FloatModel
 from intonly.searching import CANDIDATES, SearchResult, compare_searches, costs, split
 from intonly.searching import run as running
@@ -99,6 +100,14 @@ def test_latency_decides_the_stream(source: FloatModel, monkeypatch: pytest.Monk
     """Times of a wider stream would not be measured, or not count."""
     slowest = str(len(ready(source).streams.widths) - 1)
     monkeypatch.setattr(costs, "latencies", lambda graphs, **_: {name: 1.0 + 1e-3 * (name == slowest) for name in graphs})
+    layers: list[Any] = []
+
+    def measured_once(*args: Any, **kwargs: Any) -> Any:
+        if not layers:
+            layers.append(measure_latency(*args, **kwargs))
+        return layers[0]
+
+    monkeypatch.setattr(costs, "measure_latency", measured_once)
     promised: list[float] = []
     solved = running.Run._solved
 
