@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/gemm/rows.h"
 #include "kernels/kernels.h"
 
 size_t intonly_gemm_size_neon(const intonly_weights *weights);
@@ -79,15 +80,6 @@ ALWAYS_INLINE void neon_put(neon_tile *t, const neon_channels *k, int64_t row, i
     }
 }
 
-/* M(r) for the rows of a tile that has all its sums in registers, p<row> and q<row>: an array would live in memory. */
-#define ROWS_1(M) M(0)
-#define ROWS_2(M) ROWS_1(M) M(1)
-#define ROWS_3(M) ROWS_2(M) M(2)
-#define ROWS_4(M) ROWS_3(M) M(3)
-#define ROWS_5(M) ROWS_4(M) M(4)
-#define ROWS_6(M) ROWS_5(M) M(5)
-#define ROWS_7(M) ROWS_6(M) M(6)
-#define ROWS_8(M) ROWS_7(M) M(7)
 #define ROW_BEGIN(row)                                                                                                 \
     int32x4_t p##row = vld1q_s32(t->start + row * t->start_step);                                                      \
     int32x4_t q##row = vld1q_s32(t->start + row * t->start_step + 4);

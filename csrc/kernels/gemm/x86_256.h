@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "kernels/gemm/book.h"
+#include "kernels/gemm/rows.h"
 #include "kernels/kernels.h"
 #include "kernels/x86_256.h"
 #include "kernels/x86_256_plain.h"
@@ -222,14 +223,6 @@ static inline void finish_by_law(const gemm *g, const gemm_panel *p, const gemm_
                      p->channels);
     }
 }
-
-/* M(r) for the rows of a tile. Sums are named variables, c<row><vector>: an array of them would live in memory. */
-#define ROWS_1(M) M(0)
-#define ROWS_2(M) ROWS_1(M) M(1)
-#define ROWS_3(M) ROWS_2(M) M(2)
-#define ROWS_4(M) ROWS_3(M) M(3)
-#define ROWS_5(M) ROWS_4(M) M(4)
-#define ROWS_6(M) ROWS_5(M) M(5)
 
 /* M(i, j) for two rows at a time. */
 #define PAIRS_1(M) M(0, 0)

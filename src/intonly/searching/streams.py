@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import TYPE_CHECKING, Literal
 
 from intonly.core.graph import Graph, Node
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from intonly.steps.sensitivity import Probes
 
 NARROW, WIDE = 8, 16
+WIDTHS: tuple[Literal[8, 16], ...] = (8, 16)
 LESS = 4.0 ** (NARROW - WIDE)
 """What of the loss at NARROW bits is left at WIDE: steps are 2^8 times as fine, and a loss grows with the square of the error."""
 
@@ -69,10 +69,9 @@ def streams_of(graph: Graph, asked: Recipe, recipe: Recipe, pinned: Mapping[str,
     """
     if asked.residual_bits is not None:
         return Streams()
-    norms: tuple[Literal[8, 16], ...] = (8,) if asked.norm_bits == NARROW else (8, 16)
+    norms: tuple[Literal[8, 16], ...] = (8,) if asked.norm_bits == NARROW else WIDTHS
     found: dict[tuple[tuple[str, int], ...], tuple[StreamWidth, Mapping[str, int]]] = {}
-    for residual, norm in product((8, 16), norms):
-        width = StreamWidth(residual, norm)  # type: ignore[arg-type]  # product forgets the literals
+    for width in (StreamWidth(residual, norm) for residual in WIDTHS for norm in norms):
         values = stream_values(graph, width.asked_of(recipe), pinned)
         found.setdefault(tuple(values.items()), (width, values))
     if len(found) < 2:
